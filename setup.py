@@ -1,0 +1,51 @@
+"""Install with ``pip install -e .``; extras: test, sr, search, export, report."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "torchreid_xres" / "__init__.py").read_text(encoding="utf-8").splitlines()
+    if line.startswith("__version__")
+)
+
+setup(
+    name="torchreid_xres",
+    version=VERSION,
+    description="Cross-resolution re-identification for torchreid",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["torchreid_xres", "torchreid_xres.*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        # torchvision pins the one torch it was built for, so the pair always fits.
+        "torch>=2.4,<2.16",
+        "torchvision>=0.19",
+        "torchreid>=0.2.5",
+        "timm>=1.0.9",
+        "numpy>=1.24",
+        "Pillow>=9.1",
+        "yacs>=0.1.8",
+        "PyYAML",
+        "tabulate>=0.9",
+        "tqdm>=4.60",
+        # torchreid 0.2.5 imports these without declaring them.
+        "scipy",
+        "opencv-python-headless>=4.5",
+        "gdown>=4.7",
+        "tensorboard",
+        "six",
+        "h5py",
+        "imageio",
+    ],
+    extras_require={
+        "test": ["pytest>=7.4", "ruff>=0.5"],
+        "sr": ["spandrel>=0.4"],
+        "search": ["faiss-cpu>=1.8"],
+        "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
+        "report": ["matplotlib>=3.8"],
+    },
+)

@@ -1,0 +1,72 @@
+"""The host, torchreid: found in either layout, registered into, mended.
+
+This is the only file that imports torchreid. The registry's package (0.2.5) keeps its code under
+``torchreid.reid``, GitHub's tree (1.4.0) under ``torchreid``; both expose the same attributes, so
+everything here goes through attributes and never through an import path.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+with warnings.catch_warnings():
+    # "Cython evaluation is unavailable": the evaluator is replaced, so the advice is moot.
+    warnings.filterwarnings("ignore", message="Cython evaluation")
+    import torchreid
+
+ImageDataset = torchreid.data.datasets.dataset.ImageDataset
+ImageDataManager = torchreid.data.ImageDataManager
+Engine = torchreid.engine.Engine
+ImageSoftmaxEngine = torchreid.engine.ImageSoftmaxEngine
+ImageTripletEngine = torchreid.engine.ImageTripletEngine
+build_optimizer = torchreid.optim.build_optimizer
+build_lr_scheduler = torchreid.optim.build_lr_scheduler
+CrossEntropyLoss = torchreid.losses.CrossEntropyLoss
+TripletLoss = torchreid.losses.TripletLoss
+
+
+def module_of(thing: Any) -> ModuleType:
+    """Return the module object that defines a host function or class, in either layout."""
+    return sys.modules[thing.__module__]
+
+
+def model_factory() -> dict[str, Callable]:
+    """Return the host's private table of model builders, name to builder."""
+    # getattr with a string: the double underscore would be mangled inside a class body.
+    return getattr(torchreid.models, "__model_factory")  # noqa: B009
+
+
+def register_model(name: str, builder: Callable) -> None:
+    """Enter ``builder(num_classes, loss, pretrained, use_gpu)`` into the host's model table.
+
+    Entering the same name again replaces our own builder; a name of the host's zoo is refused.
+
+    Raises:
+        ValueError: if the host has a model of that name.
+    """
+    table = model_factory()
+    held = table.get(name)
+    if held is not None and not getattr(held, "_xres", False):
+        raise ValueError(f"torchreid has a model {name!r} already; choose another name")
+    builder._xres = True
+    table[name] = builder
+
+
+def register_image_dataset(name: str, cls: type) -> None:
+    """Enter a data set class into the host's table; a second call with the same class is harmless.
+
+    Raises:
+        ValueError: if the name belongs to another class.
+    """
+    table = getattr(module_of(torchreid.data.register_image_dataset), "__image_datasets")
+    held = table.get(name)
+    if held is None:
+        torchreid.data.register_image_dataset(name, cls)
+    elif (held.__module__, held.__qualname__) == (cls.__module__, cls.__qualname__):
+        table[name] = cls
+    else:
+        raise ValueError(f"the data set {name!r} is registered already, by {held.__module__}.{held.__qualname__}")
