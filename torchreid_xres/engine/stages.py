@@ -1,0 +1,74 @@
+"""Several runs in a row: which are done is on disk, so a stopped job starts again where it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+def write_json(content: Any, path: str | Path) -> None:
+    """Write JSON so that a kill leaves the old file or the new one; the folder is made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+class Stages:
+    """The stages of one job in one folder; each runs once, its JSON-able result is kept.
+
+    Args:
+        folder: where ``stages.json`` is kept.
+        key: what the results depend on (a configuration hash). A folder that holds the stages of another
+            key is refused, so that two experiments never mix.
+
+    Raises:
+        ValueError: if the folder belongs to another key, or its record cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> Stages(folder, "a").run("add", lambda: 1 + 1)
+        2
+        >>> Stages(folder, "a").run("add", lambda: 1 / 0)  # done already
+        2
+    """
+
+    def __init__(self, folder: str | Path, key: str) -> None:
+        self.path = Path(folder) / "stages.json"
+        self.key = key
+        self.done: dict[str, Any] = {}
+        if self.path.exists():
+            try:
+                kept = json.loads(self.path.read_text(encoding="utf-8"))
+                held, done = kept["key"], kept["done"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{self.path} is damaged ({error}); remove it to start over") from error
+            if held != key:
+                raise ValueError(
+                    f"{self.path.parent} holds another experiment (configuration {held[:12]}, this one is {key[:12]}): "
+                    "name another data.save_dir, or start over with --fresh"
+                )
+            self.done = done
+        else:
+            write_json({"key": key, "done": {}}, self.path)
+
+    def run(self, name: str, work: Callable[[], Any]) -> Any:
+        """Return the kept result of ``name``, or do the work, keep its result and return it."""
+        if name in self.done:
+            logger.info("stage %s is done already", name)
+            return self.done[name]
+        result = work()
+        self.done[name] = result
+        write_json({"key": self.key, "done": self.done}, self.path)
+        return result
