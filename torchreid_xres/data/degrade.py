@@ -1,0 +1,191 @@
+"""Down-sampling: one set of kernels for 8-bit PIL images and for batches of tensors, equal to each other.
+
+The tensors' kernels are weight matrices, one per axis. So a degradation is two matrix products: differentiable,
+deterministic on every device, and the same arithmetic in a data worker and in a loss.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from functools import lru_cache
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+KERNELS = ("area", "bilinear", "bicubic", "lanczos", "bilinear_plain")
+
+_PIL_FILTERS = {
+    "bilinear": PIL.Image.Resampling.BILINEAR,
+    "bicubic": PIL.Image.Resampling.BICUBIC,
+    "lanczos": PIL.Image.Resampling.LANCZOS,
+}
+
+
+def check_kernel(kernel: str) -> str:
+    """Return ``kernel`` if it is one of ``KERNELS``.
+
+    Raises:
+        ValueError: naming the nearest kernel and all that exist.
+    """
+    if kernel in KERNELS:
+        return kernel
+    near = difflib.get_close_matches(str(kernel), KERNELS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"no kernel {kernel!r}; {hint}There are: {', '.join(KERNELS)}")
+
+
+def check_rate(rate: float) -> float:
+    """Return ``rate`` as a float if it is a finite number of at least 1.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 1 <= rate < math.inf:
+        raise ValueError(f"a rate is a number of at least 1 (1 = as captured, 4 = a quarter of the side), not {rate!r}")
+    return float(rate)
+
+
+def low_size(height: int, width: int, rate: float) -> tuple[int, int]:
+    """Return the size after down-sampling: each side divided by ``rate``, rounded down, at least 1.
+
+    Example:
+        >>> low_size(128, 63, 4)
+        (32, 15)
+    """
+    rate = check_rate(rate)
+    # The nudge keeps 49 / 4.9 (9.999...8 in floats) at 10.
+    return max(1, math.floor(height / rate + 1e-9)), max(1, math.floor(width / rate + 1e-9))
+
+
+def degrade_image(img: PIL.Image.Image, rate: float, kernel: str = "area") -> PIL.Image.Image:
+    """Down-sample an 8-bit image to what a camera of lower resolution would have seen.
+
+    Args:
+        img: an 8-bit PIL image.
+        rate: the factor of each side, any number of at least 1.
+        kernel: one of ``KERNELS``; all but ``bilinear_plain`` are antialiased.
+
+    Returns:
+        The small image, of size ``low_size(height, width, rate)``; at rate 1 ``img`` itself.
+
+    Raises:
+        ValueError: for a rate below 1 or an unknown kernel.
+    """
+    check_kernel(kernel)
+    if check_rate(rate) == 1:
+        return img
+    h, w = low_size(img.height, img.width, rate)
+    if kernel in _PIL_FILTERS:
+        return img.resize((w, h), _PIL_FILTERS[kernel])
+    import cv2
+
+    flag = cv2.INTER_AREA if kernel == "area" else cv2.INTER_LINEAR
+    return PIL.Image.fromarray(cv2.resize(np.asarray(img), (w, h), interpolation=flag))
+
+
+def degrade_tensor(x: Tensor, size: tuple[int, int], kernel: str = "area") -> Tensor:
+    """Down-sample a batch of images with the kernels of ``degrade_image``.
+
+    Args:
+        x: ``(N, C, H, W)``, floating (any range; differentiable) or uint8.
+        size: the new height and width, at most H and W.
+        kernel: one of ``KERNELS``.
+
+    Returns:
+        ``(N, C, h, w)`` of the same type and device. uint8 is rounded and clipped as ``degrade_image`` does, floats
+        are neither: bicubic and Lanczos may leave the input's range.
+
+    Raises:
+        ValueError: for an unknown kernel, a wrong shape or type, or a size above the input's.
+    """
+    check_kernel(kernel)
+    if x.dim() != 4 or not (x.is_floating_point() or x.dtype == torch.uint8):
+        raise ValueError(f"expected (N, C, H, W) of floats or uint8, got {tuple(x.shape)} of {x.dtype}")
+    h, w = size
+    if not (1 <= h <= x.shape[2] and 1 <= w <= x.shape[3]):
+        raise ValueError(f"cannot down-sample {tuple(x.shape[2:])} to {(h, w)}: a side must be from 1 to the input's")
+    return _resize(x, (h, w), kernel)
+
+
+def round_trip(x: Tensor, size: tuple[int, int], kernel: str = "area") -> Tensor:
+    """Down-sample images to ``size`` and bring them back bilinearly: what a network sees of a low-resolution camera.
+
+    Args:
+        x: ``(C, H, W)`` or ``(N, C, H, W)``, floating or uint8; down-sampling is linear, so normalised images are fine.
+        size: height and width in between; what exceeds H or W is clipped to it (then nothing is lost on that axis).
+        kernel: one of ``KERNELS``, for the way down.
+
+    Returns:
+        Images of the shape and type of ``x``.
+
+    Raises:
+        ValueError: as ``degrade_tensor``.
+    """
+    batch = x[None] if x.dim() == 3 else x
+    H, W = batch.shape[-2:]
+    low = degrade_tensor(batch, (min(size[0], H), min(size[1], W)), kernel)
+    back = _resize(low, (H, W), "bilinear")
+    return back[0] if x.dim() == 3 else back
+
+
+def _resize(x: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
+    work = x.dtype if x.dtype == torch.float64 else torch.float32
+    down_h = _weights(x.shape[2], size[0], kernel, work, x.device)
+    down_w = _weights(x.shape[3], size[1], kernel, work, x.device)
+    # Autocast would round the weights to bfloat16, a whole grey level.
+    with torch.autocast(x.device.type, enabled=False):
+        rows = x.to(work) @ down_w.T
+        if x.dtype == torch.uint8 and kernel in _PIL_FILTERS:
+            # Pillow stores 8 bits between its two passes; OpenCV rounds once, at the end.
+            rows = rows.round_().clamp_(0, 255)
+        out = down_h @ rows
+    return out.round_().clamp_(0, 255).to(torch.uint8) if x.dtype == torch.uint8 else out.to(x.dtype)
+
+
+@lru_cache(maxsize=256)
+def _weights(old: int, new: int, kernel: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the ``(new, old)`` matrix that resizes one axis; each row sums to 1."""
+    # Kept for later calls, which may want gradients: an inference tensor could not serve them.
+    with torch.inference_mode(False):
+        return torch.from_numpy(_matrix(old, new, kernel)).to(device, dtype)
+
+
+def _matrix(old: int, new: int, kernel: str) -> np.ndarray:
+    scale = old / new
+    edges = np.arange(new + 1) * scale
+    pixels = np.arange(old)
+    if kernel == "area":
+        # How much of each old pixel lies inside each new one.
+        inside = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+        weights = inside.clip(0)
+    else:
+        centres = (np.arange(new) + 0.5) * scale
+        offset = pixels + 0.5 - centres[:, None]
+        if kernel == "bilinear_plain":
+            # Two neighbours whatever the scale; past the border the last pixel counts twice.
+            offset = pixels + 0.5 - centres[:, None].clip(0.5, old - 0.5)
+            weights = (1 - np.abs(offset)).clip(0)
+        else:
+            weights = _FILTERS[kernel](offset / max(scale, 1.0))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _triangle(t: np.ndarray) -> np.ndarray:
+    return (1 - np.abs(t)).clip(0)
+
+
+def _cubic(t: np.ndarray, a: float = -0.5) -> np.ndarray:
+    t = np.abs(t)
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = ((t - 5) * t + 8) * t * a - 4 * a
+    return np.where(t < 1, near, np.where(t < 2, far, 0.0))
+
+
+def _lanczos3(t: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(t) < 3, np.sinc(t) * np.sinc(t / 3), 0.0)
+
+
+_FILTERS = {"bilinear": _triangle, "bicubic": _cubic, "lanczos": _lanczos3}

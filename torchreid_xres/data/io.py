@@ -1,0 +1,71 @@
+"""Reading images: an 8-bit RGB picture, whole, or an error that names the file."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+
+import numpy as np
+import PIL.Image
+from PIL import ImageFile
+
+# What Pillow's plug-ins raise on damaged files, beside OSError.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, PIL.Image.DecompressionBombError)
+
+
+def read_image(path: str | PathLike) -> PIL.Image.Image:
+    """Read an image file as 8-bit RGB; EXIF orientation is not applied.
+
+    Palettes, grey and CMYK are converted; transparency is laid on white; 16-bit grey is scaled to 8 bits.
+    Of an animation the first frame is returned.
+
+    Args:
+        path: the image file.
+
+    Returns:
+        A PIL image of mode ``RGB``, decoded, with no tie to the file.
+
+    Raises:
+        OSError: if the file is missing, cut short, or no image; the message names the file and the reason.
+    """
+    try:
+        with _whole_images_only(), PIL.Image.open(path) as img:
+            return _to_rgb(img)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: there is no such image file") from None
+    except _DAMAGE as fault:
+        raise OSError(f"{path}: cannot be read as an image: {fault}") from fault
+
+
+def _to_rgb(img: PIL.Image.Image) -> PIL.Image.Image:
+    if img.mode == "RGB":
+        return img.convert("RGB")
+    if img.mode == "F":
+        raise ValueError("floating-point pixels have no defined white; save the image with 8 or 16 bits")
+    if img.mode == "I" or img.mode.startswith("I;16"):
+        # Pillow would clip these at 255 instead of scaling them.
+        deep = np.asarray(img).astype(np.int64)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise ValueError(f"pixels from {deep.min()} to {deep.max()}; 16 bits, 0 to 65535, is the most")
+        grey = np.rint(deep / 257).astype(np.uint8)
+        return PIL.Image.fromarray(grey).convert("RGB")
+    if img.mode in ("RGBA", "LA", "PA", "La", "RGBa") or (img.mode in ("P", "L", "1") and "transparency" in img.info):
+        # What lies under transparent pixels is arbitrary, often black; white is what a viewer shows.
+        layer = img.convert("RGBA")
+        paper = PIL.Image.new("RGBA", layer.size, "white")
+        return PIL.Image.alpha_composite(paper, layer).convert("RGB")
+    return img.convert("RGB")
+
+
+@contextmanager
+def _whole_images_only() -> Iterator[None]:
+    """Take back, for one read, Pillow's global permission to pad cut-off files with grey."""
+    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
