@@ -27,6 +27,11 @@ build_optimizer = torchreid.optim.build_optimizer
 build_lr_scheduler = torchreid.optim.build_lr_scheduler
 CrossEntropyLoss = torchreid.losses.CrossEntropyLoss
 TripletLoss = torchreid.losses.TripletLoss
+init_image_dataset = torchreid.data.datasets.init_image_dataset
+re_ranking = torchreid.utils.re_ranking
+visualize_ranked_results = torchreid.utils.visualize_ranked_results
+load_pretrained_weights = torchreid.utils.load_pretrained_weights
+set_random_seed = torchreid.utils.set_random_seed
 
 
 def module_of(thing: Any) -> ModuleType:
@@ -37,7 +42,7 @@ def module_of(thing: Any) -> ModuleType:
 def model_factory() -> dict[str, Callable]:
     """Return the host's private table of model builders, name to builder."""
     # getattr with a string: the double underscore would be mangled inside a class body.
-    return getattr(torchreid.models, "__model_factory")  # noqa: B009
+    return getattr(torchreid.models, "__model_factory")
 
 
 def register_model(name: str, builder: Callable) -> None:

@@ -1,0 +1,93 @@
+"""The host's image data manager with what its fixed signature has no room for: options, pairs, our samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from torchreid_xres import host
+from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, SummedDataset, dataset_options
+from torchreid_xres.data.samplers import SAMPLERS, IdentitySampler
+
+
+class XresDataManager(host.ImageDataManager):
+    """Build the host's loaders under data set options, and with our samplers if asked.
+
+    Args:
+        options: data set name (or ``"*"``) to its options, as :func:`dataset_options` takes them.
+        train_sampler: a sampler of the host, ``IdentitySampler`` or ``MixedIdentitySampler``.
+        num_low: low-resolution images among ``num_instances`` (``MixedIdentitySampler``).
+        **kwargs: everything else that ``torchreid.data.ImageDataManager`` takes.
+
+    Raises:
+        KeyError: an unknown data set in ``options``.
+        ValueError: an unknown option, or a batch that the sampler cannot fill.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Mapping[str, Any]] | None = None,
+        train_sampler: str = "RandomSampler",
+        num_low: int = 2,
+        **kwargs: Any,
+    ) -> None:
+        self.options = dict(options or {})
+        ours = train_sampler in SAMPLERS
+        with dataset_options(self.options):
+            super().__init__(train_sampler="RandomSampler" if ours else train_sampler, **kwargs)
+        self._test_kwargs = {k: kwargs[k] for k in ("root", "split_id") if k in kwargs}
+        if ours:
+            self.train_loader = self._resampled(train_sampler, kwargs.get("num_instances", 4), num_low)
+
+    def _resampled(self, name: str, num_instances: int, num_low: int) -> DataLoader:
+        loader = self.train_loader
+        dataset = loader.dataset
+        mixed = name == "MixedIdentitySampler"
+        sampler = IdentitySampler(
+            [item[1] for item in dataset.train],
+            batch_size=loader.batch_size,
+            num_instances=num_instances,
+            low=low_flags(dataset) if mixed else None,
+            num_low=num_low,
+        )
+        return DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=loader.batch_size,
+            num_workers=loader.num_workers,
+            pin_memory=loader.pin_memory,
+            drop_last=True,
+        )
+
+    def query_loader(self, name: str, rate: float) -> DataLoader:
+        """Return the queries of a target with every low one at ``rate`` instead of its own.
+
+        Args:
+            name: one of ``targets``, a set of ours.
+            rate: down-sampling rate, at least 1.
+
+        Raises:
+            ValueError: for a set of the host, which has no rates, or one whose low resolution is natural.
+        """
+        if name not in DATASETS or DATASETS[name].build.natural:
+            raise ValueError(f"the queries of {name!r} cannot be put at a rate; leave test.query_rates empty for it")
+        with dataset_options(self.options), dataset_options({name: {"query_rate": rate}}):
+            dataset = host.init_image_dataset(
+                name, transform=self.transform_te, mode="query", verbose=False, **self._test_kwargs
+            )
+        like = self.test_loader[name]["query"]
+        return DataLoader(
+            dataset, batch_size=like.batch_size, num_workers=like.num_workers, pin_memory=like.pin_memory
+        )
+
+
+def low_flags(dataset: host.ImageDataset) -> list[bool]:
+    """Return for each training image of a set, or a sum of sets, whether it is low resolution."""
+    if isinstance(dataset, SummedDataset):
+        return [flag for member in dataset.members for flag in low_flags(member)]
+    if isinstance(dataset, CrossResolutionDataset):
+        low = {image.path for image in dataset.split.train if image.low}
+        return [item[0] in low for item in dataset.train]
+    return [False] * len(dataset.train)

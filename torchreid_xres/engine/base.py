@@ -1,0 +1,337 @@
+"""What our engines add to the host's: roles, precision, progress, exact resume, the record.
+
+The host's loop drives: ``Engine.run`` calls ``train``, ``forward_backward``, ``test``, ``_evaluate`` and
+``save_model``. :class:`XresMixin` goes in front of any engine of the host; a method of ours derives from
+:class:`XresEngine` and writes one function, ``losses``.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from torchreid_xres import host
+from torchreid_xres.engine import checkpoint
+from torchreid_xres.engine.record import make_record, scores
+from torchreid_xres.engine.stages import write_json
+from torchreid_xres.metrics import distance_matrix, rank, rank_features
+
+logger = logging.getLogger(__name__)
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LAST = "last.pth.tar"
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss became infinite or not a number; the run stops before it spoils the weights on disk."""
+
+
+class XresMixin:
+    """Goes in front of an engine of the host and adds what every run of ours needs.
+
+    Args:
+        *args: the host engine's own arguments.
+        precision: ``fp32``, ``bf16`` (CPU and GPU) or ``fp16`` (GPU; only for :class:`XresEngine`, which scales).
+        clip_grad: largest norm of the whole gradient; 0 for no clipping.
+        metric: ``market`` or ``single_shot``; empty: as each data set says.
+        draws: gallery draws of a single-shot evaluation.
+        eval_seed: seed of these draws.
+        query_rates: evaluate again with all low queries at each of these rates (a resolution curve).
+        run_facts: what each record repeats (model name, configuration hash, seeds).
+        **kwargs: the host engine's own keywords.
+    """
+
+    scales_loss = False
+
+    def __init__(
+        self,
+        *args: Any,
+        precision: str = "fp32",
+        clip_grad: float = 0.0,
+        metric: str = "",
+        draws: int = 10,
+        eval_seed: int = 0,
+        query_rates: Sequence[float] = (),
+        run_facts: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if precision not in ("fp32", *AUTOCAST):
+            raise ValueError(f"precision {precision!r} is not one of fp32, bf16, fp16")
+        if precision == "fp16" and not (self.use_gpu and self.scales_loss):
+            raise ValueError(f"fp16 needs a GPU and loss scaling, which {type(self).__name__} here has not; use bf16")
+        self.precision = precision
+        self.metric, self.draws, self.eval_seed = metric, draws, eval_seed
+        self.query_rates = tuple(query_rates)
+        self.run_facts = dict(run_facts or {})
+        self.records: dict[str, dict] = {}
+        if clip_grad > 0:
+            for optimizer in self._optims.values():
+                # As a hook it also reaches the host's engines, whose step is out of our hands.
+                optimizer.register_step_pre_hook(lambda opt, args, kwargs: _clip(opt, clip_grad))
+
+    # -- running ---------------------------------------------------------------------------------------------
+
+    def run(self, save_dir: str = "log", max_epoch: int = 0, start_epoch: int = 0, **kwargs: Any) -> None:
+        """Run the host's loop; a training that left its last state in ``save_dir`` goes on from there."""
+        self.save_dir = Path(save_dir)
+        last = self.save_dir / LAST
+        if last.is_file() and not kwargs.get("test_only"):
+            start_epoch = self._restore(checkpoint.load(last), last)
+            logger.info("going on after epoch %d of %d (%s)", start_epoch, max_epoch, last)
+        super().run(save_dir=save_dir, max_epoch=max_epoch, start_epoch=start_epoch, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> None:
+        """Train one epoch in the host's loop, then write the state a resumed run starts from."""
+        loader, self.train_loader = self.train_loader, _Progress(self.train_loader, self)
+        try:
+            super().train(*args, **kwargs)
+        finally:
+            self.train_loader = loader
+        checkpoint.save_atomic(self._state(), self.save_dir / LAST)
+
+    def _state(self) -> dict:
+        def states(parts: Mapping) -> dict:
+            return {name: part.state_dict() for name, part in parts.items() if part is not None}
+
+        return {
+            "epoch": self.epoch + 1,
+            "models": states(self._models),
+            "optimizers": states(self._optims),
+            "schedulers": states(self._scheds),
+            "config": self.run_facts.get("config_sha256"),
+            "random": checkpoint.random_state(),
+        }
+
+    def _restore(self, state: dict, path: Path) -> int:
+        if state.get("config") != self.run_facts.get("config_sha256"):
+            raise ValueError(
+                f"{path} was written under another configuration; name another data.save_dir, or start over with --fresh"
+            )
+        for kept, parts in (("models", self._models), ("optimizers", self._optims), ("schedulers", self._scheds)):
+            for name, part_state in state[kept].items():
+                parts[name].load_state_dict(part_state)
+        checkpoint.set_random_state(state["random"])
+        return state["epoch"]
+
+    def autocast(self) -> AbstractContextManager:
+        """Return the context in which the network runs at the engine's precision."""
+        device = "cuda" if self.use_gpu else "cpu"
+        return torch.autocast(device, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST)
+
+    def forward_backward(self, data: dict) -> dict:
+        """Take the host engine's own step, at our precision; stop if its loss is not finite."""
+        with self.autocast():
+            summary = super().forward_backward(data)
+        self._check_finite(summary, data)
+        return summary
+
+    def _check_finite(self, summary: Mapping[str, Any], data: dict) -> None:
+        bad = {name: float(value) for name, value in summary.items() if not math.isfinite(value)}
+        if bad:
+            files = ", ".join(Path(p).name for p in data["impath"][:3])
+            raise NotFiniteError(
+                f"{', '.join(f'{k} = {v}' for k, v in bad.items())} in epoch {self.epoch + 1}, batch "
+                f"{self.batch_idx + 1} (images {files}, ...). The state before this epoch is in {self.save_dir / LAST}. "
+                "A smaller train.lr, train.clip_grad 1.0 or train.precision fp32 may help"
+            )
+
+    # -- evaluation ------------------------------------------------------------------------------------------
+
+    def test(self, *args: Any, **kwargs: Any) -> float:
+        """Evaluate on every target; the training's random numbers are the same with and without it."""
+        with checkpoint.random_state_kept():
+            return super().test(*args, **kwargs)
+
+    def extract(self, batch: dict) -> Tensor:
+        """Return features (N, D) of a loader's batch; a model of ours sees role and rate, the host's only images."""
+        model = unwrap(self.model)
+        if hasattr(model, "extract"):
+            return model.extract(to_device(batch, next(model.parameters()).device))
+        images, _, _ = self.parse_data_for_eval(batch)
+        return self.extract_features(images.cuda() if self.use_gpu else images)
+
+    def _features(self, loader: Any, normalize: bool) -> tuple[Tensor, dict[str, np.ndarray]]:
+        features, facts = [], {"pid": [], "camid": [], "rate": []}
+        for batch in loader:
+            with self.autocast():
+                features.append(self.extract(batch).float().cpu())
+            for key, kept in facts.items():
+                kept.append(np.asarray(batch.get(key, torch.ones(len(batch["pid"])))))
+        joined = torch.cat(features)
+        if normalize:
+            joined = F.normalize(joined, dim=1)
+        return joined, {key: np.concatenate(kept) for key, kept in facts.items()}
+
+    @torch.no_grad()
+    def _evaluate(
+        self,
+        dataset_name: str = "",
+        query_loader: Any = None,
+        gallery_loader: Any = None,
+        dist_metric: str = "euclidean",
+        normalize_feature: bool = False,
+        visrank: bool = False,
+        visrank_topk: int = 10,
+        save_dir: str = "",
+        use_metric_cuhk03: bool = False,
+        ranks: Sequence[int] = (1, 5, 10, 20),
+        rerank: bool = False,
+    ) -> tuple[float, float]:
+        """Rank one data set and keep its record (the host's signature and result: rank-1 and mAP)."""
+        dataset = gallery_loader.dataset
+        protocol = self.metric or ("single_shot" if use_metric_cuhk03 else getattr(dataset, "metric", "market"))
+        how = {"protocol": protocol, "draws": self.draws, "seed": self.eval_seed}
+        start = time.perf_counter()
+        gf, gallery = self._features(gallery_loader, normalize_feature)
+
+        def ranked(loader: Any) -> tuple[Any, Tensor, dict]:
+            qf, query = self._features(loader, normalize_feature)
+            labels = (query["pid"], gallery["pid"], query["camid"], gallery["camid"])
+            if not rerank:
+                return rank_features(qf, gf, *labels, metric=dist_metric, **how), qf, query
+            return rank(self._reranked(qf, gf, dist_metric), *labels, **how), qf, query
+
+        result, qf, query = ranked(query_loader)
+        seconds = time.perf_counter() - start
+        record = make_record(
+            dataset=dataset_name,
+            manifest=getattr(dataset, "manifest", None),
+            result=result,
+            ranks=ranks,
+            rates=query["rate"],
+            model=unwrap(self.model),
+            protocol={**how, "distance": dist_metric, "normalize": normalize_feature, "rerank": rerank},
+            run={
+                **self.run_facts,
+                "split_id": getattr(dataset, "split_id", None),
+                "epoch": self.epoch + 1 if self.writer is not None else None,
+                "query_images": len(qf),
+                "gallery_images": len(gf),
+                "gallery_identities": len(set(gallery["pid"].tolist())),
+                "feature_dim": gf.shape[1],
+                "seconds": round(seconds, 2),
+            },
+        )
+        if self.query_rates:
+            record["curve"] = {
+                f"{r:g}": scores(ranked(self.datamanager.query_loader(dataset_name, r))[0], ranks)
+                for r in self.query_rates
+            }
+        self.records[dataset_name] = record
+        write_json(record, Path(save_dir or ".") / "results" / f"{dataset_name}.json")
+        logger.info(
+            "%s: mAP %.1f %%, %s", dataset_name, record["mAP"],
+            ", ".join(f"rank-{r} {record[f'rank{r}']:.1f} %" for r in ranks),
+        )
+        if visrank:
+            host.visualize_ranked_results(
+                distance_matrix(qf, gf, dist_metric).numpy(),
+                self.datamanager.fetch_test_loaders(dataset_name),
+                self.datamanager.data_type,
+                width=self.datamanager.width,
+                height=self.datamanager.height,
+                save_dir=str(Path(save_dir) / f"visrank_{dataset_name}"),
+                topk=visrank_topk,
+            )
+        return record["rank1"] / 100, record["mAP"] / 100
+
+    def _reranked(self, qf: Tensor, gf: Tensor, metric: str) -> np.ndarray:
+        """Return the host's k-reciprocal distances (Zhong et al., CVPR 2017), shape (Q, G)."""
+        return host.re_ranking(*(distance_matrix(a, b, metric).numpy() for a, b in ((qf, gf), (qf, qf), (gf, gf))))
+
+
+class XresEngine(XresMixin, host.Engine):
+    """Base of the engines of our methods: one model, one optimiser, and ``losses`` to be written.
+
+    Args:
+        datamanager: a data manager of the host or ours.
+        model: the network.
+        optimizer: its optimiser.
+        scheduler: learning-rate schedule, stepped once an epoch; None for none.
+        use_gpu: use the GPU if there is one.
+        **kwargs: see :class:`XresMixin`.
+    """
+
+    scales_loss = True
+
+    def __init__(
+        self,
+        datamanager: Any,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any = None,
+        use_gpu: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.model, self.optimizer, self.scheduler = None, None, None
+        super().__init__(datamanager, use_gpu=use_gpu, **kwargs)
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.register_model("model", model, optimizer, scheduler)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.precision == "fp16")
+
+    def losses(self, data: dict) -> dict[str, Tensor]:
+        """Return the losses of a batch by name; ``"loss"`` is the one that is minimised, the rest are shown."""
+        raise NotImplementedError
+
+    def forward_backward(self, data: dict) -> dict:
+        """Take one step; a loss that is not finite stops the run before it reaches the weights."""
+        data = to_device(data, "cuda" if self.use_gpu else "cpu")
+        with self.autocast():
+            losses = self.losses(data)
+        summary = {name: value.item() for name, value in losses.items()}
+        self._check_finite(summary, data)
+        self.optimizer.zero_grad()
+        self.scaler.scale(losses["loss"]).backward()
+        self.scaler.unscale_(self.optimizer)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return summary
+
+
+class SoftmaxEngine(XresMixin, host.ImageSoftmaxEngine):
+    """The host's softmax engine with our evaluation, progress and resume around it."""
+
+
+class TripletEngine(XresMixin, host.ImageTripletEngine):
+    """The host's triplet engine with our evaluation, progress and resume around it."""
+
+
+class _Progress:
+    """A loader that shows a bar on a terminal; in a file the host's own lines stand alone."""
+
+    def __init__(self, loader: Any, engine: XresMixin) -> None:
+        self.loader, self.engine = loader, engine
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator:
+        title = f"epoch {self.engine.epoch + 1}/{self.engine.max_epoch}"
+        return iter(tqdm(self.loader, desc=title, unit="batch", leave=False, disable=not sys.stderr.isatty()))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the network inside DataParallel or DistributedDataParallel."""
+    return model.module if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
+
+
+def to_device(batch: dict, device: torch.device | str) -> dict:
+    """Return the batch with its tensors on a device; names and paths stay."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def _clip(optimizer: torch.optim.Optimizer, limit: float) -> None:
+    torch.nn.utils.clip_grad_norm_((p for group in optimizer.param_groups for p in group["params"]), limit)
