@@ -23,15 +23,26 @@ ImageDataManager = torchreid.data.ImageDataManager
 Engine = torchreid.engine.Engine
 ImageSoftmaxEngine = torchreid.engine.ImageSoftmaxEngine
 ImageTripletEngine = torchreid.engine.ImageTripletEngine
-build_optimizer = torchreid.optim.build_optimizer
-build_lr_scheduler = torchreid.optim.build_lr_scheduler
 CrossEntropyLoss = torchreid.losses.CrossEntropyLoss
 TripletLoss = torchreid.losses.TripletLoss
-init_image_dataset = torchreid.data.datasets.init_image_dataset
-re_ranking = torchreid.utils.re_ranking
-visualize_ranked_results = torchreid.utils.visualize_ranked_results
-load_pretrained_weights = torchreid.utils.load_pretrained_weights
-set_random_seed = torchreid.utils.set_random_seed
+
+# Functions are looked up at each call: a mend may have put another in their place.
+_FUNCTIONS = {
+    "build_optimizer": torchreid.optim,
+    "build_lr_scheduler": torchreid.optim,
+    "build_model": torchreid.models,
+    "init_image_dataset": torchreid.data.datasets,
+    "load_pretrained_weights": torchreid.utils,
+    "re_ranking": torchreid.utils,
+    "set_random_seed": torchreid.utils,
+    "visualize_ranked_results": torchreid.utils,
+}
+
+
+def __getattr__(name: str) -> Callable:
+    if name in _FUNCTIONS:
+        return getattr(_FUNCTIONS[name], name)
+    raise AttributeError(f"torchreid_xres.host has no {name!r}")
 
 
 def module_of(thing: Any) -> ModuleType:
