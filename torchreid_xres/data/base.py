@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import difflib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -19,14 +16,14 @@ import torch
 from torch import Tensor
 
 from torchreid_xres import host
-from torchreid_xres.data.degrade import check_kernel, check_rate, degrade_image, low_size, round_trip
+from torchreid_xres.data.degrade import degrade_image, low_size, round_trip
 from torchreid_xres.data.io import read_image
+from torchreid_xres.data.options import DATASETS, dataset_options, resolve_options
 from torchreid_xres.data.protocol import Manifest, draw_rate, file_sha256
-from torchreid_xres.registry import Registry
+
+__all__ = ["DATASETS", "CrossResolutionDataset", "Image", "Split", "SummedDataset", "dataset_options"]
 
 logger = logging.getLogger(__name__)
-
-DATASETS = Registry("data set")
 
 ROLES = ("train", "query", "gallery")
 
@@ -56,56 +53,6 @@ class Split(NamedTuple):
     gallery: list[Image]
 
 
-COMMON_OPTIONS: dict[str, Any] = {
-    "rates": None,  # what low images' rates are drawn from; None = the set's own
-    "kernel": "area",  # one of degrade.KERNELS
-    "seed": 0,  # of the draw of rates
-    "query_rate": None,  # one rate for all low queries, for resolution curves
-    "pairs": False,  # training items carry img_hr, img_lr, rate_lr
-    "pair_rates": None,  # rates of img_lr for images that are not low; None = rates
-}
-
-_options: ContextVar[Mapping[str, Mapping[str, Any]]] = ContextVar("dataset_options", default={})  # noqa: B039
-
-
-@contextmanager
-def dataset_options(options: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
-    """Give options to the data sets built inside the ``with``: the host's manager has no room for them.
-
-    Args:
-        options: data set name -> its options; the name ``"*"`` stands for every set of ours and takes the common
-            options only. A set's own name wins over ``"*"``, an inner ``with`` over an outer one.
-
-    Raises:
-        KeyError: for a set that does not exist.
-        ValueError: for an option that the set does not have.
-
-    Example:
-        >>> with dataset_options({"*": {"kernel": "bicubic"}}):
-        ...     pass  # ImageDataManager(sources="mlr_market1501", ...)
-    """
-    for name, given in options.items():
-        known = COMMON_OPTIONS if name == "*" else {**COMMON_OPTIONS, **DATASETS[name].build.defaults}
-        _refuse_unknown(name, given, known)
-    outer = _options.get()
-    merged = {name: {**outer.get(name, {}), **options.get(name, {})} for name in {*outer, *options}}
-    token = _options.set(merged)
-    try:
-        yield
-    finally:
-        _options.reset(token)
-
-
-def _refuse_unknown(name: str, given: Iterable[str], known: Iterable[str]) -> None:
-    known = sorted(known)
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            whom = "all data sets together have" if name == "*" else f"the data set {name!r} has"
-            raise ValueError(f"{whom} no option {key!r}; {hint}There are: {', '.join(known)}")
-
-
 class CrossResolutionDataset(host.ImageDataset):
     """A torchreid data set in which some images are low resolution; a reader writes ``load`` and the attributes.
 
@@ -114,18 +61,29 @@ class CrossResolutionDataset(host.ImageDataset):
     - ``rate``: float, 1.0 = as captured (also where the gap is in the pictures themselves);
     - ``size``: LongTensor ``[height, width]`` of what the camera saw, after the protocol's down-sampling;
     - ``role``: ``train``, ``query`` or ``gallery``;
-    - ``low``: bool, low resolution by the protocol.
+    - ``low``: bool, low resolution by the protocol (a drawn rate of 1 leaves it False).
 
-    ``img`` is what the camera saw, through ``transform``. In training with the option ``pairs`` there are also ``img_hr``
-    (the transformed original), ``img_lr`` (the same crop and flip, down to the size of ``rate_lr`` and back) and ``rate_lr``;
-    ``img`` is then ``img_lr`` for low images and ``img_hr`` for the others. An image whose low resolution is its own has no
-    better original: ``rate_lr`` is 1.0 and both are the same.
+    ``img`` is what the camera saw, through ``transform``. In training with the option ``pairs`` there are also
+    ``img_hr`` (the transformed original), ``img_lr`` (the same crop and flip, down to the size of ``rate_lr`` and
+    back) and ``rate_lr``; ``img`` is then ``img_lr`` for low images and ``img_hr`` for the others. An image whose low
+    resolution is its own has no better original: its ``rate_lr`` is 1.0 and ``img_lr`` is ``img_hr``.
 
     Args:
         root: folder that holds the sets.
         split_id: which split, from 0 to ``num_splits - 1``.
-        **kwargs: the host's ``transform, k_tfm, mode, combineall, verbose``; further ones that name an option of the set
-            set it (``dataset_options`` wins), the rest is ignored as the host does.
+        **kwargs: the host's ``transform, k_tfm, mode, combineall, verbose``; further ones that name an option of the
+            set set it (``dataset_options`` wins), the rest is ignored as the host does.
+
+    Attributes:
+        name: the registered name.
+        natural: the gap is in the pictures, nothing is down-sampled.
+        metric: ``market``, or ``single_shot`` (one gallery image per identity, drawn 10 times).
+        num_splits: how many splits exist.
+        rates: what rates are drawn from unless the user says otherwise.
+        disjoint_cameras: low queries and the gallery must not share cameras (not asked of natural sets).
+        defaults: the set's own options.
+        options: all options as resolved.
+        rate_of: path -> ``"native"`` or the rate, 1.0 for images that are not low.
 
     Raises:
         ValueError: for a wrong option or split, or a split that fails the protocol's checks.
@@ -140,15 +98,15 @@ class CrossResolutionDataset(host.ImageDataset):
     defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, root: str = "", split_id: int = 0, **kwargs: Any) -> None:
-        self.options = self._resolve_options(kwargs)
+        self.options = resolve_options(self.name, self.rates, self.defaults, kwargs)
         if split_id not in range(self.num_splits):
             raise ValueError(f"{self.name} has no split {split_id!r}; allowed are 0 to {self.num_splits - 1}")
         self.split_id = split_id
         own = {key: self.options[key] for key in self.defaults}
         self.split = self.load(Path(root).expanduser().absolute(), split_id, **own)
-        self._check()
+        self._check_split()
         self._names = {image.path: self._name(image.path) for role in ROLES for image in getattr(self.split, role)}
-        self._rates = self._assign_rates()
+        self.rate_of = self._assign_rates()
 
         relabel = {pid: label for label, pid in enumerate(sorted({image.pid for image in self.split.train}))}
         parts = {
@@ -156,9 +114,11 @@ class CrossResolutionDataset(host.ImageDataset):
             "query": [(path, pid, camid, 0) for path, pid, camid, _ in self.split.query],
             "gallery": [(path, pid, camid, 0) for path, pid, camid, _ in self.split.gallery],
         }
-        super().__init__(**parts, **kwargs)
-        if self.options["pairs"] and self.mode == "train" and self.k_tfm > 1:
-            raise ValueError(f"{self.name}: pairs are made from one augmentation; k_tfm must be 1, not {self.k_tfm}")
+        self._check_mode(**kwargs)
+        verbose = kwargs.pop("verbose", True)
+        _init_host(self, parts, **kwargs)
+        if verbose:
+            self.show_summary()
 
     def load(self, root: Path, split_id: int, **options: Any) -> Split:
         """Read the set as it is distributed; the one method that a reader writes.
@@ -174,20 +134,6 @@ class CrossResolutionDataset(host.ImageDataset):
         """
         raise NotImplementedError
 
-    def _resolve_options(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        given = _options.get()
-        options = {**COMMON_OPTIONS, **self.defaults}
-        options.update((key, kwargs[key]) for key in options if key in kwargs)
-        options.update(given.get("*", {}))
-        options.update(given.get(self.name, {}))
-        _refuse_unknown(self.name, options, {**COMMON_OPTIONS, **self.defaults})
-        check_kernel(options["kernel"])
-        options["rates"] = _rate_tuple(self.rates if options["rates"] is None else options["rates"])
-        options["pair_rates"] = _rate_tuple(options["pair_rates"] or options["rates"])
-        if options["query_rate"] is not None:
-            options["query_rate"] = check_rate(options["query_rate"])
-        return options
-
     def _name(self, path: str) -> str:
         folder = os.path.join(self.split.folder, "")
         if not path.startswith(folder):
@@ -195,7 +141,6 @@ class CrossResolutionDataset(host.ImageDataset):
         return path[len(folder) :].replace(os.sep, "/")
 
     def _assign_rates(self) -> dict[str, float | str]:
-        """Return path -> rate of every image, 1.0 for those that are not low."""
         rates: dict[str, float | str] = {}
         options = self.options
         for role in ROLES:
@@ -203,48 +148,57 @@ class CrossResolutionDataset(host.ImageDataset):
                 if not image.low:
                     rate: float | str = 1.0
                 elif role == "query" and options["query_rate"] is not None:
-                    rate = options["query_rate"]
+                    # A natural low image stays one, as captured or smaller still.
+                    rate = "native" if self.natural and options["query_rate"] == 1 else options["query_rate"]
                 elif self.natural:
                     rate = "native"
                 else:
                     rate = draw_rate(self._names[image.path], options["seed"], options["rates"])
                 if rates.setdefault(image.path, rate) != rate:
-                    raise ValueError(f"{self.name}: {image.path} is listed twice, at rates {rates[image.path]} and {rate}")
+                    both = f"{rates[image.path]} and {rate}"
+                    raise ValueError(f"{self.name}: {image.path} is listed twice, at the rates {both}")
         return rates
 
-    def _check(self) -> None:
+    def _check_split(self) -> None:
         split = self.split
-        for role in ROLES:
-            if not getattr(split, role):
-                raise ValueError(f"{self.name}: no {role} images under {split.folder}")
         gallery_cameras: dict[int, set[int]] = {}
         for image in split.gallery:
             gallery_cameras.setdefault(image.pid, set()).add(image.camid)
-
         if self.disjoint_cameras and not self.natural:
             low = {image.camid for image in split.query if image.low}
             both = low & {image.camid for image in split.gallery}
             if both:
                 raise ValueError(
-                    f"{self.name}: low-resolution queries and the gallery share the cameras {sorted(both)}; "
-                    f"queries come from {sorted(low)}"
+                    f"{self.name}: low-resolution queries (cameras {sorted(low)}) and the gallery share "
+                    f"the cameras {sorted(both)}"
                 )
         test = {image.pid for image in (*split.query, *split.gallery)} - set(self._junk_pids)
         both = {image.pid for image in split.train} & test
         if both:
-            raise ValueError(f"{self.name}: {len(both)} identities are in train and test, as {sorted(both)[:5]}")
+            raise ValueError(f"{self.name}: {len(both)} identities are in train and test, e.g. {sorted(both)[:5]}")
         alone = [image for image in split.query if not gallery_cameras.get(image.pid, set()) - {image.camid}]
         if alone:
             raise ValueError(
                 f"{self.name}: {len(alone)} of {len(split.query)} queries have no match in the gallery under another "
-                f"camera, the first is {alone[0].path} (identity {alone[0].pid}, camera {alone[0].camid})"
+                f"camera; the first is {alone[0].path} (identity {alone[0].pid}, camera {alone[0].camid})"
             )
+
+    def _check_mode(self, mode="train", transform=None, k_tfm=1, combineall=False, **_: Any) -> None:
+        needed = ROLES if combineall else ("train",) if mode == "train" else ("query", "gallery")
+        empty = [role for role in needed if not getattr(self.split, role)]
+        if empty:
+            raise ValueError(f"{self.name}: no {' and no '.join(empty)} images under {self.split.folder}")
+        if self.options["pairs"] and mode == "train":
+            if k_tfm > 1:
+                raise ValueError(f"{self.name}: pairs share one augmentation, so k_tfm must be 1, not {k_tfm}")
+            if transform is None:
+                raise ValueError(f"{self.name}: pairs are made from tensors, so they need a transform")
 
     @cached_property
     def manifest(self) -> Manifest:
         """The protocol as made, with the files' checksums (they are read the first time this is asked)."""
         images = {
-            name: {"rate": self._rates[path], "sha256": file_sha256(path)} for path, name in self._names.items()
+            name: {"rate": self.rate_of[path], "sha256": file_sha256(path)} for path, name in self._names.items()
         }
         counts = {}
         for role in ROLES:
@@ -252,14 +206,14 @@ class CrossResolutionDataset(host.ImageDataset):
             counts[role] = {
                 "images": len(part),
                 "identities": len({image.pid for image in part}),
-                "low": sum(image.low for image in part),
+                "low": sum(self.rate_of[image.path] != 1.0 for image in part),
             }
         return Manifest(
             dataset=self.name,
             options={key: self.options[key] for key in self.defaults},
             split_id=self.split_id,
             kernel=self.options["kernel"],
-            rates=self.options["rates"],
+            rates=list(self.options["rates"]),
             query_rate=self.options["query_rate"],
             seed=self.options["seed"],
             images=images,
@@ -268,11 +222,12 @@ class CrossResolutionDataset(host.ImageDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, pid, camid, dsetid = self.data[index]
-        rate = self._rates[path]
+        rate = self.rate_of[path]
         low = rate != 1.0
         rate = 1.0 if rate == "native" else rate
         img = read_image(path)
-        item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid, "rate": rate, "role": self.mode, "low": low}
+        item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid}
+        item |= {"rate": rate, "role": self.mode, "low": low}
         if self.options["pairs"] and self.mode == "train":
             height, width = low_size(img.height, img.width, rate)
             rate_lr = rate if low else _any_of(self.options["pair_rates"])
@@ -298,14 +253,17 @@ class CrossResolutionDataset(host.ImageDataset):
             logger.info(
                 "%s %s: %d images, %d identities, %d cameras, %d low resolution",
                 self.name, role, len(part), self.get_num_pids(part), self.get_num_cams(part),
-                sum(self._rates[path] != 1.0 for path, *_ in part),
+                sum(self.rate_of[path] != 1.0 for path, *_ in part),
             )  # fmt: skip
 
 
-def _rate_tuple(rates: Sequence[float]) -> tuple[float, ...]:
-    if isinstance(rates, (int, float)) or not rates:
-        raise ValueError(f"rates are a list of at least one number, not {rates!r}")
-    return tuple(check_rate(rate) for rate in rates)
+def _init_host(dataset: host.ImageDataset, parts: Mapping[str, list], **kwargs: Any) -> None:
+    """Run the host's constructor, which looks at the first entry of every part, also with empty parts."""
+    lent = next((part for part in parts.values() if part), [])[:1]
+    host.ImageDataset.__init__(dataset, **{role: part or lent for role, part in parts.items()}, verbose=False, **kwargs)
+    for role, part in parts.items():
+        if not part:
+            setattr(dataset, role, [])
 
 
 def _any_of(rates: Sequence[float]) -> float:
@@ -321,8 +279,9 @@ class SummedDataset(host.ImageDataset):
     """Several training sets in a row, each still making its own items.
 
     The host's own sum rebuilds a plain ``ImageDataset`` and so loses every member's ``__getitem__``, transform and
-    ``k_tfm``. Identities, cameras and ``dsetid`` are shifted so that members do not share them. If one of our sets is in the
-    sum, the host's sets get the extra keys too (rate 1.0, not low, size as in the file's header), with pairs if ours have.
+    ``k_tfm``. Identities, cameras and ``dsetid`` are shifted so that members do not share them. If one of our sets is
+    in the sum, the host's sets get the extra keys too (rate 1.0, not low, size as in the file's header), with pairs if
+    ours have them.
 
     Args:
         members: image sets in training mode; sums among them are taken apart. Query and gallery are the first member's.
@@ -338,12 +297,9 @@ class SummedDataset(host.ImageDataset):
             if not isinstance(member, host.ImageDataset):
                 raise TypeError(f"cannot add {type(member).__name__} to a sum of image data sets")
             self.members += member.members if isinstance(member, SummedDataset) else [member]
+        self._ours = [member for member in self.members if isinstance(member, CrossResolutionDataset)]
         self._check()
         self._ends = list(accumulate(len(member) for member in self.members))
-        ours = [member for member in self.members if isinstance(member, CrossResolutionDataset)]
-        self._pairs_as = next((member.options for member in ours if member.options["pairs"]), None)
-        self._extra_keys = bool(ours)
-
         train, self._shifts = [], []
         pids = cams = dsets = 0
         for member in self.members:
@@ -354,21 +310,19 @@ class SummedDataset(host.ImageDataset):
             cams += 1 + max(cam for _, _, cam, _ in member.train)
             dsets += member.num_datasets
         first = self.members[0]
-        super().__init__(
-            train, first.query, first.gallery, transform=first.transform, k_tfm=first.k_tfm, mode="train", verbose=False
-        )
+        parts = {"train": train, "query": first.query, "gallery": first.gallery}
+        _init_host(self, parts, transform=first.transform, k_tfm=first.k_tfm, mode="train")
 
     def _check(self) -> None:
         for member in self.members:
             if member.mode != "train":
-                raise ValueError(f"only training sets can be summed, {type(member).__name__} is in mode {member.mode!r}")
-        ours = [member for member in self.members if isinstance(member, CrossResolutionDataset)]
-        paired = [member.options["pairs"] for member in ours]
-        if any(paired) and not all(paired):
-            sides = {member.name: member.options["pairs"] for member in ours}
-            raise ValueError(f"summed sets must all give pairs or none: {sides}")
-        if any(paired) and any(member.k_tfm > 1 for member in self.members):
-            raise ValueError("pairs are made from one augmentation; k_tfm must be 1 in every summed set")
+                what = f"{type(member).__name__} is in mode {member.mode!r}"
+                raise ValueError(f"only training sets can be summed, {what}")
+        paired = {member.name: member.options["pairs"] for member in self._ours}
+        if len(set(paired.values())) > 1:
+            raise ValueError(f"summed sets must all give pairs or none: {paired}")
+        if any(paired.values()) and any(member.k_tfm > 1 for member in self.members):
+            raise ValueError("pairs share one augmentation, so k_tfm must be 1 in every summed set")
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if index < 0:
@@ -376,7 +330,7 @@ class SummedDataset(host.ImageDataset):
         which = bisect.bisect_right(self._ends, index)
         member = self.members[which]
         item = member[index - (self._ends[which - 1] if which else 0)]
-        if self._extra_keys and not isinstance(member, CrossResolutionDataset):
+        if self._ours and not isinstance(member, CrossResolutionDataset):
             item |= self._keys_for_host(item)
         for key, shift in zip(("pid", "camid", "dsetid"), self._shifts[which], strict=True):
             item[key] += shift
@@ -387,9 +341,9 @@ class SummedDataset(host.ImageDataset):
         with PIL.Image.open(item["impath"]) as img:
             width, height = img.size
         extra = {"rate": 1.0, "size": torch.tensor([height, width]), "role": "train", "low": False}
-        if self._pairs_as is not None:
-            rate_lr = _any_of(self._pairs_as["pair_rates"])
-            extra |= _pair(item["img"], (height, width), rate_lr, self._pairs_as["kernel"])
+        options = self._ours[0].options
+        if options["pairs"]:
+            extra |= _pair(item["img"], (height, width), _any_of(options["pair_rates"]), options["kernel"])
         return extra
 
     def __add__(self, other: host.ImageDataset) -> SummedDataset:

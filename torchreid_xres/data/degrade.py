@@ -72,14 +72,19 @@ def degrade_image(img: PIL.Image.Image, rate: float, kernel: str = "area") -> PI
         The small image, of size ``low_size(height, width, rate)``; at rate 1 ``img`` itself.
 
     Raises:
-        ValueError: for a rate below 1 or an unknown kernel.
+        ValueError: for a rate below 1, an unknown kernel, or a mode other than ``RGB`` and ``L``.
     """
     check_kernel(kernel)
+    if img.mode not in ("RGB", "L"):
+        raise ValueError(f"degrading needs an 8-bit image of mode RGB or L, not {img.mode!r}")
     if check_rate(rate) == 1:
         return img
     h, w = low_size(img.height, img.width, rate)
     if kernel in _PIL_FILTERS:
-        return img.resize((w, h), _PIL_FILTERS[kernel])
+        # Pillow 13 picks the order of its two 8-bit passes by the sizes, which changes bicubic and Lanczos by
+        # many grey levels at hard edges. Asked for one pass at a time, every version gives the same picture.
+        resample = _PIL_FILTERS[kernel]
+        return img.resize((w, img.height), resample).resize((w, h), resample)
     import cv2
 
     flag = cv2.INTER_AREA if kernel == "area" else cv2.INTER_LINEAR
@@ -140,9 +145,14 @@ def _resize(x: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
         rows = x.to(work) @ down_w.T
         if x.dtype == torch.uint8 and kernel in _PIL_FILTERS:
             # Pillow stores 8 bits between its two passes; OpenCV rounds once, at the end.
-            rows = rows.round_().clamp_(0, 255)
+            rows = _eight_bits(rows)
         out = down_h @ rows
-    return out.round_().clamp_(0, 255).to(torch.uint8) if x.dtype == torch.uint8 else out.to(x.dtype)
+    return _eight_bits(out).to(torch.uint8) if x.dtype == torch.uint8 else out.to(x.dtype)
+
+
+def _eight_bits(x: Tensor) -> Tensor:
+    # Halves go up, as in Pillow; torch.round would send them to the even neighbour.
+    return x.add(0.5).floor().clamp(0, 255)
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,97 @@
+"""Which data sets exist, and the options they are built with: the host's data manager has no room for options."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from torchreid_xres.data.degrade import check_kernel, check_rate
+from torchreid_xres.registry import Registry
+
+DATASETS = Registry("data set")
+
+COMMON_OPTIONS: dict[str, Any] = {
+    "rates": None,  # what low images' rates are drawn from; None = the set's own
+    "kernel": "area",  # one of degrade.KERNELS
+    "seed": 0,  # of the draw of rates
+    "query_rate": None,  # one rate for all low queries, for resolution curves
+    "pairs": False,  # training items carry img_hr, img_lr, rate_lr
+    "pair_rates": None,  # rates of img_lr for images that are not low; None = rates
+}
+
+_given: ContextVar[Mapping[str, Mapping[str, Any]]] = ContextVar("dataset_options", default={})  # noqa: B039
+
+
+@contextmanager
+def dataset_options(options: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+    """Give options to the data sets that are built inside the ``with``.
+
+    Args:
+        options: data set name -> its options. The name ``"*"`` stands for every set of ours and takes the common
+            options only (``COMMON_OPTIONS``). A set's own name wins over ``"*"``, an inner ``with`` over an outer one.
+
+    Raises:
+        KeyError: for a set that does not exist.
+        ValueError: for an option that the set does not have.
+
+    Example:
+        >>> with dataset_options({"*": {"kernel": "bicubic"}}):
+        ...     pass  # ImageDataManager(sources="mlr_market1501", ...)
+    """
+    for name, given in options.items():
+        known = COMMON_OPTIONS if name == "*" else {**COMMON_OPTIONS, **DATASETS[name].build.defaults}
+        _refuse_unknown(name, given, known)
+    outer = _given.get()
+    token = _given.set({name: {**outer.get(name, {}), **options.get(name, {})} for name in {*outer, *options}})
+    try:
+        yield
+    finally:
+        _given.reset(token)
+
+
+def resolve_options(
+    name: str, rates: Sequence[float], defaults: Mapping[str, Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return all options of one set, checked: its defaults, then ``kwargs``, then what ``dataset_options`` gives.
+
+    Args:
+        name: the set.
+        rates: its own rates, taken where no others are given.
+        defaults: its own options.
+        kwargs: the constructor's; those that name no option are left alone.
+
+    Raises:
+        ValueError: for a value that a common option cannot have; a set's own options are its reader's to check.
+    """
+    given = _given.get()
+    options = {**COMMON_OPTIONS, **defaults}
+    options.update((key, kwargs[key]) for key in options if key in kwargs)
+    options.update(given.get("*", {}))
+    options.update(given.get(name, {}))
+    check_kernel(options["kernel"])
+    for key, kind in (("seed", int), ("pairs", bool)):
+        if type(options[key]) is not kind:
+            raise ValueError(f"{name}: the option {key!r} is of type {kind.__name__}, not {options[key]!r}")
+    if options["rates"] is None:
+        options["rates"] = rates
+    if options["pair_rates"] is None:
+        options["pair_rates"] = options["rates"]
+    for key in ("rates", "pair_rates"):
+        if not isinstance(options[key], (list, tuple)) or not options[key]:
+            raise ValueError(f"{name}: the option {key!r} is a list of at least one number, not {options[key]!r}")
+        options[key] = tuple(check_rate(rate) for rate in options[key])
+    if options["query_rate"] is not None:
+        options["query_rate"] = check_rate(options["query_rate"])
+    return options
+
+
+def _refuse_unknown(name: str, given: Iterable[str], known: Iterable[str]) -> None:
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            whom = "all data sets together have" if name == "*" else f"the data set {name!r} has"
+            raise ValueError(f"{whom} no option {key!r}; {hint}There are: {', '.join(sorted(known))}")
