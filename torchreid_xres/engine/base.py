@@ -21,17 +21,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
+from yacs.config import CfgNode
 
 from torchreid_xres import host
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.record import make_record, scores
 from torchreid_xres.engine.stages import write_json
-from torchreid_xres.metrics import distance_matrix, rank, rank_features
+from torchreid_xres.metrics import distance_matrix, rank_distances, rank_features
+from torchreid_xres.registry import Registry
 
 logger = logging.getLogger(__name__)
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LAST = "last.pth.tar"
+
+# Model name -> the engine that trains it; the host's zoo has SoftmaxEngine and TripletEngine by cfg.loss.name.
+ENGINES = Registry("engine")
 
 
 class NotFiniteError(ArithmeticError):
@@ -118,7 +123,8 @@ class XresMixin:
     def _restore(self, state: dict, path: Path) -> int:
         if state.get("config") != self.run_facts.get("config_sha256"):
             raise ValueError(
-                f"{path} was written under another configuration; name another data.save_dir, or start over with --fresh"
+                f"{path} was written under another configuration; name another data.save_dir, "
+                "or start over with --fresh"
             )
         for kept, parts in (("models", self._models), ("optimizers", self._optims), ("schedulers", self._scheds)):
             for name, part_state in state[kept].items():
@@ -144,8 +150,8 @@ class XresMixin:
             files = ", ".join(Path(p).name for p in data["impath"][:3])
             raise NotFiniteError(
                 f"{', '.join(f'{k} = {v}' for k, v in bad.items())} in epoch {self.epoch + 1}, batch "
-                f"{self.batch_idx + 1} (images {files}, ...). The state before this epoch is in {self.save_dir / LAST}. "
-                "A smaller train.lr, train.clip_grad 1.0 or train.precision fp32 may help"
+                f"{self.batch_idx + 1} (images {files}, ...). The state before this epoch is in "
+                f"{self.save_dir / LAST}. A smaller train.lr, train.clip_grad 1.0 or train.precision fp32 may help"
             )
 
     # -- evaluation ------------------------------------------------------------------------------------------
@@ -202,7 +208,7 @@ class XresMixin:
             labels = (query["pid"], gallery["pid"], query["camid"], gallery["camid"])
             if not rerank:
                 return rank_features(qf, gf, *labels, metric=dist_metric, **how), qf, query
-            return rank(self._reranked(qf, gf, dist_metric), *labels, **how), qf, query
+            return rank_distances(self._reranked(qf, gf, dist_metric), *labels, **how), qf, query
 
         result, qf, query = ranked(query_loader)
         seconds = time.perf_counter() - start
@@ -304,9 +310,19 @@ class XresEngine(XresMixin, host.Engine):
 class SoftmaxEngine(XresMixin, host.ImageSoftmaxEngine):
     """The host's softmax engine with our evaluation, progress and resume around it."""
 
+    @staticmethod
+    def engine_options(cfg: CfgNode) -> dict[str, Any]:
+        """Return this engine's own keywords from a configuration."""
+        return {"label_smooth": cfg.loss.softmax.label_smooth}
+
 
 class TripletEngine(XresMixin, host.ImageTripletEngine):
     """The host's triplet engine with our evaluation, progress and resume around it."""
+
+    @staticmethod
+    def engine_options(cfg: CfgNode) -> dict[str, Any]:
+        """Return this engine's own keywords from a configuration."""
+        return {"label_smooth": cfg.loss.softmax.label_smooth, **cfg.loss.triplet}
 
 
 class _Progress:

@@ -1,0 +1,56 @@
+"""What is printed also lands in a file: the host's own lines and our log messages alike."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+class _Tee:
+    """A stream that writes to two; everything else is asked of the first."""
+
+    def __init__(self, first: TextIO, second: TextIO) -> None:
+        self.first, self.second = first, second
+
+    def write(self, text: str) -> int:
+        self.second.write(text)
+        return self.first.write(text)
+
+    def flush(self) -> None:
+        self.first.flush()
+        self.second.flush()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.first, name)
+
+
+@contextmanager
+def logged_to(folder: str | Path, name: str) -> Iterator[Path]:
+    """Copy standard output and this package's log messages to ``<folder>/<name>-<time>.log``.
+
+    Progress bars go to standard error and so stay out of the file. (The host's ``Logger`` closes the real standard
+    output when it is collected; this gives it back.)
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{time.strftime('%Y-%m-%d-%H-%M-%S')}.log"
+    stdout = sys.stdout
+    with open(path, "a", encoding="utf-8", buffering=1) as file:
+        sys.stdout = _Tee(stdout, file)
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        root = logging.getLogger("torchreid_xres")
+        level = root.level
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        try:
+            yield path
+        finally:
+            root.removeHandler(handler)
+            root.setLevel(level)
+            sys.stdout = stdout

@@ -1,0 +1,53 @@
+"""Models by name: ours with all their options, the host's as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from torchreid_xres import host
+from torchreid_xres.registry import Registry
+
+MODELS = Registry("model")
+
+
+def build_model(
+    name: str,
+    num_classes: int = 0,
+    loss: str = "softmax",
+    pretrained: bool = True,
+    use_gpu: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """Build a model of ours with its options, or one of the host's.
+
+    Args:
+        name: a name of :data:`MODELS` or of the host's zoo.
+        num_classes: training identities; 0 builds one of ours without a classifier.
+        loss: ``softmax`` or ``triplet``, as in the host.
+        pretrained: start from published weights where the model offers them.
+        use_gpu: as in the host.
+        **options: sizes and parts of a model of ours.
+
+    Raises:
+        KeyError: if neither side has the model.
+        TypeError: if options are given to a model of the host, or one of ours does not know them.
+    """
+    if name in MODELS:
+        return MODELS.build(
+            name, num_classes=num_classes, loss=loss, pretrained=pretrained, use_gpu=use_gpu, **options
+        )
+    if options:
+        raise TypeError(f"{name!r} is a model of torchreid and takes no options, not {', '.join(options)}")
+    return host.build_model(name, num_classes=num_classes, loss=loss, pretrained=pretrained, use_gpu=use_gpu)
+
+
+def host_builder(name: str) -> Callable[..., nn.Module]:
+    """Return the builder to enter into the host's table for one of ours: the host's four keywords, our defaults."""
+
+    def build(num_classes: int = 0, loss: str = "softmax", pretrained: bool = True, use_gpu: bool = True) -> nn.Module:
+        return MODELS.build(name, num_classes=num_classes, loss=loss, pretrained=pretrained, use_gpu=use_gpu)
+
+    return build

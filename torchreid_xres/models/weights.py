@@ -1,0 +1,46 @@
+"""Checkpoints into re-ID networks: ours, the host's, or bare state dictionaries."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from torch import nn
+
+from torchreid_xres.sr.build import read_state
+
+logger = logging.getLogger(__name__)
+
+
+def load_weights(model: nn.Module, path: str | Path, strict: bool = False) -> list[str]:
+    """Load what fits of a checkpoint, and refuse a file of which nothing fits.
+
+    The host's ``load_pretrained_weights`` only warns in that case and goes on with random weights.
+
+    Args:
+        model: changed in place.
+        path: checkpoint of ours or of the host, or a bare state dictionary.
+        strict: every layer but the classifier must fit (evaluation); otherwise layers of another name or size
+            are left as they are (fine-tuning for other identities).
+
+    Returns:
+        The names in the model that were not loaded.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file does not fit.
+    """
+    state = {name.removeprefix("_orig_mod."): tensor for name, tensor in read_state(path).items()}
+    own = model.state_dict()
+    fits = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
+    missing = [name for name in own if name not in fits]
+    needed = [name for name in missing if "classifier" not in name]
+    if not fits or (strict and needed):
+        lacking = needed if strict else missing
+        raise ValueError(
+            f"{path} does not fit {type(model).__name__}: {len(lacking)} of {len(own)} tensors are missing or of "
+            f"another shape, the first: {', '.join(lacking[:3])}; the file has {', '.join(list(state)[:3])}, ..."
+        )
+    model.load_state_dict(fits, strict=False)
+    logger.info("loaded %d of %d tensors from %s", len(fits), len(own), path)
+    return missing

@@ -1,0 +1,1 @@
+"""Reports, made from evaluation records and never typed."""
