@@ -66,7 +66,9 @@ class CrossResolutionDataset(host.ImageDataset):
     ``img`` is what the camera saw, through ``transform``. In training with the option ``pairs`` there are also
     ``img_hr`` (the transformed original), ``img_lr`` (the same crop and flip, down to the size of ``rate_lr`` and
     back) and ``rate_lr``; ``img`` is then ``img_lr`` for low images and ``img_hr`` for the others. An image whose low
-    resolution is its own has no better original: its ``rate_lr`` is 1.0 and ``img_lr`` is ``img_hr``.
+    resolution is its own has no better original: its ``rate_lr`` is 1.0 and ``img_lr`` is ``img_hr``. ``img_lr`` is made
+    after the resize to the network's size, the protocol's images before it: where that is the image's own size they
+    are equal within 1.5 grey levels, else the order of resampling shows (CUHK03 at 256x128: 0.7 levels on average).
 
     Args:
         root: folder that holds the sets.
@@ -264,6 +266,8 @@ def _init_host(dataset: host.ImageDataset, parts: Mapping[str, list], **kwargs: 
     for role, part in parts.items():
         if not part:
             setattr(dataset, role, [])
+    if not dataset.train:
+        dataset.num_train_pids = dataset.num_train_cams = dataset.num_datasets = 0
 
 
 def _any_of(rates: Sequence[float]) -> float:
@@ -325,8 +329,7 @@ class SummedDataset(host.ImageDataset):
             raise ValueError("pairs share one augmentation, so k_tfm must be 1 in every summed set")
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if index < 0:
-            index += len(self)
+        index = range(len(self))[index]
         which = bisect.bisect_right(self._ends, index)
         member = self.members[which]
         item = member[index - (self._ends[which - 1] if which else 0)]

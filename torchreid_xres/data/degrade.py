@@ -138,15 +138,19 @@ def round_trip(x: Tensor, size: tuple[int, int], kernel: str = "area") -> Tensor
 
 def _resize(x: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
     work = x.dtype if x.dtype == torch.float64 else torch.float32
-    down_h = _weights(x.shape[2], size[0], kernel, work, x.device)
-    down_w = _weights(x.shape[3], size[1], kernel, work, x.device)
+    rows = _weights(x.shape[2], size[0], kernel, work, x.device)
+    columns = _weights(x.shape[3], size[1], kernel, work, x.device).T
     # Autocast would round the weights to bfloat16, a whole grey level.
     with torch.autocast(x.device.type, enabled=False):
-        rows = x.to(work) @ down_w.T
-        if x.dtype == torch.uint8 and kernel in _PIL_FILTERS:
+        out = x.to(work)
+        if size[1] > x.shape[3]:
+            # On the way up the columns last: it saves a quarter of the time of a round trip.
+            out = rows @ out @ columns
+        elif x.dtype == torch.uint8 and kernel in _PIL_FILTERS:
             # Pillow stores 8 bits between its two passes; OpenCV rounds once, at the end.
-            rows = _eight_bits(rows)
-        out = down_h @ rows
+            out = rows @ _eight_bits(out @ columns)
+        else:
+            out = rows @ (out @ columns)
     return _eight_bits(out).to(torch.uint8) if x.dtype == torch.uint8 else out.to(x.dtype)
 
 
@@ -155,7 +159,7 @@ def _eight_bits(x: Tensor) -> Tensor:
     return x.add(0.5).floor().clamp(0, 255)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def _weights(old: int, new: int, kernel: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the ``(new, old)`` matrix that resizes one axis; each row sums to 1."""
     # Kept for later calls, which may want gradients: an inference tensor could not serve them.
