@@ -1,0 +1,219 @@
+"""What the readers have in common: finding folders, listing and counting images, drawing without chance."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from torchreid_xres.data.base import Image, Split
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
+
+T = TypeVar("T")
+
+
+def find_folder(root: Path, candidates: Sequence[str], needs: Sequence[str] = ()) -> Path:
+    """Return the first of several folders below ``root`` that holds what is needed.
+
+    Args:
+        root: folder that holds the sets.
+        candidates: relative paths, best first.
+        needs: names of files or folders, each of which the folder must hold.
+
+    Raises:
+        FileNotFoundError: naming every folder that was looked for, and what is missing in those that exist.
+    """
+    looked = []
+    for candidate in candidates:
+        folder = root / candidate
+        missing = [name for name in needs if not (folder / name).exists()]
+        if folder.is_dir() and not missing:
+            return folder
+        looked.append(f"{candidate} ({'without ' + ', '.join(missing) if folder.is_dir() else 'not there'})")
+    raise FileNotFoundError(f"no such data set under {root}; looked for the folders {'; '.join(looked)}")
+
+
+def list_images(folder: Path) -> list[str]:
+    """Return the paths of a folder's images, sorted by name; hidden files and other kinds of file are left out.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist or holds no image.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    names = sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        # macOS leaves "._name.jpg" beside name.jpg in many an archive.
+        if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".") and entry.is_file()
+    )
+    if not names:
+        raise FileNotFoundError(f"there are no images in {folder}; image files end in {', '.join(IMAGE_SUFFIXES)}")
+    return [str(folder / name) for name in names]
+
+
+def match_name(pattern: str, path: str) -> tuple[str, ...]:
+    """Return the groups of ``pattern`` matched from the start of a file's name.
+
+    Raises:
+        ValueError: naming the file and the pattern.
+    """
+    match = re.match(pattern, os.path.basename(path))
+    if match is None:
+        raise ValueError(f"{path}: the name is not of the form {pattern}")
+    return match.groups()
+
+
+def read_cameras(folder: Path, cameras: int) -> list[Image]:
+    """Read a folder of names ``<identity>_c<camera>...`` as Market-1501, DukeMTMC-reID and VeRi have them.
+
+    Args:
+        folder: the images.
+        cameras: how many cameras the set has; names count them from 1, ``camid`` from 0.
+
+    Raises:
+        ValueError: for a name of another form or a camera that the set does not have.
+    """
+    images = []
+    for path in list_images(folder):
+        pid, camera = map(int, match_name(r"(-?\d+)_c(\d+)", path))
+        if not 1 <= camera <= cameras:
+            raise ValueError(f"{path}: camera {camera}; the set has the cameras 1 to {cameras}")
+        images.append(Image(path, pid, camera - 1))
+    return images
+
+
+def read_list(file: Path) -> list[tuple[str, int]]:
+    """Read a text file of lines ``<image name> <identity>``.
+
+    Raises:
+        ValueError: naming the line that has another form.
+    """
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) != 2 or not fields[1].lstrip("-").isdigit():
+            raise ValueError(f"{file}, line {number}: expected '<image name> <identity>', found {line!r}")
+        rows.append((fields[0], int(fields[1])))
+    return rows
+
+
+def listed_images(file: Path, folder: Path, complete: bool) -> list[Image]:
+    """Return the images that a list names, as ``<folder>/<name>.jpg``, under camera 0.
+
+    Args:
+        file: the list, see ``read_list``.
+        folder: the images.
+        complete: True: every listed image must be there. False: those that are not are left out.
+
+    Raises:
+        ValueError: with the numbers of listed and existing images, if some are missing.
+    """
+    rows = read_list(file)
+    there = set(os.listdir(folder))
+    images = [Image(str(folder / f"{name}.jpg"), pid, 0) for name, pid in rows if f"{name}.jpg" in there]
+    if complete:
+        check_count(f"images of {file.name}", len(rows), len(images), folder)
+    return images
+
+
+def check_count(what: str, expected: int, found: int, folder: Path) -> None:
+    """Raise a ``ValueError`` with both numbers unless they are equal."""
+    if expected != found:
+        raise ValueError(
+            f"{what}: expected {expected}, found {found} in {folder} "
+            "(for a partial copy of the set give the option check_counts=False)"
+        )
+
+
+def check_part(images: Sequence[Image], expected: tuple[int, int], folder: Path) -> None:
+    """Check the numbers of images and identities of a folder."""
+    check_count("images", expected[0], len(images), folder)
+    check_count("identities", expected[1], len({image.pid for image in images}), folder)
+
+
+def shuffled(items: Iterable[T], salt: str, key: Callable[[T], object] = str) -> list[T]:
+    """Order things by the SHA-256 of ``"{salt}:{key(thing)}"``: a shuffle that is the same on every machine.
+
+    Args:
+        items: what to order.
+        salt: another salt is another order.
+        key: what identifies a thing; for files the name without the folder, which differs between machines.
+
+    Example:
+        >>> shuffled(range(5), "viper:0")
+        [2, 1, 3, 4, 0]
+    """
+    return sorted(items, key=lambda item: hashlib.sha256(f"{salt}:{key(item)}".encode()).digest())
+
+
+def group(images: Iterable[T], key: Callable[[T], Hashable]) -> dict:
+    """Group things by a key; groups and their members keep the order of appearance."""
+    groups: dict = {}
+    for image in images:
+        groups.setdefault(key(image), []).append(image)
+    return groups
+
+
+def with_match(query: Sequence[Image], gallery: Sequence[Image]) -> list[Image]:
+    """Leave out queries without a gallery image of their identity under another camera: no ranking can find them."""
+    cameras: dict[int, set[int]] = {}
+    for image in gallery:
+        cameras.setdefault(image.pid, set()).add(image.camid)
+    kept = [image for image in query if cameras.get(image.pid, set()) - {image.camid}]
+    if len(kept) < len(query):
+        logger.info(
+            "%d of %d queries have no match in the gallery and are left out", len(query) - len(kept), len(query)
+        )
+    return kept
+
+
+def low_against_high(folder: Path, train: Sequence[Image], test: Sequence[Image]) -> Split:
+    """Make the usual cross-resolution split: the low test images are queries, the others the gallery."""
+    gallery = [image for image in test if not image.low]
+    query = with_match([image for image in test if image.low], gallery)
+    return Split(str(folder), list(train), query, gallery)
+
+
+def split_identities(folder: Path, images: Sequence[Image], num_test: int, salt: str) -> Split:
+    """Split images by identity into training and test ones, then as ``low_against_high``.
+
+    Args:
+        folder: the set's folder.
+        images: all of the set, ``low`` as in the protocol.
+        num_test: how many identities are for the test.
+        salt: what the shuffle of identities depends on beside the identities; name the set and the split.
+    """
+    test_pids = set(shuffled({image.pid for image in images}, salt)[:num_test])
+    train = [image for image in images if image.pid not in test_pids]
+    test = [image for image in images if image.pid in test_pids]
+    return low_against_high(folder, train, test)
+
+
+def one_per_identity(images: Sequence[Image], salt: str) -> tuple[list[Image], list[Image]]:
+    """Draw one gallery image per identity, the rest are low-resolution queries; for sets without camera labels.
+
+    Args:
+        images: the test images.
+        salt: what the draw depends on beside the file names.
+
+    Returns:
+        Queries, with ``camid`` 0 and low, and gallery, with ``camid`` 1. The host leaves out gallery images of the
+        query's camera, so the two sides must differ.
+    """
+    drawn = {
+        shuffled(members, salt, key=lambda image: os.path.basename(image.path))[0].path
+        for members in group(images, lambda image: image.pid).values()
+    }
+    query = [image._replace(camid=0, low=True) for image in images if image.path not in drawn]
+    gallery = [image._replace(camid=1) for image in images if image.path in drawn]
+    return query, gallery
