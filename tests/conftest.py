@@ -37,3 +37,27 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set XRES_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory) -> Path:
+    """A root with a tree for the data set ``folder``: 8 training and 6 test identities, 2 cameras, 64x32 pixels.
+
+    Each identity has its own colours in three bands, so that even an untrained network ranks above chance.
+    """
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("tiny")
+    generator = np.random.default_rng(0)
+    for identity in range(14):
+        bands = generator.integers(0, 255, (4, 1, 3)).repeat(16, axis=0)
+        for camera in (1, 2):
+            part = "train" if identity < 8 else ("query" if camera == 1 else "gallery")
+            folder = root / part / f"{identity:03d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for shot in range(3):
+                noise = generator.normal(0, 12, (64, 32, 3))
+                pixels = np.clip(bands + 15 * camera + noise, 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{identity:03d}_c{camera}_{shot}.png")
+    return root

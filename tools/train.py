@@ -27,7 +27,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", help="folder that holds the data sets")
     parser.add_argument("--fresh", action="store_true", help="throw away what an earlier run left in data.save_dir")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="further keys and their values")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in ("sources", "targets", "transforms"):
+        # A flag that takes several names also takes the KEY VALUE pairs behind it; keys have a dot, names have none.
+        values = getattr(args, name) or []
+        first_key = next((i for i, value in enumerate(values) if "." in value), len(values))
+        args.opts = values[first_key:] + args.opts
+        setattr(args, name, values[:first_key] or None)
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

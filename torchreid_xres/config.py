@@ -2,7 +2,7 @@
 
 The keys that torchreid's own scripts use keep their names and meaning (KaiyangZhou/deep-person-reid,
 ``scripts/default_config.py``); :func:`add_xres_config` adds everything else. A file may name its parent
-with ``_BASE_``. A key that does not exist, or a value of the wrong type, is refused with the nearest name.
+with ``_BASE_`` (or several: the later ones win). A key that does not exist, or a value of the wrong type, is refused with the nearest name.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.data.rates = []  # down-sampling rates of the protocol; 4.0 = a quarter of the side
     cfg.data.kernel = "area"  # down-sampling kernel: area, bilinear, bicubic, lanczos, bilinear_plain
     cfg.data.protocol_seed = 0  # which rate each file gets, and which split is drawn
+    cfg.data.interpolation = "bilinear"  # how images come to the network's size: bilinear, bicubic
     cfg.data.num_splits = 1  # splits to run, from split_id on; mean and deviation are reported
     cfg.data.pairs = False  # training items carry the HR and LR view of one image
     cfg.data.pair_rates = []  # rates of LR views of HR images, drawn anew each time
@@ -210,8 +211,10 @@ def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[dict, str]]:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(part, dict):
         raise ConfigError(f"{path} holds a {type(part).__name__}, not keys and values")
-    base = part.pop(BASE_KEY, None)
-    older = _chain(path.parent / str(base), (*seen, path)) if base else []
+    bases = part.pop(BASE_KEY, [])
+    older = []
+    for base in bases if isinstance(bases, list) else [bases]:
+        older += _chain(path.parent / str(base), (*seen, path))
     return [*older, (part, str(path))]
 
 
@@ -276,6 +279,7 @@ def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
 
 CHOICES = {
     "data.type": ("image",),
+    "data.interpolation": ("bilinear", "bicubic"),
     "loss.name": ("softmax", "triplet"),
     "loss.sr.name": ("l1", "mse"),
     "train.precision": ("fp32", "bf16", "fp16"),
@@ -311,6 +315,11 @@ def check_config(cfg: CfgNode) -> None:
 def as_dict(cfg: CfgNode) -> dict:
     """Return the configuration as plain nested dictionaries."""
     return {k: as_dict(v) if isinstance(v, CfgNode) else v for k, v in cfg.items()}
+
+
+def file_of(cfg: CfgNode, text: str) -> str:
+    """Return the path that a key names: ``{root}`` in it is ``data.root``, so a configuration holds anywhere."""
+    return text.replace("{root}", cfg.data.root)
 
 
 def config_hash(cfg: CfgNode) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from torchreid_xres import host
-from torchreid_xres.config import ConfigError, as_dict, config_hash
+from torchreid_xres.config import ConfigError, as_dict, config_hash, file_of
 from torchreid_xres.data.base import DATASETS
 from torchreid_xres.data.manager import XresDataManager
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngine, XresMixin
@@ -93,7 +93,7 @@ class Run:
         resume = self.cfg.model.resume
         if resume and not self.compared and not (self.folder / LAST).exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(resume, self.folder / LAST)
+            shutil.copyfile(file_of(self.cfg, resume), self.folder / LAST)
         engine.run(**self._run_options())
         seconds = round(time.perf_counter() - start, 1)
         return [{**record, "train_seconds": seconds} for record in engine.records.values()]
@@ -222,7 +222,7 @@ class Run:
             **options,
         )
         if weights:
-            load_weights(model, weights, strict=cfg.test.evaluate)
+            load_weights(model, file_of(cfg, weights), strict=cfg.test.evaluate)
         return model
 
     def _run_options(self) -> dict[str, Any]:

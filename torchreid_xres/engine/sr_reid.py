@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from torchreid_xres import host
+from torchreid_xres.config import file_of
 from torchreid_xres.engine.base import ENGINES, XresEngine
 from torchreid_xres.models.sr_reid import SRReIDOutput
 
@@ -53,10 +54,10 @@ class SRReIDEngine(XresEngine):
         """Return what :class:`SRReID` takes from a configuration."""
         return {
             "reid": cfg.model.reid,
-            "reid_weights": cfg.model.reid_weights,
+            "reid_weights": file_of(cfg, cfg.model.reid_weights),
             "sr": cfg.sr.name,
             "sr_scale": cfg.sr.scale,
-            "sr_weights": cfg.sr.weights,
+            "sr_weights": file_of(cfg, cfg.sr.weights),
             "sr_options": cfg.sr.options,
             "freeze_sr": cfg.sr.freeze,
             "mean": cfg.data.norm_mean,

@@ -88,6 +88,7 @@ class SRReID(nn.Module):
         )
         if reid_weights:
             load_weights(self.reid, reid_weights)
+        self.train()
 
     def train(self, mode: bool = True) -> SRReID:
         super().train(mode)

@@ -1,0 +1,186 @@
+import json
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from torchreid_xres import host
+from torchreid_xres.engine import checkpoint
+from torchreid_xres.engine.base import LAST, NotFiniteError
+from torchreid_xres.engine.job import Run, run_job
+
+
+class StopHere(Exception):
+    pass
+
+
+def trained(cfg, model="sr_reid"):
+    run = Run(cfg, model, 0, Path(cfg.data.save_dir))
+    records = run.train()
+    return records, checkpoint.load(run.folder / LAST)
+
+
+def same(a, b):
+    """Compare nested states bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("model, workers", [("sr_reid", 0), ("sr_reid", 2), ("osnet_x0_25", 0)])
+@pytest.mark.parametrize("when", ["while training", "before the evaluation"])
+def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(tiny_config, tmp_path, monkeypatch, model, workers, when):
+    changes = {"train__max_epoch": 3, "test__eval_freq": 1, "data__workers": workers, "model__name": model}
+    whole_records, whole = trained(tiny_config(data__save_dir=str(tmp_path / "whole"), **changes), model)
+
+    cfg = tiny_config(data__save_dir=str(tmp_path / "parts"), **changes)
+    run = Run(cfg, model, 0, Path(cfg.data.save_dir))
+    engine = run._engine()
+
+    def stop(self, *args, **kwargs):
+        if self.epoch == 1:
+            raise StopHere
+        return original(self, *args, **kwargs)
+
+    hook = "forward_backward" if when == "while training" else "test"
+    original = getattr(type(engine), hook)
+    monkeypatch.setattr(type(engine), hook, stop)
+    with pytest.raises(StopHere):
+        engine.run(**run._run_options())
+    monkeypatch.setattr(type(engine), hook, original)
+    torch.rand(7), np.random.rand(3)  # a new process would not have the same state either
+    records, parts = trained(cfg, model)
+
+    assert same(parts, whole)
+    assert records[0]["cmc"] == whole_records[0]["cmc"] and records[0]["mAP"] == whole_records[0]["mAP"]
+
+
+def test_a_kill_in_the_middle_of_an_epoch_leaves_the_last_good_state(tiny_config, tmp_path):
+    cfg = tiny_config(train__max_epoch=4)
+    (tmp_path / "cfg.yaml").write_text(cfg.dump())
+    script = """
+        import os, signal, sys
+        from torchreid_xres.config import load_config
+        from torchreid_xres.engine import base
+        from torchreid_xres.engine.job import run_job
+        write = base.checkpoint.save_atomic
+        def torn(state, path):
+            if state["epoch"] == 3:
+                real = base.checkpoint.torch.save
+                def half(state, file):
+                    real(state, file); file.flush(); file.truncate(1000)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                base.checkpoint.torch.save = half
+            write(state, path)
+        base.checkpoint.save_atomic = torn
+        run_job(load_config(sys.argv[1]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "cfg.yaml")], capture_output=True, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    last = Path(cfg.data.save_dir) / "split0" / "sr_reid" / LAST
+    assert checkpoint.load(last)["epoch"] == 2
+    run_job(cfg)
+    assert checkpoint.load(last)["epoch"] == 4
+
+
+@pytest.mark.parametrize("model", ["sr_reid", "osnet_x0_25"])
+def test_a_loss_that_is_not_finite_stops_the_run_with_names(tiny_config, model):
+    cfg = tiny_config(train__lr=1e30, train__optim="sgd", model__name=model)
+    with pytest.raises(NotFiniteError, match=r"loss = (nan|inf) in epoch \d, batch \d .*train\.lr"):
+        run_job(cfg)
+
+
+def test_our_engines_stop_before_a_bad_loss_reaches_the_weights(tiny_config, monkeypatch):
+    cfg = tiny_config()
+    run = Run(cfg, "sr_reid", 0, Path(cfg.data.save_dir))
+    engine = run._engine()
+    before = {k: v.clone() for k, v in engine.model.state_dict().items() if "running" not in k and "num_b" not in k}
+    real = type(engine).losses
+    monkeypatch.setattr(type(engine), "losses", lambda s, d: real(s, d) | {"loss": real(s, d)["loss"] * math.nan})
+    with pytest.raises(NotFiniteError):
+        engine.run(**run._run_options())
+    assert same(before, {k: engine.model.state_dict()[k] for k in before})
+
+
+def test_clipping_bounds_the_step_of_the_hosts_engine_too(tiny_config):
+    def length(**changes):
+        cfg = tiny_config(train__optim="sgd", train__lr=1.0, train__weight_decay=0.0, sgd__momentum=0.0, **changes)
+        engine = Run(cfg, "osnet_x0_25", 0, Path(cfg.data.save_dir))._engine()
+        before = [p.detach().clone() for p in engine.model.parameters()]
+        engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, Path(cfg.data.save_dir)
+        engine.set_model_mode("train")
+        engine.forward_backward(next(iter(engine.train_loader)))
+        moved = [p.detach() - b for p, b in zip(engine.model.parameters(), before, strict=True)]
+        return math.sqrt(sum(float(m.pow(2).sum()) for m in moved))
+
+    assert length() > 0.1
+    assert length(train__clip_grad=0.01) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_bfloat16_trains_and_evaluates(tiny_config):
+    (record,) = run_job(tiny_config(train__precision="bf16"))
+    assert 0 < record["mAP"] <= 100
+
+
+def test_fp16_is_refused_where_nothing_scales_the_loss(tiny_config):
+    cfg = tiny_config()
+    cfg.train.precision = "fp16"
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        Run(cfg, "sr_reid", 0, Path(cfg.data.save_dir))._engine()
+
+
+def test_the_record_says_what_was_evaluated_and_how(tiny_config):
+    cfg = tiny_config(test__query_rates=[1.0, 4.0], test__metric="single_shot", test__draws=3)
+    (record,) = run_job(cfg)
+    folder = Path(cfg.data.save_dir) / "split0" / "sr_reid"
+    assert record["dataset"] == "folder" and record["model"] == "sr_reid (vdsr)"
+    assert record["protocol"]["protocol"] == "single_shot" and record["protocol"]["draws"] == 3
+    assert (record["query_images"], record["gallery_images"], record["gallery_identities"]) == (18, 18, 6)
+    assert record["manifest"] == json.loads((folder / "manifest_folder.json").read_text())["sha256"]
+    assert len(record["cmc"]) == 50 and record["cmc"][0] == pytest.approx(record["rank1"], abs=1e-3)
+    assert sum(part["queries"] for part in record["by_rate"].values()) == 18
+    assert set(record["curve"]) == {"1", "4"}
+    assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
+    written = json.loads((folder / "results" / "folder.json").read_text())
+    assert written["weights_sha256"] == record["weights_sha256"]
+
+
+def test_by_rate_figures_average_to_the_whole(tiny_config):
+    (record,) = run_job(tiny_config(test__metric="market"))
+    parts = record["by_rate"].values()
+    assert len(parts) > 1
+    mean = sum(p["queries"] * p["mAP"] for p in parts) / sum(p["queries"] for p in parts)
+    assert mean == pytest.approx(record["mAP"], abs=1e-6)
+
+
+def test_the_hosts_own_evaluation_gives_the_same_figures(tiny_config):
+    """Our _evaluate against the host's, on the same features (features of a plain host model)."""
+    cfg = tiny_config(model__name="osnet_x0_25", data__pairs=False)
+    engine = Run(cfg, "osnet_x0_25", 0, Path(cfg.data.save_dir))._engine()
+    engine.set_model_mode("eval")
+    loaders = engine.test_loader["folder"]
+    ours = engine._evaluate("folder", loaders["query"], loaders["gallery"], save_dir=cfg.data.save_dir, ranks=[1])
+    theirs = host.Engine._evaluate(engine, "folder", loaders["query"], loaders["gallery"], ranks=[1])
+    assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+def test_reranking_runs_in_evaluation(tiny_config):
+    cfg = tiny_config()
+    plain = run_job(cfg)[0]
+    cfg.test.evaluate = True
+    assert run_job(cfg)[0]["mAP"] == pytest.approx(plain["mAP"], abs=1e-4)
+    cfg.test.rerank = True
+    (record,) = run_job(cfg)
+    assert record["protocol"]["rerank"] is True and 0 < record["mAP"] <= 100

@@ -1,0 +1,102 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from torchreid_xres.config import ConfigError
+from torchreid_xres.engine import job
+from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.job import Run, clear, missed_figures, run_job
+from torchreid_xres.report.tables import accuracy_table
+
+
+def test_every_model_of_the_comparison_is_trained_once(tiny_config, monkeypatch):
+    cfg = tiny_config(compare__models=["osnet_x0_25"], train__max_epoch=1)
+    trained = []
+    real = Run.train
+    monkeypatch.setattr(Run, "train", lambda self: trained.append(self.name) or real(self))
+    first = run_job(cfg)
+    assert [r["model"] for r in first] == ["osnet_x0_25", "sr_reid (vdsr)"]
+    assert run_job(cfg) == first
+    assert trained == ["split0/osnet_x0_25", "split0/sr_reid"]
+    assert (Path(cfg.data.save_dir) / "config.yaml").exists()
+
+
+def test_the_compared_model_sees_the_same_images_without_the_second_view(tiny_config):
+    cfg = tiny_config(compare__models=["osnet_x0_25"])
+    stock = Run(cfg, "osnet_x0_25", 0, Path(cfg.data.save_dir))._datamanager()
+    ours = Run(cfg, "sr_reid", 0, Path(cfg.data.save_dir))._datamanager()
+    assert "img_hr" not in stock.train_loader.dataset[0]
+    assert "img_hr" in ours.train_loader.dataset[0]
+    for role in ("query", "gallery"):
+        a, b = (m.test_loader["folder"][role].dataset for m in (stock, ours))
+        assert a.data == b.data and a.manifest.sha256 == b.manifest.sha256
+
+
+def test_evaluation_alone_reads_the_runs_own_weights_or_given_ones(tiny_config, tmp_path):
+    cfg = tiny_config(train__max_epoch=1)
+    trained = run_job(cfg)[0]
+    cfg.test.evaluate = True
+    assert run_job(cfg)[0]["weights_sha256"] == trained["weights_sha256"]
+    weights = Path(cfg.data.save_dir) / "split0" / "sr_reid" / "model" / "model.pth.tar-1"
+    elsewhere = tiny_config(test__evaluate=True, model__load_weights=str(weights), data__save_dir=str(tmp_path / "e"))
+    assert run_job(elsewhere)[0]["mAP"] == pytest.approx(trained["mAP"], abs=1e-6)
+
+
+def test_evaluation_without_weights_says_what_is_needed(tiny_config):
+    with pytest.raises(ConfigError, match=r"needs weights: name model\.load_weights"):
+        run_job(tiny_config(test__evaluate=True))
+
+
+def test_weights_of_another_model_are_refused_in_evaluation(tiny_config, tmp_path):
+    run_job(tiny_config(train__max_epoch=1, model__name="osnet_x0_25", data__pairs=False))
+    weights = tmp_path / "run" / "split0" / "osnet_x0_25" / LAST
+    cfg = tiny_config(test__evaluate=True, model__load_weights=str(weights), data__save_dir=str(tmp_path / "e"))
+    with pytest.raises(ValueError, match=r"does not fit SRReID"):
+        run_job(cfg)
+
+
+def test_another_configuration_does_not_go_on_from_a_runs_state(tiny_config):
+    run_job(tiny_config(train__max_epoch=1))
+    with pytest.raises(ValueError, match="holds another experiment"):
+        run_job(tiny_config(train__max_epoch=2))
+
+
+def test_clear_removes_a_jobs_folder_and_nothing_else(tiny_config, tmp_path):
+    cfg = tiny_config(train__max_epoch=1)
+    run_job(cfg)
+    clear(Path(cfg.data.save_dir))
+    assert not Path(cfg.data.save_dir).exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(ValueError, match="was not made by a run"):
+        clear(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_expected_figures_are_checked_against_the_mean_of_the_splits(tiny_config):
+    cfg = tiny_config(test__expected={"folder": {"rank1": 50.0, "mAP": 40.0}})
+    records = [
+        {"dataset": "folder", "model": "sr_reid (vdsr)", "rank1": 40.0, "mAP": 50.0},
+        {"dataset": "folder", "model": "sr_reid (vdsr)", "rank1": 55.0, "mAP": 50.0},
+        {"dataset": "folder", "model": "osnet_x0_25", "rank1": 90.0, "mAP": 90.0},
+    ]
+    assert missed_figures(cfg, records) == ["folder rank1: 47.50 %, expected at least 50.00 %"]
+    cfg = tiny_config(test__expected={"market": {"rank1": 1.0}})
+    with pytest.raises(ConfigError, match="names 'market', which is not among"):
+        missed_figures(cfg, records)
+
+
+def test_splits_become_mean_and_deviation():
+    base = {"dataset": "d", "model": "m", "parameters": 1_500_000, "train_seconds": 3, "by_rate": {}}
+    records = [base | dict.fromkeys(("rank1", "rank5", "rank10", "mAP", "mINP"), x) for x in (50.0, 60.0)]
+    table = accuracy_table(records)
+    assert "55.0 ± 7.1" in table and "1.50" in table and table.count("\n") == 2
+
+
+def test_several_splits_are_stages_of_one_job(tiny_config, monkeypatch):
+    monkeypatch.setattr(job.Run, "train", lambda self: [{"split": self.split}])
+    cfg = tiny_config(data__num_splits=3)
+    assert [r["split"] for r in run_job(cfg)] == [0, 1, 2]
+    done = json.loads((Path(cfg.data.save_dir) / "stages.json").read_text())["done"]
+    assert list(done) == [f"split{i}/sr_reid" for i in range(3)]

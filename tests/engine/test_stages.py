@@ -1,0 +1,42 @@
+import json
+
+import pytest
+
+from torchreid_xres.engine.stages import Stages, write_json
+
+
+def test_a_done_stage_is_not_run_again(tmp_path):
+    calls = []
+    for _ in range(2):
+        stages = Stages(tmp_path, "key")
+        assert stages.run("one", lambda: calls.append(1) or {"figure": 3}) == {"figure": 3}
+    assert calls == [1]
+
+
+def test_a_stage_that_fails_is_run_again(tmp_path):
+    stages = Stages(tmp_path, "key")
+    with pytest.raises(ZeroDivisionError):
+        stages.run("one", lambda: 1 / 0)
+    assert Stages(tmp_path, "key").run("one", lambda: "now") == "now"
+
+
+def test_another_experiment_in_the_folder_is_refused(tmp_path):
+    Stages(tmp_path, "first")
+    with pytest.raises(ValueError, match="holds another experiment .*--fresh"):
+        Stages(tmp_path, "second")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 1}'])
+def test_a_damaged_record_is_named(tmp_path, text):
+    (tmp_path / "stages.json").write_text(text)
+    with pytest.raises(ValueError, match=r"stages\.json is damaged"):
+        Stages(tmp_path, "key")
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.json"
+    write_json({"x": 1}, path)
+    with pytest.raises(TypeError):
+        write_json({"x": object()}, path)
+    assert json.loads(path.read_text()) == {"x": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,108 @@
+import pytest
+import yaml
+
+from torchreid_xres.config import ConfigError, check_config, config_hash, get_config, load_config
+
+HOST_KEYS = {
+    "model": "name pretrained load_weights resume",
+    "data": "type root sources targets workers split_id height width combineall transforms k_tfm norm_mean norm_std "
+    "save_dir load_train_targets",
+    "sampler": "train_sampler train_sampler_t num_instances num_cams num_datasets",
+    "train": "optim lr weight_decay max_epoch start_epoch batch_size fixbase_epoch open_layers staged_lr new_layers "
+    "base_lr_mult lr_scheduler stepsize gamma print_freq seed",
+    "test": "batch_size dist_metric normalize_feature ranks evaluate eval_freq start_eval rerank visrank visrank_topk",
+}
+
+
+@pytest.mark.parametrize("group", HOST_KEYS)
+def test_the_hosts_public_keys_are_all_there(group):
+    assert set(HOST_KEYS[group].split()) <= set(get_config()[group])
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def test_base_files_are_read_first_and_relative_to_the_child(tmp_path):
+    (tmp_path / "_base_").mkdir()
+    write(tmp_path / "_base_", "old.yaml", {"train": {"lr": 0.1, "max_epoch": 7}, "sr": {"options": {"depth": 3}}})
+    write(tmp_path / "_base_", "mid.yaml", {"_BASE_": "old.yaml", "train": {"lr": 0.2}})
+    path = write(tmp_path, "new.yaml", {"_BASE_": "_base_/mid.yaml", "sr": {"options": {"width": 8}}})
+    cfg = load_config(path, ["train.max_epoch", "9"])
+    assert cfg.train.lr == 0.2 and cfg.train.max_epoch == 9
+    assert dict(cfg.sr.options) == {"depth": 3, "width": 8}
+
+
+def test_a_circle_of_bases_is_refused(tmp_path):
+    write(tmp_path, "a.yaml", {"_BASE_": "b.yaml"})
+    write(tmp_path, "b.yaml", {"_BASE_": "a.yaml"})
+    with pytest.raises(ConfigError, match=r"circle: a\.yaml -> b\.yaml -> a\.yaml"):
+        load_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["train.lrr", "1"], "unknown key 'train.lrr' in the command line; did you mean 'train.lr'"),
+        (["train.max_epoch", "many"], "train.max_epoch in the command line must be of type int"),
+        (["train.max_epoch", "1.5"], "must be of type int"),
+        (["data.pairs", "1"], "must be of type bool"),
+        (["train.lr", "True"], "must be of type float"),
+        (["data.sources", "market1501"], "must be of type list"),
+        (["data", "3"], "data in the command line is a group of keys"),
+        (["train.precision", "bf61"], "train.precision is 'bf61'; did you mean 'bf16'"),
+        (["data.rates", "[0.5]"], "data.rates must be numbers of at least 1"),
+        (["data.height", "0"], "data.height must be at least 1"),
+        (["train.lr"], "'train.lr' has no value"),
+        (["train.lr", "[1"], "is not a YAML value"),
+    ],
+)
+def test_wrong_keys_and_values_are_refused_by_name(overrides, message):
+    with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+        load_config(None, overrides)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1", "\x00"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"x\.yaml"):
+        load_config(write(tmp_path, "x.yaml", text))
+
+
+def test_a_missing_file_and_a_missing_base_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no configuration file .*none\.yaml"):
+        load_config(tmp_path / "none.yaml")
+    path = write(tmp_path, "x.yaml", {"_BASE_": "none.yaml"})
+    with pytest.raises(ConfigError, match=r"none\.yaml \(named as _BASE_ in .*x\.yaml"):
+        load_config(path)
+
+
+def test_numbers_in_text_form_and_whole_numbers_serve_as_floats():
+    cfg = load_config(None, ["train.lr", "1e-3", "train.weight_decay", "0"])
+    assert cfg.train.lr == 1e-3 and cfg.train.weight_decay == 0.0 and isinstance(cfg.train.weight_decay, float)
+
+
+def test_fp16_needs_a_gpu():
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        load_config(None, ["use_gpu", "False", "train.precision", "fp16"])
+
+
+def test_the_dump_of_a_configuration_loads_to_the_same(tmp_path):
+    cfg = load_config(None, ["train.lr", "0.5", "data.options", "{folder: {lr_camera: '2'}}"])
+    again = load_config(write(tmp_path, "dump.yaml", cfg.dump()))
+    assert config_hash(again) == config_hash(cfg) and again == cfg
+
+
+def test_the_hash_forgets_where_things_lie_and_remembers_what_matters():
+    base = config_hash(get_config())
+    assert config_hash(load_config(None, ["data.root", "/x", "data.workers", "0", "test.evaluate", "True"])) == base
+    for change in (["train.lr", "0.1"], ["data.kernel", "bicubic"], ["sr.options", "{depth: 3}"]):
+        assert config_hash(load_config(None, change)) != base
+
+
+def test_every_config_in_the_project_loads(repo):
+    files = sorted((repo / "configs").rglob("*.yaml"))
+    assert files
+    for path in files:
+        check_config(load_config(path))
