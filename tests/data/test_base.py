@@ -155,6 +155,7 @@ def test_query_rate(root, cls):
     assert {item["rate"] for item in dataset} == {3.0}
     train_rates = {dataset.rate_of[row[0]] for row in dataset.train}
     assert train_rates == {dataset.rate_of[row[0]] for row in tiny(root, cls).train}, "training keeps its rates"
+    assert dataset.manifest.query_rate == 3.0
     as_captured = tiny(root, cls, mode="query", query_rate=1)
     assert {item["rate"] for item in as_captured} == {1.0}
     assert {item["low"] for item in as_captured} == {cls.natural}
@@ -323,6 +324,11 @@ def test_shared_identities_are_refused(root):
     draw(root / "tiny" / "train" / "8_1_0.png", 1)
     with pytest.raises(ValueError, match=r"2 identities are in train and test, e\.g\. \[5, 8\]"):
         tiny(root)
+
+    class Junk(Tiny):
+        _junk_pids = [5, 8]  # noqa: RUF012
+
+    assert tiny(root, Junk)
 
 
 def test_queries_without_a_match_are_refused(root):

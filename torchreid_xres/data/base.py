@@ -66,9 +66,9 @@ class CrossResolutionDataset(host.ImageDataset):
     ``img`` is what the camera saw, through ``transform``. In training with the option ``pairs`` there are also
     ``img_hr`` (the transformed original), ``img_lr`` (the same crop and flip, down to the size of ``rate_lr`` and
     back) and ``rate_lr``; ``img`` is then ``img_lr`` for low images and ``img_hr`` for the others. An image whose low
-    resolution is its own has no better original: its ``rate_lr`` is 1.0 and ``img_lr`` is ``img_hr``. ``img_lr`` is made
-    after the resize to the network's size, the protocol's images before it: where that is the image's own size they
-    are equal within 1.5 grey levels, else the order of resampling shows (CUHK03 at 256x128: 0.7 levels on average).
+    resolution is its own has no better original: its ``rate_lr`` is 1.0 and ``img_lr`` is ``img_hr``. ``img_lr`` is
+    made after the resize to the network's size, the protocol's images before it: where that is the image's own size
+    they are equal within 1.5 grey levels, else the order of resampling shows (CUHK03 at 256x128: 0.7 on average).
 
     Args:
         root: folder that holds the sets.

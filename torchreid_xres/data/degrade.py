@@ -56,7 +56,7 @@ def low_size(height: int, width: int, rate: float) -> tuple[int, int]:
         (32, 15)
     """
     rate = check_rate(rate)
-    # The nudge keeps 49 / 4.9 (9.999...8 in floats) at 10.
+    # The nudge keeps 33 / 1.1 (29.999... in floats) at 30.
     return max(1, math.floor(height / rate + 1e-9)), max(1, math.floor(width / rate + 1e-9))
 
 
