@@ -35,7 +35,8 @@ class RankResult:
             ``single_shot``.
         ap: (Q,) average precision, 0 to 1, NaN = invalid query; mean over the draws.
         inp: (Q,) inverse negative penalty, matches / (rank of the hardest match, from 1), 0 to 1, NaN =
-            invalid query (Ye et al. 2021, "Deep Learning for Person Re-Identification", sec. 4.1).
+            invalid query (mINP: Ye et al., "Deep Learning for Person Re-Identification: A Survey and
+            Outlook", TPAMI 2021).
     """
 
     valid: np.ndarray
