@@ -194,6 +194,22 @@ def test_pairs(root):
     assert seen == {2.0, 6.0}
 
 
+@pytest.mark.parametrize("how", ["bilinear", "bicubic"])
+def test_interpolation_is_that_of_the_host_transform_and_of_pairs(root, how):
+    def to_tensor():
+        return T.Compose([T.Resize((HEIGHT, WIDTH)), T.ToTensor()])
+
+    wanted = T.Compose([T.Resize((HEIGHT, WIDTH), T.InterpolationMode(how)), T.ToTensor()])
+    query = tiny(root, transform=to_tensor(), mode="query", interpolation=how)
+    for item, (path, *_) in zip(query, query.data, strict=True):
+        small = degrade_image(PIL.Image.open(path), query.rate_of[path])
+        assert torch.equal(item["img"], wanted(small))
+    train = tiny(root, transform=to_tensor(), pairs=True, interpolation=how)
+    for item in train:
+        small = degrade_image(PIL.Image.open(item["impath"]), item["rate_lr"])
+        assert (item["img_lr"] - wanted(small)).abs().max() * 255 <= 2.5
+
+
 def test_a_pair_shares_one_augmentation(root):
     flip = T.Compose([T.Resize((HEIGHT, WIDTH)), T.RandomHorizontalFlip(), T.ToTensor()])
     dataset, plain = tiny(root, pairs=True, transform=flip), tiny(root, pairs=True)
@@ -427,6 +443,7 @@ def test_options_of_an_unknown_set():
     "option, value, message",
     [
         ("kernel", "cubic", "no kernel 'cubic'; did you mean 'bicubic'"),
+        ("interpolation", "nearest", "no interpolation 'nearest'; allowed: bilinear, bicubic"),
         ("rates", [], "'rates' is a list of at least one number"),
         ("rates", 3, "'rates' is a list of at least one number, not 3"),
         ("rates", [0.5], "a rate is a number of at least 1"),

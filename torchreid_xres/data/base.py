@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import PIL.Image
 import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode, Resize
 
 from torchreid_xres import host
 from torchreid_xres.data.degrade import degrade_image, low_size, round_trip
@@ -119,6 +120,10 @@ class CrossResolutionDataset(host.ImageDataset):
         self._check_mode(**kwargs)
         verbose = kwargs.pop("verbose", True)
         _init_host(self, parts, **kwargs)
+        # In place: the manager hands the same transform to query and gallery, and both are to be resized alike.
+        for part in getattr(self.transform, "transforms", []):
+            if isinstance(part, Resize):
+                part.interpolation = InterpolationMode(self.options["interpolation"])
         if verbose:
             self.show_summary()
 
@@ -233,7 +238,7 @@ class CrossResolutionDataset(host.ImageDataset):
         if self.options["pairs"] and self.mode == "train":
             height, width = low_size(img.height, img.width, rate)
             rate_lr = rate if low else _any_of(self.options["pair_rates"])
-            item |= _pair(self.transform(img), (img.height, img.width), rate_lr, self.options["kernel"])
+            item |= _pair(self.transform(img), (img.height, img.width), rate_lr, self.options)
             item["img"] = item["img_lr"] if low else item["img_hr"]
         else:
             img = degrade_image(img, rate, self.options["kernel"])
@@ -274,8 +279,9 @@ def _any_of(rates: Sequence[float]) -> float:
     return rates[int(torch.randint(len(rates), ()))]
 
 
-def _pair(img_hr: Tensor, native: tuple[int, int], rate_lr: float, kernel: str) -> dict[str, Any]:
-    img_lr = img_hr if rate_lr == 1.0 else round_trip(img_hr, low_size(*native, rate_lr), kernel)
+def _pair(img_hr: Tensor, native: tuple[int, int], rate_lr: float, options: Mapping[str, Any]) -> dict[str, Any]:
+    size = low_size(*native, rate_lr)
+    img_lr = img_hr if rate_lr == 1.0 else round_trip(img_hr, size, options["kernel"], options["interpolation"])
     return {"img_hr": img_hr, "img_lr": img_lr, "rate_lr": rate_lr}
 
 
@@ -346,7 +352,7 @@ class SummedDataset(host.ImageDataset):
         extra = {"rate": 1.0, "size": torch.tensor([height, width]), "role": "train", "low": False}
         options = self._ours[0].options
         if options["pairs"]:
-            extra |= _pair(item["img"], (height, width), _any_of(options["pair_rates"]), options["kernel"])
+            extra |= _pair(item["img"], (height, width), _any_of(options["pair_rates"]), options)
         return extra
 
     def __add__(self, other: host.ImageDataset) -> SummedDataset:

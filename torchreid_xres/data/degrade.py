@@ -115,13 +115,14 @@ def degrade_tensor(x: Tensor, size: tuple[int, int], kernel: str = "area") -> Te
     return _resize(x, (h, w), kernel)
 
 
-def round_trip(x: Tensor, size: tuple[int, int], kernel: str = "area") -> Tensor:
-    """Down-sample images to ``size`` and bring them back bilinearly: what a network sees of a low-resolution camera.
+def round_trip(x: Tensor, size: tuple[int, int], kernel: str = "area", up: str = "bilinear") -> Tensor:
+    """Down-sample images to ``size`` and bring them back: what a network sees of a low-resolution camera.
 
     Args:
         x: ``(C, H, W)`` or ``(N, C, H, W)``, floating or uint8; down-sampling is linear, so normalised images are fine.
         size: height and width in between; what exceeds H or W is clipped to it (then nothing is lost on that axis).
         kernel: one of ``KERNELS``, for the way down.
+        up: one of ``KERNELS``, for the way back.
 
     Returns:
         Images of the shape and type of ``x``.
@@ -132,7 +133,7 @@ def round_trip(x: Tensor, size: tuple[int, int], kernel: str = "area") -> Tensor
     batch = x[None] if x.dim() == 3 else x
     H, W = batch.shape[-2:]
     low = degrade_tensor(batch, (min(size[0], H), min(size[1], W)), kernel)
-    back = _resize(low, (H, W), "bilinear")
+    back = _resize(low, (H, W), check_kernel(up))
     return back[0] if x.dim() == 3 else back
 
 

@@ -88,6 +88,5 @@ def low_flags(dataset: host.ImageDataset) -> list[bool]:
     if isinstance(dataset, SummedDataset):
         return [flag for member in dataset.members for flag in low_flags(member)]
     if isinstance(dataset, CrossResolutionDataset):
-        low = {image.path for image in dataset.split.train if image.low}
-        return [item[0] in low for item in dataset.train]
+        return [dataset.rate_of[path] != 1.0 for path, *_ in dataset.train]
     return [False] * len(dataset.train)

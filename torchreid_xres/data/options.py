@@ -13,9 +13,12 @@ from torchreid_xres.registry import Registry
 
 DATASETS = Registry("data set")
 
+INTERPOLATIONS = ("bilinear", "bicubic")
+
 COMMON_OPTIONS: dict[str, Any] = {
     "rates": None,  # what low images' rates are drawn from; None = the set's own
     "kernel": "area",  # one of degrade.KERNELS
+    "interpolation": "bilinear",  # one of INTERPOLATIONS: how images come to the network's size
     "seed": 0,  # of the draw of rates
     "query_rate": None,  # one rate for all low queries, for resolution curves
     "pairs": False,  # training items carry img_hr, img_lr, rate_lr
@@ -72,6 +75,9 @@ def resolve_options(
     options.update(given.get("*", {}))
     options.update(given.get(name, {}))
     check_kernel(options["kernel"])
+    if options["interpolation"] not in INTERPOLATIONS:
+        allowed = ", ".join(INTERPOLATIONS)
+        raise ValueError(f"{name}: no interpolation {options['interpolation']!r}; allowed: {allowed}")
     for key, kind in (("seed", int), ("pairs", bool)):
         if type(options[key]) is not kind:
             raise ValueError(f"{name}: the option {key!r} is of type {kind.__name__}, not {options[key]!r}")

@@ -163,6 +163,7 @@ class Run:
         cfg = self.cfg
         common: dict[str, Any] = {
             "kernel": cfg.data.kernel,
+            "interpolation": cfg.data.interpolation,
             "seed": cfg.data.protocol_seed,
             # The host's own models have no use for the second view.
             "pairs": cfg.data.pairs and not self.compared,
