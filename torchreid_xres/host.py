@@ -45,6 +45,28 @@ def __getattr__(name: str) -> Callable:
     raise AttributeError(f"torchreid_xres.host has no {name!r}")
 
 
+# "torchreid.reid" in the registry's package, "torchreid" in GitHub's tree.
+ROOT = torchreid.models.__name__.rpartition(".")[0]
+
+
+def module(path: str) -> ModuleType:
+    """Return a host module by its path under the host's root, in either layout.
+
+    Args:
+        path: such as ``"engine.engine"`` or ``"metrics.rank"``.
+
+    Raises:
+        KeyError: if the host has no such module (``import torchreid`` loads them all).
+    """
+    return sys.modules[f"{ROOT}.{path}"]
+
+
+def modules(under: str = "") -> list[ModuleType]:
+    """Return all loaded modules of the host, or those at and below one module path."""
+    head = f"{ROOT}.{under}".rstrip(".")
+    return [held for name, held in sys.modules.items() if name == head or name.startswith(head + ".")]
+
+
 def module_of(thing: Any) -> ModuleType:
     """Return the module object that defines a host function or class, in either layout."""
     return sys.modules[thing.__module__]

@@ -1,0 +1,256 @@
+"""Mends of the host's checkpoints: written whole, read without running code, the best one kept."""
+
+from __future__ import annotations
+
+import codecs
+import inspect
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from torchreid_xres import host
+from torchreid_xres.engine.checkpoint import save_atomic
+from torchreid_xres.host_mends.table import mend
+from torchreid_xres.host_mends.training import unwrap
+
+logger = logging.getLogger(__name__)
+
+
+def _scalar(dtype: np.dtype, data: bytes) -> np.generic:
+    """Rebuild a NumPy scalar as NumPy's own function does, but numbers only, never an object."""
+    if dtype.kind not in "biuf":
+        raise pickle.UnpicklingError(f"a NumPy scalar of type {dtype} is no number")
+    return np.frombuffer(data, dtype)[0]
+
+
+def _scalar_under(module: str) -> Callable:
+    # torch 2.4 allows a function only under its own name, so each name needs a function that bears it.
+    named = FunctionType(_scalar.__code__, globals(), "scalar")
+    named.__module__, named.__qualname__ = module, "scalar"
+    return named
+
+
+# What the pickle of a NumPy number names: the function as NumPy 1 and as NumPy 2 call it, its types, and how
+# bytes are spelt (which torch allows by itself from 2.5 on).
+_NUMPY_NUMBERS = [
+    _scalar_under("numpy.core.multiarray"),
+    _scalar_under("numpy._core.multiarray"),
+    codecs.encode,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")},
+]
+
+
+@contextmanager
+def _numpy_numbers_allowed() -> Iterator[None]:
+    before = list(torch.serialization.get_safe_globals())
+    torch.serialization.add_safe_globals(_NUMPY_NUMBERS)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+@mend(
+    "load-checkpoint",
+    "utils/torchtools.py:85: on torch >= 2.6 no checkpoint of Engine.run can be read (rank1 is a NumPy scalar), "
+    "and before 2.6 reading runs any code the file holds",
+    "utils.torchtools:load_checkpoint",
+)
+def _load_checkpoint(original: Callable) -> Callable:
+    def load_checkpoint(fpath: str | os.PathLike) -> Any:
+        if fpath is None:
+            raise ValueError("the path of the checkpoint is None")
+        path = Path(fpath).expanduser().absolute()
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no checkpoint at {path}")
+        options: dict[str, Any] = {
+            "map_location": None if torch.cuda.is_available() else "cpu",
+            "weights_only": True,
+        }
+        try:
+            with _numpy_numbers_allowed(), warnings.catch_warnings():
+                try:
+                    return torch.load(path, **options)
+                except UnicodeDecodeError:
+                    # Written by Python 2: its byte strings are not UTF-8. torch says that an encoding has no
+                    # effect with weights_only, but it has.
+                    warnings.filterwarnings("ignore", message="pickle_load_args")
+                    return torch.load(path, encoding="latin1", **options)
+        except pickle.UnpicklingError as error:
+            reason = str(error).partition("\n")[0]
+            raise pickle.UnpicklingError(
+                f"{path} is no checkpoint, or holds more than tensors, numbers and text; reading that could run "
+                "code from the file, so it is refused. Save model.state_dict(), not the model, where it was made. "
+                f"({reason})"
+            ) from error
+        except Exception as error:  # on damaged files torch raises half a dozen unrelated types
+            raise RuntimeError(f"the checkpoint {path} cannot be read: {error}") from error
+
+    return load_checkpoint
+
+
+def _load(path: str | os.PathLike) -> Any:
+    return host.module("utils.torchtools").load_checkpoint(path)
+
+
+def _plain(name: str) -> str:
+    """A parameter's name without what DataParallel and torch.compile put into it."""
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    return ".".join(parts[1:] if parts[0] == "module" else parts)
+
+
+def _named_for(model: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Name ``weights`` as ``model`` does, whichever of the two is wrapped or compiled."""
+    names = {_plain(name): name for name in model.state_dict()}
+    return {names.get(_plain(name), name): value for name, value in weights.items()}
+
+
+@mend(
+    "resume",
+    "utils/torchtools.py:122: a DataParallel, DDP or compiled model's checkpoint does not fit the bare model, "
+    "nor the other way round; a scheduler stored as None crashes",
+    "utils.torchtools:resume_from_checkpoint",
+)
+def _resume_from_checkpoint(original: Callable) -> Callable:
+    def resume_from_checkpoint(
+        fpath: str | os.PathLike, model: nn.Module, optimizer: Any = None, scheduler: Any = None
+    ) -> int:
+        checkpoint = _load(fpath)
+        model.load_state_dict(_named_for(model, checkpoint["state_dict"]))
+        for key, part in (("optimizer", optimizer), ("scheduler", scheduler)):
+            if part is None:
+                continue
+            if checkpoint.get(key) is None:
+                logger.warning("%s holds no %s; it starts afresh", fpath, key)
+            else:
+                part.load_state_dict(checkpoint[key])
+        logger.info("going on after epoch %d of %s", checkpoint["epoch"], fpath)
+        return checkpoint["epoch"]
+
+    return resume_from_checkpoint
+
+
+@mend(
+    "pretrained-weights",
+    "utils/torchtools.py:285: the names of a compiled model's file, or of a wrapped model, fit nothing, and "
+    "training goes on from random weights with a warning",
+    "utils.torchtools:load_pretrained_weights",
+)
+def _load_pretrained_weights(original: Callable) -> Callable:
+    def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike) -> None:
+        checkpoint = _load(weight_path)
+        given = _named_for(model, checkpoint.get("state_dict", checkpoint))
+        own = model.state_dict()
+        fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
+        if not fitting:
+            warnings.warn(f"nothing in {weight_path} fits the model; its weights stay as they are", stacklevel=2)
+            return
+        model.load_state_dict({**own, **fitting})
+        left = sorted(given.keys() - fitting.keys())
+        logger.info("loaded %d tensors from %s; left out: %s", len(fitting), weight_path, left or "none")
+
+    return load_pretrained_weights
+
+
+@mend(
+    "save-checkpoint",
+    "utils/torchtools.py:55: a kill while writing leaves half a file under the checkpoint's name; the caller's "
+    "state is changed; NumPy scalars are written, which torch >= 2.6 does not read",
+    "utils.torchtools:save_checkpoint",
+)
+def _save_checkpoint(original: Callable) -> Callable:
+    def save_checkpoint(
+        state: Mapping[str, Any],
+        save_dir: str | os.PathLike,
+        is_best: bool = False,
+        remove_module_from_keys: bool = False,
+    ) -> None:
+        state = {k: v.item() if isinstance(v, np.generic) else v for k, v in state.items()}
+        if remove_module_from_keys:
+            state["state_dict"] = {k.removeprefix("module."): v for k, v in state["state_dict"].items()}
+        if is_best:
+            # Before the numbered file: a run stopped in between repeats the epoch and finds it again.
+            save_atomic(state, Path(save_dir, "model-best.pth.tar"))
+        path = Path(save_dir, f"model.pth.tar-{state['epoch']}")
+        save_atomic(state, path)
+        logger.info("checkpoint saved to %s", path)
+
+    return save_checkpoint
+
+
+@mend(
+    "save-model",
+    "engine/engine.py:85: crashes without a scheduler, after the training; never says that an epoch was the "
+    "best; writes names a bare model does not have; under DDP all processes write the same file",
+    "engine.engine:Engine.save_model",
+)
+def _save_model(original: Callable) -> Callable:
+    def save_model(self: Any, epoch: int, rank1: float, save_dir: str, is_best: bool = False) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
+            return
+        rank1 = float(rank1)
+        for name in self.get_model_names():
+            folder = Path(save_dir, name)
+            best = _best_rank1(self, folder, resumed=getattr(self, "start_epoch", epoch) > 0)
+            state = {"state_dict": unwrap(self._models[name]).state_dict(), "epoch": epoch + 1, "rank1": rank1}
+            for key, part in (("optimizer", self._optims[name]), ("scheduler", self._scheds[name])):
+                if part is not None:
+                    state[key] = part.state_dict()
+            better = is_best or rank1 > best
+            host.module("engine.engine").save_checkpoint(state, str(folder), is_best=better)
+            if better:
+                self._best_rank1[folder] = rank1
+
+    return save_model
+
+
+def _best_rank1(engine: Any, folder: Path, resumed: bool) -> float:
+    """Return the best rank-1 of the run so far; a resumed run looks into its folder once."""
+    known = vars(engine).setdefault("_best_rank1", {})
+    if folder not in known:
+        known[folder] = float("-inf")
+        path = folder / "model-best.pth.tar"
+        if resumed and path.is_file():
+            try:
+                known[folder] = float(_load(path)["rank1"])
+            except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+                logger.warning("%s cannot be compared with and will be replaced: %s", path, error)
+    return known[folder]
+
+
+@mend(
+    "run",
+    "engine/engine.py:222: a finished run that is resumed writes model.pth.tar-1 anew; rerank is ignored in "
+    "training without a word",
+    "engine.engine:Engine.run",
+)
+def _run(original: Callable) -> Callable:
+    signature = inspect.signature(original)
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> None:
+        call = signature.bind(self, *args, **kwargs)
+        call.apply_defaults()
+        asked = call.arguments
+        training = not asked["test_only"] and not asked["visrank"]  # both at once: the host refuses
+        self._best_rank1 = {}
+        if training and asked["rerank"]:
+            logger.warning("rerank has no effect while training; run again with test_only=True")
+        if training and 0 < asked["max_epoch"] <= asked["start_epoch"]:
+            logger.warning("all %d epochs are done (start_epoch is %d): the model is tested, nothing is saved",
+                           asked["max_epoch"], asked["start_epoch"])  # fmt: skip
+            asked.update(test_only=True, rerank=False)
+        original(*call.args, **call.kwargs)
+
+    return run
