@@ -83,6 +83,11 @@ def test_numbers_in_text_form_and_whole_numbers_serve_as_floats():
     assert cfg.train.lr == 1e-3 and cfg.train.weight_decay == 0.0 and isinstance(cfg.train.weight_decay, float)
 
 
+def test_text_is_taken_as_it_stands():
+    cfg = load_config(None, ["model.load_weights", "{root}/w.pth", "sr.name", "3", "model.reid_weights", ""])
+    assert (cfg.model.load_weights, cfg.sr.name, cfg.model.reid_weights) == ("{root}/w.pth", "3", "")
+
+
 def test_fp16_needs_a_gpu():
     with pytest.raises(ConfigError, match="fp16 needs a GPU"):
         load_config(None, ["use_gpu", "False", "train.precision", "fp16"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from torchreid_xres.config import ConfigError, load_config
 from torchreid_xres.engine.job import clear, missed_figures, run_job
 from torchreid_xres.engine.logs import logged_to
-from torchreid_xres.report.tables import accuracy_table
+from torchreid_xres.report.tables import accuracy_table, curve_table
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"Configuration\n{cfg}\n")
             records = run_job(cfg)
             print("\n" + accuracy_table(records, ranks=[r for r in (1, 5, 10) if r in cfg.test.ranks]))
+            if cfg.test.query_rates:
+                print("\n" + curve_table(records))
             missed = missed_figures(cfg, records)
             for line in missed:
                 print(f"MISSED {line}")

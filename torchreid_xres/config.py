@@ -182,7 +182,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     if len(overrides) % 2:
         raise ConfigError(f"options come as KEY VALUE pairs; {overrides[-1]!r} has no value")
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
-        nested: Any = _parse(text, key)
+        nested: Any = _parse(text, cfg, key)
         for name in reversed(key.split(".")):
             nested = {name: nested}
         _merge(cfg, nested, "the command line")
@@ -190,9 +190,15 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     return cfg
 
 
-def _parse(text: str, key: str) -> Any:
+def _parse(text: Any, cfg: CfgNode, key: str) -> Any:
+    """Return a command-line value; for keys that hold text it is taken as it stands, else read as YAML."""
+    held: Any = cfg
+    for name in key.split("."):
+        held = held.get(name) if isinstance(held, CfgNode) else None
+    if isinstance(held, str) or not isinstance(text, str):
+        return text
     try:
-        return yaml.safe_load(text) if isinstance(text, str) else text
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{key}: {text!r} is not a YAML value") from error
 

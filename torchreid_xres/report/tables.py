@@ -19,11 +19,8 @@ def accuracy_table(records: Iterable[dict], ranks: Sequence[int] = (1, 5, 10), s
     Returns:
         The table as text; accuracies in per cent, rank-1 by the query's rate in the columns ``r1@...``.
     """
-    groups: dict[tuple[str, str], list[dict]] = {}
-    for record in records:
-        groups.setdefault((record["dataset"], record["model"]), []).append(record)
+    groups = _grouped(records)
     rates = sorted({r for group in groups.values() for rec in group for r in rec["by_rate"]}, key=float)
-    curve = sorted({r for group in groups.values() for rec in group for r in rec.get("curve", {})}, key=float)
     rows = []
     for (dataset, model), group in groups.items():
         row = {"data set": dataset, "model": model}
@@ -32,12 +29,36 @@ def accuracy_table(records: Iterable[dict], ranks: Sequence[int] = (1, 5, 10), s
         if len(rates) > 1:
             for r in rates:
                 row[f"r1@x{r}"] = _spread([rec["by_rate"][r]["rank1"] for rec in group if r in rec["by_rate"]])
-        for r in curve:
-            row[f"all@x{r}"] = _spread([rec["curve"][r]["rank1"] for rec in group if r in rec.get("curve", {})])
         row["params (M)"] = f"{group[0]['parameters'] / 1e6:.2f}"
         row["train (s)"] = _spread([rec["train_seconds"] for rec in group if rec.get("train_seconds")], digits=0)
         rows.append(row)
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def curve_table(records: Iterable[dict], figure: str = "rank1", style: str = "github") -> str:
+    """Return a figure with all low queries at one rate, then at the next: what resolution costs each model.
+
+    Args:
+        records: those with a curve (``test.query_rates``) are shown.
+        figure: ``rank1``, ``mAP`` or another one of the record.
+        style: a table format of ``tabulate``.
+    """
+    groups = {key: [r for r in group if "curve" in r] for key, group in _grouped(records).items()}
+    rates = sorted({rate for group in groups.values() for rec in group for rate in rec["curve"]}, key=float)
+    rows = [
+        {"data set": dataset, "model": model, f"{figure}, queries at rate": ""}
+        | {f"x{rate}": _spread([rec["curve"][rate][figure] for rec in group if rate in rec["curve"]]) for rate in rates}
+        for (dataset, model), group in groups.items()
+        if group
+    ]
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def _grouped(records: Iterable[dict]) -> dict[tuple[str, str], list[dict]]:
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for record in records:
+        groups.setdefault((record["dataset"], record["model"]), []).append(record)
+    return groups
 
 
 def _spread(values: Sequence[float], digits: int = 1) -> str:

@@ -1,0 +1,64 @@
+"""Keep a job's records beside the code, and make the README's tables from what is kept.
+
+    python benchmarks/tables.py keep log/quickstart --name quickstart --command "python tools/train.py ..."
+    python benchmarks/tables.py write README.md     # between <!-- table: NAME --> and <!-- end -->
+    python benchmarks/tables.py show quickstart
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from torchreid_xres.engine.stages import write_json
+from torchreid_xres.report.tables import accuracy_table, curve_table
+
+RESULTS = Path(__file__).parent / "results"
+MAKERS = {"accuracy": accuracy_table, "curve": curve_table}
+MARK = re.compile(r"(<!-- (accuracy|curve): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def keep(job: Path, name: str, command: str) -> Path:
+    """Copy the records of a finished job to ``results/<name>.json``, with the command that made them."""
+    done = json.loads((job / "stages.json").read_text(encoding="utf-8"))["done"]
+    records = [record for stage in done.values() for record in stage]
+    path = RESULTS / f"{name}.json"
+    write_json({"command": command, "records": records}, path)
+    return path
+
+
+def read(names: str) -> list[dict]:
+    """Return the kept records of several names, separated by blanks."""
+    files = [RESULTS / f"{name}.json" for name in names.split()]
+    return [record for file in files for record in json.loads(file.read_text(encoding="utf-8"))["records"]]
+
+
+def filled(text: str) -> str:
+    """Return a document with every marked table made anew."""
+    return MARK.sub(lambda m: f"{m[1]}{MAKERS[m[2]](read(m[3]))}\n{m[4]}", text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("keep")
+    verb.add_argument("job", type=Path)
+    verb.add_argument("--name", required=True)
+    verb.add_argument("--command", required=True)
+    verbs.add_parser("write").add_argument("document", type=Path)
+    verbs.add_parser("show").add_argument("names", nargs="+")
+    args = parser.parse_args(argv)
+    if args.verb == "keep":
+        print(keep(args.job, args.name, args.command))
+    elif args.verb == "show":
+        print(accuracy_table(read(" ".join(args.names))))
+    else:
+        args.document.write_text(filled(args.document.read_text(encoding="utf-8")), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
