@@ -17,4 +17,4 @@ def _register() -> None:
 
 _register()
 
-__all__ = ["data", "datasets", "engine", "host", "metrics", "models", "sr"]
+__all__ = ["data", "datasets", "engine", "host", "host_mends", "metrics", "models", "sr"]

@@ -27,6 +27,7 @@ from torchreid_xres import host
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.record import make_record, scores
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import distance_matrix, rank_distances, rank_features
 from torchreid_xres.registry import Registry
 
@@ -337,11 +338,6 @@ class _Progress:
     def __iter__(self) -> Iterator:
         title = f"epoch {self.engine.epoch + 1}/{self.engine.max_epoch}"
         return iter(tqdm(self.loader, desc=title, unit="batch", leave=False, disable=not sys.stderr.isatty()))
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the network inside DataParallel or DistributedDataParallel."""
-    return model.module if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
 
 
 def to_device(batch: dict, device: torch.device | str) -> dict:
