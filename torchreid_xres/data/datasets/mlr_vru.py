@@ -77,7 +77,7 @@ class MLRVRU(CrossResolutionDataset):
 
     def _is_low(self, image: Image) -> bool:
         choices = (0.0, *self.options["rates"])
-        # "kept:" makes this draw independent of that of the rate.
+        # "kept:" so that this draw does not decide that of the rate.
         return draw_rate(f"kept:Pic/{os.path.basename(image.path)}", self.options["seed"], choices) != 0.0
 
 
