@@ -201,6 +201,10 @@ class CrossResolutionDataset(host.ImageDataset):
             if transform is None:
                 raise ValueError(f"{self.name}: pairs are made from tensors, so they need a transform")
 
+    def read(self, path: str) -> PIL.Image.Image:
+        """Return an image as captured; a set whose captured size is fixed brings it there."""
+        return read_image(path)
+
     @cached_property
     def manifest(self) -> Manifest:
         """The protocol as made, with the files' checksums (they are read the first time this is asked)."""
@@ -232,7 +236,7 @@ class CrossResolutionDataset(host.ImageDataset):
         rate = self.rate_of[path]
         low = rate != 1.0
         rate = 1.0 if rate == "native" else rate
-        img = read_image(path)
+        img = self.read(path)
         item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid}
         item |= {"rate": rate, "role": self.mode, "low": low}
         if self.options["pairs"] and self.mode == "train":
