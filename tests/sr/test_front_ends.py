@@ -1,0 +1,343 @@
+"""One contract for every front end, the published parameter counts, and what loading refuses."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from torchreid_xres.metrics.image import psnr
+from torchreid_xres.sr import FRONT_ENDS, FrontEnd, FrontEndInfo, build_front_end, load_weights
+from torchreid_xres.sr.edsr import ResidualBlock
+from torchreid_xres.sr.image import resize
+from torchreid_xres.sr.vdsr import VDSR
+
+# Of spandrel's networks, which are not ours to mend.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:torch.meshgrid"),
+    pytest.mark.filterwarnings("ignore:'saved_variables' is deprecated"),
+]
+
+# Every front end at a size that runs in milliseconds.
+TINY = {
+    "bicubic": ("bicubic", {}),
+    "srcnn": ("srcnn", {"widths": (6, 4)}),
+    "srcnn-rgb-residual": ("srcnn", {"widths": (6, 4), "channels": 3, "residual": True}),
+    "fsrcnn": ("fsrcnn", {"features": 6, "shrunk": 4, "depth": 2}),
+    "fsrcnn-rgb-x3": ("fsrcnn", {"features": 6, "shrunk": 4, "depth": 2, "channels": 3, "scale": 3}),
+    "fsrcnn-residual": ("fsrcnn", {"features": 6, "shrunk": 4, "depth": 2, "residual": True}),
+    "vdsr": ("vdsr", {"depth": 4, "features": 6}),
+    "vdsr-rgb": ("vdsr", {"depth": 4, "features": 6, "channels": 3}),
+    "edsr": ("edsr", {"blocks": 2, "features": 6}),
+    "edsr-x3-residual": ("edsr", {"blocks": 2, "features": 6, "scale": 3, "residual": True}),
+    "edsr_baseline": ("edsr_baseline", {"blocks": 2, "features": 6}),
+    "rcan": ("rcan", {"groups": 2, "blocks": 1, "features": 8, "reduction": 4}),
+    "rcan-x2-residual": (
+        "rcan",
+        {"groups": 1, "blocks": 2, "features": 8, "reduction": 4, "scale": 2, "residual": True},
+    ),
+    "spandrel-RCAN": ("spandrel", {"arch": "RCAN", "n_resgroups": 1, "n_resblocks": 1, "n_feats": 16}),
+    "spandrel-SwinIR": (
+        "spandrel",
+        {"arch": "SwinIR", "embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 4, "img_size": 16},
+    ),
+    "spandrel-OmniSR": ("spandrel", {"arch": "OmniSR", "num_feat": 16, "res_num": 1}),
+    "spandrel-SAFMN": ("spandrel", {"arch": "SAFMN", "dim": 16, "n_blocks": 2, "scale": 2}),
+    "spandrel-SPAN": ("spandrel", {"arch": "SPAN", "feature_channels": 8}),
+    "spandrel-Compact": ("spandrel", {"arch": "Compact", "num_feat": 8, "num_conv": 2, "scale": 3}),
+    "spandrel-HAT": (
+        "spandrel",
+        {
+            "arch": "HAT",
+            "embed_dim": 12,
+            "depths": [2],
+            "num_heads": [2],
+            "window_size": 4,
+            "squeeze_factor": 3,
+        },
+    ),
+    # Works at the size of its input; refuses sides that are no multiple of 4.
+    "spandrel-NAFNet": ("spandrel", {"arch": "NAFNet", "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]}),
+    # Takes one image at a time in evaluation.
+    "spandrel-SeemoRe": ("spandrel", {"arch": "SeemoRe", "num_layers": 1, "num_experts": 2, "embedding_dim": 16}),
+}
+
+
+def build(case: str) -> FrontEnd:
+    name, options = TINY[case]
+    if name == "spandrel":
+        pytest.importorskip("spandrel", reason="spandrel is missing: pip install torchreid_xres[sr]")
+    return build_front_end(name, **options)
+
+
+every_front_end = pytest.mark.parametrize("case", TINY)
+
+
+def test_the_table_above_covers_the_registry():
+    assert {name for name, _ in TINY.values()} == set(FRONT_ENDS)
+    assert all(isinstance(FRONT_ENDS[name].meta["info"], FrontEndInfo) for name in FRONT_ENDS)
+
+
+@every_front_end
+@pytest.mark.parametrize("training", [True, False])
+def test_any_size_in_the_asked_size_out(case, training):
+    front_end = build(case).train(training)
+    with torch.no_grad():
+        for small in [(4, 4), (1, 9), (23, 10)]:
+            x = torch.rand(2, 3, *small)
+            for asked in [(32, 16), (5, 7), None]:
+                y = front_end(x, asked)
+                expected = asked or tuple(front_end.scale * side for side in small)
+                assert y.shape == (2, 3, *expected)
+                assert y.isfinite().all()
+
+
+@every_front_end
+@pytest.mark.parametrize("small", [(4, 4), (16, 16)])
+def test_the_callers_tensor_is_not_written_to(case, small):
+    front_end = build(case)
+    for training in (True, False):
+        x = torch.rand(2, 3, *small)
+        before, version = x.clone(), x._version
+        front_end.train(training)(x, (16, 16))
+        assert torch.equal(x, before) and x._version == version
+
+
+@every_front_end
+def test_gradients_reach_the_image_and_every_parameter(case):
+    front_end = build(case).train()
+    # A leaf that requires a gradient: an in-place operation on it raises.
+    x = torch.rand(2, 3, 16, 16, requires_grad=True)
+    target = torch.rand(2, 3, 32, 32)
+    (front_end(x, (32, 32)) - target).square().mean().backward()
+    assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
+    trained = {name: p.grad for name, p in front_end.named_parameters() if p.requires_grad}
+    assert all(grad is not None and grad.isfinite().all() for grad in trained.values())
+    assert not trained or sum(grad.abs().sum() for grad in trained.values()) > 0
+
+
+@every_front_end
+def test_evaluation_is_clamped_and_independent_of_the_batch(case):
+    # In double precision: SPAN's untrained output is so large that rounding would hide a fault.
+    front_end = build(case).double().eval()
+    x = torch.rand(3, 3, 16, 24, dtype=torch.float64).round()  # black and white: filters overshoot
+    with torch.no_grad():
+        together = front_end(x, (64, 96))
+        alone = torch.cat([front_end(image, (64, 96)) for image in x.split(1)])
+    assert together.min() >= 0 and together.max() <= 1
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-8)
+
+
+@every_front_end
+def test_bfloat16_autocast(case):
+    front_end = build(case)
+    x = torch.rand(2, 3, 16, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = front_end(x, (32, 16))
+    assert y.shape == (2, 3, 32, 16) and y.dtype == torch.float32 and y.isfinite().all()
+
+
+@every_front_end
+def test_a_saved_front_end_loads_into_a_new_one(case, tmp_path):
+    name, options = TINY[case]
+    saved = build(case)
+    torch.save({"state_dict": saved.state_dict(), "epoch": 3}, tmp_path / "saved.pth")
+    if not saved.state_dict():
+        return
+    torch.manual_seed(1)
+    loaded = build_front_end(name, weights=tmp_path / "saved.pth", **options)
+    x = torch.rand(1, 3, 16, 16)
+    assert torch.equal(loaded.eval()(x), saved.eval()(x))
+
+
+class Repeat(FrontEnd):
+    """A net that repeats pixels, and refuses what it has not declared."""
+
+    info = FrontEndInfo(paper="none")
+
+    def net(self, x):
+        height, width = x.shape[-2:]
+        assert height % self.multiple == width % self.multiple == 0
+        assert min(height, width) >= self.minimum
+        assert not self.square or height == width
+        magnification = 1 if self.pre_upsampled else self.scale
+        return x.repeat_interleave(magnification, dim=2).repeat_interleave(magnification, dim=3)
+
+
+@pytest.mark.parametrize("needs", [{}, {"multiple": 8}, {"minimum": 16}, {"multiple": 6, "minimum": 7, "square": True}])
+@pytest.mark.parametrize("small", [(4, 4), (1, 9), (23, 10), (16, 24)])
+def test_padding_satisfies_the_net_and_is_cut_off_again(needs, small):
+    x = torch.rand(2, 3, *small)
+    expected = x.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3)
+    assert torch.equal(Repeat(3, **needs)(x), expected)
+    on_target_grid = Repeat(3, pre_upsampled=True, **needs).train()(x, (30, 17))
+    assert torch.equal(on_target_grid, resize(x, (30, 17)))
+    both = Repeat(3, residual=True, **needs).train()(x)
+    torch.testing.assert_close(both, expected + resize(x, tuple(3 * side for side in small)))
+
+
+@pytest.mark.parametrize("case", ["bicubic", "vdsr", "vdsr-rgb", "edsr-x3-residual"])
+def test_training_keeps_what_is_out_of_range(case):
+    y = build(case).train()(torch.rand(1, 3, 8, 8).round(), (32, 32))
+    assert y.min() < 0 and y.max() > 1
+
+
+def smooth_image() -> torch.Tensor:
+    return resize(torch.rand(1, 3, 6, 4), (24, 16)).clamp(0, 1)
+
+
+@pytest.mark.parametrize(
+    "case", ["vdsr", "vdsr-rgb", "srcnn-rgb-residual", "fsrcnn-residual", "edsr-x3-residual", "rcan-x2-residual"]
+)
+def test_an_untrained_residual_net_starts_near_the_bicubic_image(case):
+    x = smooth_image()
+    y = build(case).eval()(x, (96, 64))
+    assert psnr(y, resize(x, (96, 64)).clamp(0, 1)).item() > 35
+
+
+def test_an_untrained_full_size_vdsr_starts_near_the_bicubic_image():
+    x = smooth_image()
+    assert psnr(build_front_end("vdsr")(x).clamp(0, 1), resize(x, (96, 64)).clamp(0, 1)).item() > 35
+
+
+def test_luminance_nets_hand_colour_through():
+    vdsr = build("vdsr")
+    torch.nn.init.zeros_(vdsr.last.weight)
+    x = torch.rand(2, 3, 9, 5)
+    torch.testing.assert_close(vdsr(x, (40, 30)), resize(x, (40, 30)), rtol=0, atol=2e-6)
+
+
+def test_srcnn_repeats_the_border():
+    srcnn = build_front_end("srcnn", channels=3, widths=(3, 3))
+    with torch.no_grad():
+        for layer in srcnn.layers:
+            # Each filter averages over its window: a flat image stays flat, up to its last pixel.
+            layer.weight.zero_()
+            for c in range(3):
+                layer.weight[c, c] = 1 / layer.weight[c, c].numel()
+            layer.bias.zero_()
+    flat = torch.full((1, 3, 6, 6), 0.5)
+    torch.testing.assert_close(srcnn(flat, (12, 12)), torch.full((1, 3, 12, 12), 0.5))
+
+
+def test_edsr_scales_the_branch_of_a_block():
+    block, x = ResidualBlock(4, gain=0.1), torch.rand(1, 4, 5, 5)
+    first, second = block.body[0], block.body[2]
+    branch = F.conv2d(F.relu(F.conv2d(x, first.weight, first.bias, padding=1)), second.weight, second.bias, padding=1)
+    torch.testing.assert_close(block(x), x + 0.1 * branch)
+
+
+def count(front_end: FrontEnd, filters_only: bool = False) -> int:
+    return sum(p.numel() for p in front_end.parameters() if p.ndim == 4 or not filters_only)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "filters_only", "published"),
+    [
+        ("bicubic", {}, False, 0),
+        ("srcnn", {}, True, 8_032),  # TPAMI 2016, section 4.3.2
+        ("srcnn", {"kernels": (9, 3, 5)}, True, 24_416),
+        ("srcnn", {"kernels": (9, 5, 5)}, True, 57_184),
+        ("fsrcnn", {}, True, 12_464),  # ECCV 2016, table 1
+        ("vdsr", {}, False, 664_704),
+        ("vdsr", {"channels": 3}, False, 664_704 + 2 * 2 * 9 * 64),
+    ],
+)
+def test_published_counts(name, options, filters_only, published):
+    assert count(build_front_end(name, **options), filters_only) == published
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "exact", "published_millions"),
+    [
+        ("edsr_baseline", 2, 1_369_859, "1.37"),
+        ("edsr_baseline", 4, 1_517_571, "1.52"),
+        ("edsr", 2, 40_729_603, "40.73"),
+        ("edsr", 3, 43_680_003, "43.68"),
+        ("edsr", 4, 43_089_923, "43.09"),
+        ("rcan", 4, 15_592_355, "15.59"),
+    ],
+)
+def test_published_counts_in_millions(name, scale, exact, published_millions):
+    with torch.device("meta"):
+        number = count(build_front_end(name, scale=scale))
+    assert number == exact and f"{number / 1e6:.2f}" == published_millions
+
+
+@pytest.mark.parametrize("name", [n for n in FRONT_ENDS if FRONT_ENDS[n].meta["info"].parameters is not None])
+def test_the_registry_tells_the_published_count(name):
+    info = FRONT_ENDS[name].meta["info"]
+    with torch.device("meta"):
+        front_end = build_front_end(name)
+    # Some papers round to two digits; some count filters alone.
+    rounded = info.parameters and info.parameters % 10_000 == 0
+    near = [count(front_end), count(front_end, filters_only=True)]
+    assert info.parameters in near or (rounded and abs(near[0] / info.parameters - 1) < 0.02)
+    assert info.counted
+
+
+def test_errors_name_what_is_allowed():
+    with pytest.raises(KeyError, match="did you mean 'vdsr'"):
+        build_front_end("vdrs")
+    with pytest.raises(TypeError, match="no option 'dept'; it takes: scale, channels, depth, features"):
+        build_front_end("vdsr", dept=3)
+    with pytest.raises(ValueError, match="EDSR has no scale 5; allowed: 2, 3, 4, 8"):
+        build_front_end("edsr_baseline", scale=5)
+    with pytest.raises(ValueError, match=r"no scale 0; allowed: any whole number"):
+        build_front_end("bicubic", scale=0)
+    with pytest.raises(ValueError, match="2 channels; allowed: 1"):
+        build_front_end("vdsr", channels=2)
+    with pytest.raises(ValueError, match="odd sides"):
+        build_front_end("srcnn", kernels=(9, 2, 5))
+    with pytest.raises(ValueError, match="8 features cannot be reduced 16"):
+        build_front_end("rcan", features=8)
+    with pytest.raises(ValueError, match="at least 2 layers"):
+        build_front_end("vdsr", depth=1)
+
+
+def test_inputs_that_are_no_images_are_refused():
+    bicubic = build_front_end("bicubic")
+    with pytest.raises(TypeError, match="divide 8-bit images by 255"):
+        bicubic(torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
+    for shape in [(3, 4, 4), (1, 1, 4, 4), (1, 3, 0, 4)]:
+        with pytest.raises(ValueError, match="shape"):
+            bicubic(torch.zeros(shape))
+    with pytest.raises(ValueError, match="height, width"):
+        bicubic(torch.zeros(1, 3, 4, 4), (0, 4))
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path):
+    vdsr = VDSR(depth=3, features=4)
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*none\.pth"):
+        load_weights(vdsr, tmp_path / "none.pth")
+
+    other = VDSR(depth=4, features=4).state_dict()
+    torch.save(other, tmp_path / "deeper.pth")
+    with pytest.raises(ValueError, match=r"deeper\.pth does not fit VDSR.* has besides middle\.1\.weight"):
+        load_weights(vdsr, tmp_path / "deeper.pth")
+
+    torch.save(VDSR(depth=3, features=4, channels=3).state_dict(), tmp_path / "rgb.pth")
+    with pytest.raises(ValueError, match=r"first\.weight \(4, 3, 3, 3\) for \(4, 1, 3, 3\)"):
+        load_weights(vdsr, tmp_path / "rgb.pth")
+
+    torch.save({"epoch": 3}, tmp_path / "no_state.pth")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        load_weights(vdsr, tmp_path / "no_state.pth")
+
+    (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"broken\.pth cannot be read"):
+        load_weights(vdsr, tmp_path / "broken.pth")
+
+    # A whole pickled module is code: it must not be run.
+    torch.save(vdsr, tmp_path / "module.pth")
+    with pytest.raises(ValueError, match=r"module\.pth cannot be read as a file of plain tensors"):
+        load_weights(vdsr, tmp_path / "module.pth")
+
+
+def test_data_parallel_and_safetensors_files_load(tmp_path):
+    from safetensors.torch import save_file
+
+    saved = VDSR(depth=3, features=4)
+    torch.save({f"module.{k}": v for k, v in saved.state_dict().items()}, tmp_path / "parallel.pth")
+    save_file(saved.state_dict(), tmp_path / "saved.safetensors")
+    for file in ("parallel.pth", "saved.safetensors"):
+        loaded = build_front_end("vdsr", depth=3, features=4, weights=tmp_path / file)
+        assert torch.equal(loaded.first.weight, saved.first.weight)

@@ -1,0 +1,138 @@
+"""Front ends by name, and checkpoints into them: strict, and clear about what does not fit."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from torchreid_xres.sr.base import FRONT_ENDS, FrontEnd
+
+logger = logging.getLogger(__name__)
+
+# Where training programs put the state dict inside a checkpoint; EMA weights before raw ones.
+_WRAPPERS = ("state_dict", "model_state_dict", "params_ema", "params", "models", "model")
+
+
+def build_front_end(name: str, scale: int = 4, weights: str | Path = "", **options: Any) -> FrontEnd:
+    """Build a front end by its registered name.
+
+    Args:
+        name: one of ``list(FRONT_ENDS)``.
+        scale: magnification; the allowed ones are in ``FRONT_ENDS[name].meta["info"].scales``.
+        weights: a published checkpoint or one of our own; empty for an untrained net.
+        options: sizes and the like, as the front end's class documents them.
+
+    Returns:
+        The front end, in training mode, on the CPU.
+
+    Raises:
+        KeyError: if there is no front end of that name.
+        TypeError: if it does not take one of the options; the message lists those it takes.
+        ValueError: if an option or the scale has no allowed value, or the checkpoint does not fit.
+        FileNotFoundError: if there is no such checkpoint.
+
+    Example:
+        >>> import torch
+        >>> vdsr = build_front_end("vdsr", depth=3, features=8)
+        >>> tuple(vdsr(torch.rand(2, 3, 20, 9), size=(256, 128)).shape)
+        (2, 3, 256, 128)
+    """
+    entry = FRONT_ENDS[name]
+    parameters = inspect.signature(entry.build).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    known = sorted(set(parameters) - {"scale", "weights"})
+    unknown = sorted(set(options) - set(known))
+    if unknown and not takes_any:
+        raise TypeError(
+            f"the front end {name!r} takes no option {', '.join(map(repr, unknown))}; "
+            f"it takes: scale, {', '.join(known) or 'nothing else'}"
+        )
+    if entry.meta["info"].reads_weights:
+        return entry.build(scale=scale, weights=weights, **options)
+    front_end = entry.build(scale=scale, **options)
+    if weights:
+        load_weights(front_end, weights)
+    return front_end
+
+
+def load_weights(front_end: FrontEnd, path: str | Path) -> None:
+    """Load a checkpoint into a front end; every name and shape must fit.
+
+    Args:
+        front_end: changed in place.
+        path: a file that :func:`read_state` reads.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if names or shapes differ; the message lists them.
+    """
+    state = front_end.rename(read_state(path))
+    own = front_end.state_dict()
+    shared = [name for name in own if name in state]
+    faults = {
+        "lacks": [name for name in own if name not in state],
+        "has besides": [name for name in state if name not in own],
+        "has in another shape": [
+            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+            for name in shared
+            if state[name].shape != own[name].shape
+        ],
+    }
+    if any(faults.values()):
+        told = "; ".join(f"it {kind} {_shortened(names)}" for kind, names in faults.items() if names)
+        raise ValueError(
+            f"{path} does not fit {type(front_end).__name__}({front_end.extra_repr()}): {told}. "
+            "Build the front end with the sizes, channels and scale of the checkpoint"
+        )
+    front_end.load_state_dict(state)
+    logger.info("loaded %d tensors of %s from %s", len(state), type(front_end).__name__, path)
+
+
+def _shortened(names: list[str], shown: int = 4) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Read names and tensors from a checkpoint, without running code that it might hold.
+
+    Args:
+        path: a file of ``torch.save`` (plain tensors, possibly inside the usual wrappers
+            ``state_dict``, ``params_ema`` and the like, possibly saved under ``DataParallel``), or
+            a ``.safetensors`` file.
+
+    Returns:
+        Name to tensor, on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file cannot be read as plain tensors, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} cannot be read as a file of plain tensors: {reason}") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not state or not all(map(torch.is_tensor, state.values())):
+        raise ValueError(f"{path} holds no state dict (names to tensors), bare or under {', '.join(_WRAPPERS)}")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return dict(state)
