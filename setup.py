@@ -28,6 +28,7 @@ setup(
         "timm>=1.0.9",
         "numpy>=1.24",
         "Pillow>=9.1",
+        "safetensors>=0.4",
         "yacs>=0.1.8",
         "PyYAML",
         "tabulate>=0.9",

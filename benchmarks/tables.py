@@ -1,7 +1,7 @@
 """Keep a job's records beside the code, and make the README's tables from what is kept.
 
     python benchmarks/tables.py keep log/quickstart --name quickstart --command "python tools/train.py ..."
-    python benchmarks/tables.py write README.md     # between <!-- table: NAME --> and <!-- end -->
+    python benchmarks/tables.py write README.md     # between <!-- accuracy: NAME --> or the like and <!-- end -->
     python benchmarks/tables.py show quickstart
 """
 
@@ -14,11 +14,15 @@ import sys
 from pathlib import Path
 
 from torchreid_xres.engine.stages import write_json
-from torchreid_xres.report.tables import accuracy_table, curve_table
+from torchreid_xres.report.tables import accuracy_table, curve_table, registry_table
 
 RESULTS = Path(__file__).parent / "results"
-MAKERS = {"accuracy": accuracy_table, "curve": curve_table}
-MARK = re.compile(r"(<!-- (accuracy|curve): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MAKERS = {
+    "accuracy": lambda names: accuracy_table(read(names)),
+    "curve": lambda names: curve_table(read(names)),
+    "registry": registry_table,
+}
+MARK = re.compile(r"(<!-- (accuracy|curve|registry): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def keep(job: Path, name: str, command: str) -> Path:
@@ -38,7 +42,7 @@ def read(names: str) -> list[dict]:
 
 def filled(text: str) -> str:
     """Return a document with every marked table made anew."""
-    return MARK.sub(lambda m: f"{m[1]}{MAKERS[m[2]](read(m[3]))}\n{m[4]}", text)
+    return MARK.sub(lambda m: f"{m[1]}{MAKERS[m[2]](m[3])}\n{m[4]}", text)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -76,7 +76,8 @@ class SRReID(nn.Module):
         self.num_classes = num_classes
         self.normalize = Normalization(mean, std)
         self.front_end = build_front_end(sr, scale=sr_scale, weights=sr_weights, **dict(sr_options or {}))
-        self.front_end.requires_grad_(not freeze_sr)
+        if freeze_sr:  # only ever off: some published nets hold parameters that must stay fixed
+            self.front_end.requires_grad_(False)
         self.freeze_sr = freeze_sr
         # The zoo has no network without a classifier; as "triplet" it hands out the features beside it.
         self.reid = host.build_model(

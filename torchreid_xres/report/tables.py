@@ -7,6 +7,10 @@ from statistics import mean, stdev
 
 from tabulate import tabulate
 
+from torchreid_xres.data import DATASETS
+from torchreid_xres.host_mends import MENDS
+from torchreid_xres.sr import FRONT_ENDS
+
 
 def accuracy_table(records: Iterable[dict], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> str:
     """Return one row per model and data set; several splits become mean and standard deviation.
@@ -52,6 +56,61 @@ def curve_table(records: Iterable[dict], figure: str = "rank1", style: str = "gi
         if group
     ]
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def registry_table(kind: str, style: str = "github") -> str:
+    """Return what is registered, or mended, from the facts kept beside each builder.
+
+    Args:
+        kind: ``data sets``, ``front ends`` or ``mends``.
+        style: a table format of ``tabulate``.
+
+    Raises:
+        KeyError: for another kind.
+    """
+    return tabulate(_REGISTRIES[kind](), headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def _data_sets() -> list[dict]:
+    rows = []
+    for name in DATASETS:
+        meta, cls = DATASETS[name].meta, DATASETS[name].build
+        gap = "natural" if cls.natural else "rates " + ", ".join(f"{rate:g}" for rate in cls.rates)
+        rows.append(
+            {
+                "name": name,
+                "gap": gap,
+                "evaluation": cls.metric.replace("_", "-"),
+                "splits": cls.num_splits,
+                "options": ", ".join(key for key in cls.defaults if key != "check_counts") or "-",
+                "source": meta["cite"] or "your own images",
+            }
+        )
+    return rows
+
+
+def _front_ends() -> list[dict]:
+    rows = []
+    for name in FRONT_ENDS:
+        info = FRONT_ENDS[name].meta["info"]
+        rows.append(
+            {
+                "name": name,
+                "parameters": "-" if info.parameters is None else f"{info.parameters:,}",
+                "of which": info.counted or "-",
+                "scales": ", ".join(map(str, info.scales)) or "any",
+                "licence": info.licence,
+                "source": info.paper,
+            }
+        )
+    return rows
+
+
+def _mends() -> list[dict]:
+    return [{"mend": name, "fault": mend.fault} for name, mend in MENDS.items()]
+
+
+_REGISTRIES = {"data sets": _data_sets, "front ends": _front_ends, "mends": _mends}
 
 
 def _grouped(records: Iterable[dict]) -> dict[tuple[str, str], list[dict]]:
