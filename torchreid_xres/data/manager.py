@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from torchreid_xres import host
-from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, SummedDataset, dataset_options
+from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset, dataset_options
 from torchreid_xres.data.samplers import SAMPLERS, IdentitySampler
 
 
@@ -71,13 +71,13 @@ class XresDataManager(host.ImageDataManager):
         Raises:
             ValueError: for a set of the host, which has no rates, or one whose low resolution is natural.
         """
-        if name not in DATASETS or DATASETS[name].build.natural:
+        like = self.test_loader[name]["query"]
+        if getattr(like.dataset, "natural", True):
             raise ValueError(f"the queries of {name!r} cannot be put at a rate; leave test.query_rates empty for it")
         with dataset_options(self.options), dataset_options({name: {"query_rate": rate}}):
             dataset = host.init_image_dataset(
                 name, transform=self.transform_te, mode="query", verbose=False, **self._test_kwargs
             )
-        like = self.test_loader[name]["query"]
         return DataLoader(
             dataset, batch_size=like.batch_size, num_workers=like.num_workers, pin_memory=like.pin_memory
         )
