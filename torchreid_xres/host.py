@@ -32,8 +32,10 @@ _FUNCTIONS = {
     "build_lr_scheduler": torchreid.optim,
     "build_model": torchreid.models,
     "init_image_dataset": torchreid.data.datasets,
+    "load_checkpoint": torchreid.utils,
     "load_pretrained_weights": torchreid.utils,
     "re_ranking": torchreid.utils,
+    "resume_from_checkpoint": torchreid.utils,
     "set_random_seed": torchreid.utils,
     "visualize_ranked_results": torchreid.utils,
 }

@@ -100,3 +100,12 @@ def test_several_splits_are_stages_of_one_job(tiny_config, monkeypatch):
     assert [r["split"] for r in run_job(cfg)] == [0, 1, 2]
     done = json.loads((Path(cfg.data.save_dir) / "stages.json").read_text())["done"]
     assert list(done) == [f"split{i}/sr_reid" for i in range(3)]
+
+
+@pytest.mark.parametrize("file", [LAST, "model/model.pth.tar-1"])
+def test_a_longer_run_goes_on_from_another_runs_checkpoint(tiny_config, tmp_path, capsys, file):
+    run_job(tiny_config(train__max_epoch=1, data__save_dir=str(tmp_path / "short")))
+    resume = str(tmp_path / "short" / "split0" / "sr_reid" / file)
+    run_job(tiny_config(train__max_epoch=2, data__save_dir=str(tmp_path / "long"), model__resume=resume, train__print_freq=1))
+    shown = capsys.readouterr().out.split("=> Final test")[1]
+    assert "epoch: [2/2]" in shown and "epoch: [1/2]" not in shown

@@ -90,13 +90,35 @@ class XresMixin:
 
     # -- running ---------------------------------------------------------------------------------------------
 
-    def run(self, save_dir: str = "log", max_epoch: int = 0, start_epoch: int = 0, **kwargs: Any) -> None:
-        """Run the host's loop; a training that left its last state in ``save_dir`` goes on from there."""
+    def run(
+        self, save_dir: str = "log", max_epoch: int = 0, start_epoch: int = 0, resume: str = "", **kwargs: Any
+    ) -> None:
+        """Run the host's loop; a training that left its last state in ``save_dir`` goes on from there.
+
+        Args:
+            save_dir: folder of the run.
+            max_epoch: last epoch.
+            start_epoch: first epoch, counted from 0.
+            resume: another run's ``last.pth.tar``, or a checkpoint of the host, to go on from.
+            **kwargs: the host's other keywords.
+
+        Raises:
+            ValueError: if ``save_dir`` holds the state of another configuration.
+        """
         self.save_dir = Path(save_dir)
         last = self.save_dir / LAST
-        if last.is_file() and not kwargs.get("test_only"):
-            start_epoch = self._restore(checkpoint.load(last), last)
-            logger.info("going on after epoch %d of %d (%s)", start_epoch, max_epoch, last)
+        if not kwargs.get("test_only") and (last.is_file() or resume):
+            state = checkpoint.load(last) if last.is_file() else host.load_checkpoint(resume)
+            if last.is_file() and state["config"] != self.run_facts.get("config_sha256"):
+                raise ValueError(
+                    f"{last} was written under another configuration; name another data.save_dir, "
+                    "or start over with --fresh"
+                )
+            if "models" in state:
+                start_epoch = self._restore(state)
+            else:
+                start_epoch = host.resume_from_checkpoint(resume, self.model, self.optimizer, self.scheduler)
+            logger.info("going on after epoch %d of %d", start_epoch, max_epoch)
         super().run(save_dir=save_dir, max_epoch=max_epoch, start_epoch=start_epoch, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> None:
@@ -121,12 +143,7 @@ class XresMixin:
             "random": checkpoint.random_state(),
         }
 
-    def _restore(self, state: dict, path: Path) -> int:
-        if state.get("config") != self.run_facts.get("config_sha256"):
-            raise ValueError(
-                f"{path} was written under another configuration; name another data.save_dir, "
-                "or start over with --fresh"
-            )
+    def _restore(self, state: dict) -> int:
         for kept, parts in (("models", self._models), ("optimizers", self._optims), ("schedulers", self._scheds)):
             for name, part_state in state[kept].items():
                 parts[name].load_state_dict(part_state)

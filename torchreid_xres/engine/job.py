@@ -90,11 +90,9 @@ class Run:
         """Train to the last epoch, evaluate, and return the records of the targets."""
         start = time.perf_counter()
         engine = self._engine()
-        resume = self.cfg.model.resume
-        if resume and not self.compared and not (self.folder / LAST).exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file_of(self.cfg, resume), self.folder / LAST)
-        engine.run(**self._run_options())
+        # What another run learned is this model's, not the compared ones'.
+        resume = "" if self.compared else file_of(self.cfg, self.cfg.model.resume)
+        engine.run(resume=resume, **self._run_options())
         seconds = round(time.perf_counter() - start, 1)
         return [{**record, "train_seconds": seconds} for record in engine.records.values()]
 
