@@ -1,5 +1,6 @@
 import pytest
 import yaml
+from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, check_config, config_hash, get_config, load_config
 
@@ -17,6 +18,13 @@ HOST_KEYS = {
 @pytest.mark.parametrize("group", HOST_KEYS)
 def test_the_hosts_public_keys_are_all_there(group):
     assert set(HOST_KEYS[group].split()) <= set(get_config()[group])
+
+
+def test_no_key_hides_behind_a_method_of_the_configuration():
+    def names(node):
+        return {*node} | {n for inner in node.values() if isinstance(inner, CfgNode) for n in names(inner)}
+
+    assert [name for name in names(get_config()) if hasattr(CfgNode, name)] == []
 
 
 def write(folder, name, content):

@@ -130,7 +130,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.sr.scale = 2  # integer factor of the front end's own grid
     cfg.sr.weights = ""  # file of published or own weights of the front end
     cfg.sr.options = CfgNode(**free)  # sizes of the front end: {depth: 20, width: 64}
-    cfg.sr.freeze = False  # keep the front end as loaded
+    cfg.sr.frozen = False  # keep the front end as loaded
 
     cfg.loss.sr = CfgNode()
     cfg.loss.sr.name = "l1"  # reconstruction loss on [0, 1] images: l1, mse

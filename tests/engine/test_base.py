@@ -114,6 +114,16 @@ def test_our_engines_stop_before_a_bad_loss_reaches_the_weights(tiny_config, mon
     assert same(before, {k: engine.model.state_dict()[k] for k in before})
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_training_moves_every_part_but_a_frozen_front_end(tiny_config, frozen):
+    cfg = tiny_config(train__max_epoch=1, sr__frozen=frozen, sr__name="fsrcnn", sr__options={})
+    engine = Run(cfg, "sr_reid", 0, Path(cfg.data.save_dir))._engine()
+    before = {k: v.detach().clone() for k, v in engine.model.named_parameters()}
+    engine.run(save_dir=cfg.data.save_dir, max_epoch=1, ranks=[1])
+    still = [k for k, v in engine.model.named_parameters() if torch.equal(v, before[k])]
+    assert still == ([k for k in before if k.startswith("front_end.")] if frozen else [])
+
+
 def test_clipping_bounds_the_step_of_the_hosts_engine_too(tiny_config):
     def length(**changes):
         cfg = tiny_config(train__optim="sgd", train__lr=1.0, train__weight_decay=0.0, sgd__momentum=0.0, **changes)

@@ -83,6 +83,7 @@ class XresMixin:
         self.query_rates = tuple(query_rates)
         self.run_facts = dict(run_facts or {})
         self.records: dict[str, dict] = {}
+        self._fixed: list[nn.Parameter] | None = None
         if clip_grad > 0:
             for optimizer in self._optims.values():
                 # As a hook it also reaches the host's engines, whose step is out of our hands.
@@ -129,6 +130,14 @@ class XresMixin:
         finally:
             self.train_loader = loader
         checkpoint.save_atomic(self._state(), self.save_dir / LAST)
+
+    def two_stepped_transfer_learning(self, *args: Any, **kwargs: Any) -> None:
+        """Open the layers as the host does, all or ``open_layers``, but never those the model keeps fixed."""
+        if self._fixed is None:
+            self._fixed = [p for m in self._models.values() for p in m.parameters() if not p.requires_grad]
+        super().two_stepped_transfer_learning(*args, **kwargs)
+        for parameter in self._fixed:
+            parameter.requires_grad_(False)
 
     def _state(self) -> dict:
         def states(parts: Mapping) -> dict:

@@ -59,7 +59,7 @@ class SRReIDEngine(XresEngine):
             "sr_scale": cfg.sr.scale,
             "sr_weights": file_of(cfg, cfg.sr.weights),
             "sr_options": cfg.sr.options,
-            "freeze_sr": cfg.sr.freeze,
+            "freeze_sr": cfg.sr.frozen,
             "mean": cfg.data.norm_mean,
             "std": cfg.data.norm_std,
         }

@@ -112,8 +112,7 @@ class SRReID(nn.Module):
             # (N, 3, H, W) -> (N, 3, H/s, W/s): the grid from which scale s leads back to H x W
             scale = self.front_end.scale
             small = degrade_tensor(small, (max(1, size[0] // scale), max(1, size[1] // scale)), "area")
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_sr):
-            return self.front_end(small, size=size)
+        return self.front_end(small, size=size)
 
     def forward(self, img: Tensor, img_hr: Tensor | None = None) -> Any:
         """Return features (evaluation), identity outputs (training), or both views' outputs (training on pairs).
