@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from torchreid_xres.config import ConfigError, load_config
+from torchreid_xres.config import load_config
 from torchreid_xres.engine.job import clear, missed_figures, run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.report.tables import accuracy_table, curve_table
@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on after the last finished epoch", file=sys.stderr)
         return 130
-    except (ConfigError, ValueError, KeyError, OSError, ArithmeticError) as error:
-        # What a user can mend: a message, not a traceback. --fresh, keys, paths and values are named in it.
+    except (ValueError, TypeError, LookupError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
+        # A message that names the key, path or value; the traceback is in the log.
         text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
         print(f"{type(error).__name__}: {text}", file=sys.stderr)
         return 2

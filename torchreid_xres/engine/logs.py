@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,9 @@ def logged_to(folder: str | Path, name: str) -> Iterator[Path]:
         root.setLevel(logging.INFO)
         try:
             yield path
+        except BaseException:
+            file.write(traceback.format_exc())  # in the file only: the caller decides what the terminal shows
+            raise
         finally:
             root.removeHandler(handler)
             root.setLevel(level)
