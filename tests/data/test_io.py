@@ -31,9 +31,9 @@ def test_result_outlives_the_file_and_pickles(tmp_path, picture):
     assert np.array_equal(pickle.loads(pickle.dumps(read)), picture)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "LAB"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK"])
 def test_other_modes_become_rgb(tmp_path, picture, mode):
-    odd = picture.convert("RGB" if mode == "LAB" else mode)
+    odd = picture.convert(mode)
     odd.save(tmp_path / "a.tif")
     read = read_image(tmp_path / "a.tif")
     assert read.mode == "RGB"
