@@ -25,19 +25,25 @@ MAKERS = {
 MARK = re.compile(r"(<!-- (accuracy|curve|registry): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def keep(job: Path, name: str, command: str) -> Path:
-    """Copy the records of a finished job to ``results/<name>.json``, with the command that made them."""
-    done = json.loads((job / "stages.json").read_text(encoding="utf-8"))["done"]
-    records = [record for stage in done.values() for record in stage]
+def keep(jobs: list[Path], name: str, commands: list[str]) -> Path:
+    """Copy the records of finished jobs to ``results/<name>.json``, each with the command that made it.
+
+    Raises:
+        ValueError: if there is not one command for each job.
+    """
+    records = []
+    for job, command in zip(jobs, commands, strict=True):
+        done = json.loads((job / "stages.json").read_text(encoding="utf-8"))["done"]
+        records += [{**record, "command": command} for stage in done.values() for record in stage]
     path = RESULTS / f"{name}.json"
-    write_json({"command": command, "records": records}, path)
+    write_json(records, path)
     return path
 
 
 def read(names: str) -> list[dict]:
     """Return the kept records of several names, separated by blanks."""
     files = [RESULTS / f"{name}.json" for name in names.split()]
-    return [record for file in files for record in json.loads(file.read_text(encoding="utf-8"))["records"]]
+    return [record for file in files for record in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def filled(text: str) -> str:
@@ -49,14 +55,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("keep")
-    verb.add_argument("job", type=Path)
+    verb.add_argument("jobs", type=Path, nargs="+")
     verb.add_argument("--name", required=True)
-    verb.add_argument("--command", required=True)
+    verb.add_argument("--command", required=True, action="append", help="once for each job, in their order")
     verbs.add_parser("write").add_argument("document", type=Path)
     verbs.add_parser("show").add_argument("names", nargs="+")
     args = parser.parse_args(argv)
     if args.verb == "keep":
-        print(keep(args.job, args.name, args.command))
+        print(keep(args.jobs, args.name, args.command))
     elif args.verb == "show":
         print(accuracy_table(read(" ".join(args.names))))
     else:
