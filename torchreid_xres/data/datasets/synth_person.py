@@ -22,7 +22,7 @@ from torchreid_xres.data.synth.sidewalk import Place, portrait
     downloadable=False,
 )
 class SynthPerson(DrawnDataset):
-    """People drawn from a seed, 256x128 pixels: body shape, clothes, patterns, bags, hair, several cameras.
+    """People drawn from a seed, 192 to 256 pixels high and half as wide: body shape, clothes, patterns, bags, hair, several cameras.
 
     Four people at a time share build, hair and main colours, and differ in the pitch of a pattern, an emblem, shoes,
     belt, glasses, a bag: the finer the detail, the sooner it is lost as the resolution falls.
