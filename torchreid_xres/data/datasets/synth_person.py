@@ -24,8 +24,9 @@ from torchreid_xres.data.synth.sidewalk import Place, portrait
 class SynthPerson(DrawnDataset):
     """People drawn from a seed: body shape, clothes, patterns, bags and hair under several cameras.
 
-    Each camera has its own size of picture, 192 to 256 pixels high and half as wide, its scene, light and colours. Four people at a time share build, hair and main colours, and differ in the pitch of a pattern, an emblem, shoes,
-    belt, glasses or a bag: the finer the detail, the sooner it is lost as the resolution falls.
+    Each camera has its scene, light, colours and size of picture, 192 to 256 pixels high and half as wide. Four people
+    at a time share build, hair and main colours, and differ in the pitch of a pattern, an emblem, shoes, belt, glasses
+    or a bag: the finer the detail, the sooner it is lost as the resolution falls.
 
     Folder: ``synth_person/<hash of the options>``, with ``train`` and ``test``; names
     ``<identity>_c<camera>s1_<shot>_00.jpg`` as in Market-1501.
