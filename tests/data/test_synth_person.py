@@ -134,6 +134,14 @@ def test_another_low_camera_shares_the_pictures(drawn):
     assert {image.camid for image in other.split.query} == {1}
 
 
+@pytest.mark.parametrize("train_low", [True, False])
+def test_training_images_of_the_low_camera_are_low_or_not(drawn, train_low):
+    other = build(Path(drawn.split.folder).parents[1], train_low=train_low)
+    assert other.split.folder == drawn.split.folder
+    assert {image.camid for image in other.split.train if image.low} == ({0} if train_low else set())
+    assert all(image.low for image in other.split.query)
+
+
 def test_pictures_depend_on_the_seed_alone(drawn, tmp_path):
     state = np.random.get_state()[1].copy(), random.getstate()
     again = contents(build(tmp_path).split.folder)
@@ -188,7 +196,7 @@ def test_two_processes_may_draw_at_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "option, value",
-    [("cameras", 1), ("lr_camera", 3), ("images_per_camera", 0), ("image_seed", "a"), ("test_identities", 5000)],
+    [("cameras", 1), ("lr_camera", 3), ("images_per_camera", 0), ("image_seed", "a"), ("test_identities", 5000), ("train_low", 1)],
 )
 def test_wrong_options_are_refused(tmp_path, option, value):
     with pytest.raises(ValueError, match=f"synth_person.*{option}.*{value}.*allowed"):

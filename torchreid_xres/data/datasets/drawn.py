@@ -27,6 +27,7 @@ _DRAWN_OPTIONS: dict[str, Any] = {
     "cameras": 3,
     "images_per_camera": 4,
     "lr_camera": 1,
+    "train_low": True,
     "image_seed": 0,
 }
 
@@ -93,6 +94,7 @@ class DrawnDataset(CrossResolutionDataset):
         cameras: at least 2.
         images_per_camera: of each identity.
         lr_camera: the low camera, from 1.
+        train_low: whether that camera's training images are low too; False trains on full resolution only.
         image_seed: of all that is drawn; the common option ``seed`` is that of the rates.
 
     Attributes:
@@ -111,7 +113,7 @@ class DrawnDataset(CrossResolutionDataset):
     def load(self, root: Path, split_id: int, **options: int) -> Split:
         self._check(options)
         shots = self._shots(options)
-        drawn = {key: value for key, value in options.items() if key != "lr_camera"} | {"version": self.version}
+        drawn = {key: value for key, value in options.items() if key not in ("lr_camera", "train_low")} | {"version": self.version}
 
         def draw(folder: Path) -> None:
             logger.info("%s: drawing %d images under %s, once", self.name, len(shots), folder.parent)
@@ -122,11 +124,11 @@ class DrawnDataset(CrossResolutionDataset):
                     logger.info("%s: %d of %d images", self.name, done, len(shots))
 
         folder = drawn_folder(root / self.name, drawn, draw)
-        images = [
-            Image(str(folder / shot.name), shot.pid, shot.camera, shot.camera == options["lr_camera"] - 1)
-            for shot in shots
-        ]
-        train, test = ([image for image in images if (image.pid >= FIRST_TEST) == late] for late in (False, True))
+        train, test = [], []
+        for shot in shots:
+            is_test = shot.pid >= FIRST_TEST
+            low = shot.camera == options["lr_camera"] - 1 and (is_test or options["train_low"])
+            (test if is_test else train).append(Image(str(folder / shot.name), shot.pid, shot.camera, low))
         return low_against_high(folder, train, test)
 
     def _check(self, options: dict[str, int]) -> None:
@@ -137,6 +139,8 @@ class DrawnDataset(CrossResolutionDataset):
         for key, (low, high) in limits.items():
             if type(options[key]) is not int or not low <= options[key] <= high:
                 raise ValueError(f"{self.name}: the option {key!r} is {options[key]!r}; allowed are {low} to {high}")
+        if type(options["train_low"]) is not bool:
+            raise ValueError(f"{self.name}: the option 'train_low' is {options['train_low']!r}; allowed are True, False")
 
     def _shots(self, options: dict[str, int]) -> list[Shot]:
         identities = [("train", pid) for pid in range(options["train_identities"])]
