@@ -1,4 +1,4 @@
-"""Does the front end of a trained run help? Its queries with and without it: rank-1, mAP, and PSNR against the originals.
+"""Does the front end of a trained run help? Queries with and without it: rank-1, mAP, PSNR against the originals.
 
     python benchmarks/front_end_effect.py log/sr_reid_mlr_cuhk03 --root /path/to/data
 """

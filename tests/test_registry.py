@@ -23,7 +23,7 @@ def test_same_builder_twice_is_harmless_another_is_refused():
     fruits = Registry("fruit")
     fruits.register("apple")(make_apple)
     fruits.register("apple")(make_apple)
-    with pytest.raises(ValueError, match="the fruit 'apple' is registered already, by .*make_apple"):
+    with pytest.raises(ValueError, match=r"the fruit 'apple' is registered already, by .*make_apple"):
         fruits.register("apple")(make_pear)
 
 

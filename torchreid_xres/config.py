@@ -2,7 +2,8 @@
 
 The keys that torchreid's own scripts use keep their names and meaning (KaiyangZhou/deep-person-reid,
 ``scripts/default_config.py``); :func:`add_xres_config` adds everything else. A file may name its parent
-with ``_BASE_`` (or several: the later ones win). A key that does not exist, or a value of the wrong type, is refused with the nearest name.
+with ``_BASE_`` (or several: the later ones win). A key that does not exist, or a value of the wrong type, is refused
+with the nearest name.
 """
 
 from __future__ import annotations

@@ -196,7 +196,14 @@ def test_two_processes_may_draw_at_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "option, value",
-    [("cameras", 1), ("lr_camera", 3), ("images_per_camera", 0), ("image_seed", "a"), ("test_identities", 5000), ("train_low", 1)],
+    [
+        ("cameras", 1),
+        ("lr_camera", 3),
+        ("images_per_camera", 0),
+        ("image_seed", "a"),
+        ("test_identities", 5000),
+        ("train_low", 1),
+    ],
 )
 def test_wrong_options_are_refused(tmp_path, option, value):
     with pytest.raises(ValueError, match=f"synth_person.*{option}.*{value}.*allowed"):

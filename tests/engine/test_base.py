@@ -16,7 +16,7 @@ from torchreid_xres.engine.base import LAST, NotFiniteError
 from torchreid_xres.engine.job import Run, run_job
 
 
-class StopHere(Exception):
+class StopHereError(Exception):
     pass
 
 
@@ -39,7 +39,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("model, workers", [("sr_reid", 0), ("sr_reid", 2), ("osnet_x0_25", 0)])
 @pytest.mark.parametrize("when", ["while training", "before the evaluation"])
-def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(tiny_config, tmp_path, monkeypatch, model, workers, when):
+def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(tiny_config, tmp_path, monkeypatch, model, workers, when):
     changes = {"train__max_epoch": 3, "test__eval_freq": 1, "data__workers": workers, "model__name": model}
     whole_records, whole = trained(tiny_config(data__save_dir=str(tmp_path / "whole"), **changes), model)
 
@@ -49,13 +49,13 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(tiny_conf
 
     def stop(self, *args, **kwargs):
         if self.epoch == 1:
-            raise StopHere
+            raise StopHereError
         return original(self, *args, **kwargs)
 
     hook = "forward_backward" if when == "while training" else "test"
     original = getattr(type(engine), hook)
     monkeypatch.setattr(type(engine), hook, stop)
-    with pytest.raises(StopHere):
+    with pytest.raises(StopHereError):
         engine.run(**run._run_options())
     monkeypatch.setattr(type(engine), hook, original)
     torch.rand(7), np.random.rand(3)  # a new process would not have the same state either

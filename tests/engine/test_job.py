@@ -106,6 +106,7 @@ def test_several_splits_are_stages_of_one_job(tiny_config, monkeypatch):
 def test_a_longer_run_goes_on_from_another_runs_checkpoint(tiny_config, tmp_path, capsys, file):
     run_job(tiny_config(train__max_epoch=1, data__save_dir=str(tmp_path / "short")))
     resume = str(tmp_path / "short" / "split0" / "sr_reid" / file)
-    run_job(tiny_config(train__max_epoch=2, data__save_dir=str(tmp_path / "long"), model__resume=resume, train__print_freq=1))
+    long = {"data__save_dir": str(tmp_path / "long"), "model__resume": resume, "train__print_freq": 1}
+    run_job(tiny_config(train__max_epoch=2, **long))
     shown = capsys.readouterr().out.split("=> Final test")[1]
     assert "epoch: [2/2]" in shown and "epoch: [1/2]" not in shown

@@ -22,7 +22,7 @@ def test_a_stage_that_fails_is_run_again(tmp_path):
 
 def test_another_experiment_in_the_folder_is_refused(tmp_path):
     Stages(tmp_path, "first")
-    with pytest.raises(ValueError, match="holds another experiment .*--fresh"):
+    with pytest.raises(ValueError, match=r"holds another experiment .*--fresh"):
         Stages(tmp_path, "second")
 
 

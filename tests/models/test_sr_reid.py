@@ -5,7 +5,11 @@ from torchreid_xres import host
 from torchreid_xres.engine.base import to_device
 from torchreid_xres.models.sr_reid import SRReID
 
-TINY = {"vdsr": {"depth": 3, "features": 4, "channels": 3}, "bicubic": {}, "rcan": {"groups": 1, "blocks": 1, "features": 16}}
+TINY = {
+    "vdsr": {"depth": 3, "features": 4, "channels": 3},
+    "bicubic": {},
+    "rcan": {"groups": 1, "blocks": 1, "features": 16},
+}
 
 
 def build(sr="vdsr", **kwargs):

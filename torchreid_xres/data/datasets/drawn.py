@@ -113,7 +113,9 @@ class DrawnDataset(CrossResolutionDataset):
     def load(self, root: Path, split_id: int, **options: int) -> Split:
         self._check(options)
         shots = self._shots(options)
-        drawn = {key: value for key, value in options.items() if key not in ("lr_camera", "train_low")} | {"version": self.version}
+        # Who is low does not change the pictures.
+        drawn = {key: value for key, value in options.items() if key not in ("lr_camera", "train_low")}
+        drawn["version"] = self.version
 
         def draw(folder: Path) -> None:
             logger.info("%s: drawing %d images under %s, once", self.name, len(shots), folder.parent)
@@ -140,7 +142,7 @@ class DrawnDataset(CrossResolutionDataset):
             if type(options[key]) is not int or not low <= options[key] <= high:
                 raise ValueError(f"{self.name}: the option {key!r} is {options[key]!r}; allowed are {low} to {high}")
         if type(options["train_low"]) is not bool:
-            raise ValueError(f"{self.name}: the option 'train_low' is {options['train_low']!r}; allowed are True, False")
+            raise ValueError(f"{self.name}: the option 'train_low' is {options['train_low']!r}; allowed: True, False")
 
     def _shots(self, options: dict[str, int]) -> list[Shot]:
         identities = [("train", pid) for pid in range(options["train_identities"])]
