@@ -23,7 +23,9 @@ class StopHereError(Exception):
 def trained(cfg, model="sr_reid"):
     run = Run(cfg, model, 0, Path(cfg.data.save_dir))
     records = run.train()
-    return records, checkpoint.load(run.folder / LAST)
+    state = checkpoint.load(run.folder / LAST)
+    assert 0 < state.pop("seconds") <= records[0]["train_seconds"] + 0.1
+    return records, state
 
 
 def same(a, b):

@@ -84,6 +84,7 @@ class XresMixin:
         self.run_facts = dict(run_facts or {})
         self.records: dict[str, dict] = {}
         self._fixed: list[nn.Parameter] | None = None
+        self._started, self._seconds_before = time.perf_counter(), 0.0
         if clip_grad > 0:
             for optimizer in self._optims.values():
                 # As a hook it also reaches the host's engines, whose step is out of our hands.
@@ -145,6 +146,7 @@ class XresMixin:
 
         return {
             "epoch": self.epoch + 1,
+            "seconds": self.seconds(),
             "models": states(self._models),
             "optimizers": states(self._optims),
             "schedulers": states(self._scheds),
@@ -157,7 +159,12 @@ class XresMixin:
             for name, part_state in state[kept].items():
                 parts[name].load_state_dict(part_state)
         checkpoint.set_random_state(state["random"])
+        self._seconds_before = state["seconds"]
         return state["epoch"]
+
+    def seconds(self) -> float:
+        """Return the seconds since the engine was made, and those of the run it goes on from."""
+        return self._seconds_before + time.perf_counter() - self._started
 
     def autocast(self) -> AbstractContextManager:
         """Return the context in which the network runs at the engine's precision."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +87,11 @@ class Run:
 
     def train(self) -> list[dict]:
         """Train to the last epoch, evaluate, and return the records of the targets."""
-        start = time.perf_counter()
         engine = self._engine()
         # What another run learned is this model's, not the compared ones'.
         resume = "" if self.compared else file_of(self.cfg, self.cfg.model.resume)
         engine.run(resume=resume, **self._run_options())
-        seconds = round(time.perf_counter() - start, 1)
+        seconds = round(engine.seconds(), 1)
         return [{**record, "train_seconds": seconds} for record in engine.records.values()]
 
     def evaluate(self) -> list[dict]:
