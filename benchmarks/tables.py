@@ -13,6 +13,8 @@ import re
 import sys
 from pathlib import Path
 
+from tabulate import tabulate
+
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.report.tables import accuracy_table, curve_table, registry_table
 
@@ -21,8 +23,9 @@ MAKERS = {
     "accuracy": lambda names: accuracy_table(read(names)),
     "curve": lambda names: curve_table(read(names)),
     "registry": registry_table,
+    "rows": lambda name: tabulate(read(name), headers="keys", tablefmt="github", floatfmt=".1f"),
 }
-MARK = re.compile(r"(<!-- (accuracy|curve|registry): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def keep(jobs: list[Path], name: str, commands: list[str]) -> Path:

@@ -27,8 +27,8 @@ def test_one_row_per_model_and_the_rates_apart():
 def test_curves_show_only_models_that_have_one():
     curve = {"1": {"rank1": 90.0, "mAP": 80.0}, "4": {"rank1": 30.0, "mAP": 20.0}}
     records = [record("a", curve=curve), record("b")]
-    head, _, row = cells(curve_table(records, "mAP"))
-    assert head[-2:] == ["x1", "x4"] and row == ["d", "a", "", "80.0", "20.0"]
+    head, _, row = cells(curve_table(records, ["mAP"]))
+    assert head[-2:] == ["x1", "x4"] and row == ["d", "a", "mAP", "80.0", "20.0"]
 
 
 @pytest.fixture

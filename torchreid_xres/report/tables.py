@@ -39,21 +39,22 @@ def accuracy_table(records: Iterable[dict], ranks: Sequence[int] = (1, 5, 10), s
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 
-def curve_table(records: Iterable[dict], figure: str = "rank1", style: str = "github") -> str:
-    """Return a figure with all low queries at one rate, then at the next: what resolution costs each model.
+def curve_table(records: Iterable[dict], figures: Sequence[str] = ("rank1", "mAP"), style: str = "github") -> str:
+    """Return figures with all low queries at one rate, then at the next: what resolution costs each model.
 
     Args:
         records: those with a curve (``test.query_rates``) are shown.
-        figure: ``rank1``, ``mAP`` or another one of the record.
+        figures: ``rank1``, ``mAP`` or others of the record, a row each.
         style: a table format of ``tabulate``.
     """
     groups = {key: [r for r in group if "curve" in r] for key, group in _grouped(records).items()}
     rates = sorted({rate for group in groups.values() for rec in group for rate in rec["curve"]}, key=float)
     rows = [
-        {"data set": dataset, "model": model, f"{figure}, queries at rate": ""}
+        {"data set": dataset, "model": model, "all queries at": figure.replace("rank", "rank-")}
         | {f"x{rate}": _spread([rec["curve"][rate][figure] for rec in group if rate in rec["curve"]]) for rate in rates}
         for (dataset, model), group in groups.items()
         if group
+        for figure in figures
     ]
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
