@@ -1,0 +1,24 @@
+"""The configurations for full-size training: each front end at its paper's size takes a step and extracts features."""
+
+import pytest
+import torch
+
+from torchreid_xres.config import load_config
+from torchreid_xres.engine.sr_reid import SRReIDEngine
+from torchreid_xres.models import build_model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlr_market", "bicubic_mlr_market", "srcnn_mlr_market", "rcan_mlr_market", "mlr_vru"])
+def test_paper_size_configurations_train_and_extract(repo, name):
+    cfg = load_config(repo / "configs" / f"sr_reid_{name}.yaml")
+    model = build_model("sr_reid", num_classes=751, pretrained=False, **SRReIDEngine.model_options(cfg))
+    lr, hr = torch.rand(2, 2, 3, cfg.data.height, cfg.data.width).unbind()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(lr, hr)
+    loss = out.identity.float().logsumexp(1).mean() + (out.restored.float() - out.original).abs().mean()
+    loss.backward()
+    assert all(p.grad is not None for p in model.front_end.parameters() if p.requires_grad)
+    with torch.no_grad():
+        features = model.eval().extract({"img": lr, "low": torch.tensor([True, False])})
+    assert features.shape == (2, 2048) and features.isfinite().all()
