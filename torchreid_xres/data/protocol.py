@@ -15,6 +15,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from torchreid_xres.files import whole_file
+
 
 def draw_rate(name: str, seed: int, rates: Sequence[float]) -> float:
     """Draw the rate of an image from its name: the same on every machine and in every run.
@@ -88,15 +90,8 @@ class Manifest:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the manifest as JSON, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temp, "w", encoding="utf-8") as file:
-                json.dump({**self._content(), "sha256": self.sha256}, file, indent=1, sort_keys=True)
-            os.replace(temp, path)
-        finally:
-            temp.unlink(missing_ok=True)
+        with whole_file(path) as scratch, open(scratch, "w", encoding="utf-8") as file:
+            json.dump({**self._content(), "sha256": self.sha256}, file, indent=1, sort_keys=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Manifest:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchreid_xres.files import whole_file
+
 
 def save_atomic(state: Any, path: str | Path) -> None:
     """Write ``state`` with ``torch.save``; whoever looks finds the old file or the new one, never a half.
@@ -20,17 +22,10 @@ def save_atomic(state: Any, path: str | Path) -> None:
         state: tensors, numbers, text, lists and dictionaries of them.
         path: file to write; its folder is made.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(scratch, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with whole_file(path) as scratch, open(scratch, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path: str | Path) -> dict:

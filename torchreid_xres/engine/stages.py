@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from torchreid_xres.files import whole_file
 
 logger = logging.getLogger(__name__)
 
 
 def write_json(content: Any, path: str | Path) -> None:
     """Write JSON so that a kill leaves the old file or the new one; the folder is made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as scratch:
         scratch.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 class Stages:
