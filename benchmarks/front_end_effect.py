@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from torchreid_xres.config import load_config
 from torchreid_xres.engine.base import LAST, to_device
-from torchreid_xres.engine.job import Run
+from torchreid_xres.engine.job import own_runs
 from torchreid_xres.metrics import rank_features
 from torchreid_xres.metrics.image import psnr
 from torchreid_xres.models.weights import load_weights
@@ -33,7 +33,7 @@ def effect(job: Path, root: str, split: int) -> list[dict]:
         split: split of the data set.
     """
     cfg = load_config(job / "config.yaml", ["data.root", root, "test.evaluate", "True", "data.save_dir", str(job)])
-    run = Run(cfg, cfg.model.name, split, job)
+    run = own_runs(cfg, split, job)[-1]
     engine = run._engine()
     load_weights(engine.model, run.folder / LAST, strict=True)
     model = engine.model.eval()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,18 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.loss.sr.name = "l1"  # reconstruction loss on [0, 1] images: l1, mse
     cfg.loss.sr.weight = 1.0
 
+    cfg.loss.ps = CfgNode()  # PS-HRNet's pseudo-siamese loss
+    cfg.loss.ps.weight = 0.5
+    cfg.loss.ps.terms = ["seq1", "seq4", "seq5", "logits"]  # outputs that follow the teacher's
+
+    # Several runs in a row, each once: {name: changes to the whole configuration}, in this order. "{name}" in a text
+    # value of a later one is that stage's folder.
+    cfg.stages = CfgNode(**free)
+    cfg.task = "train"  # what a stage does: train (and evaluate), or another name of engine.job.TASKS
+
+    cfg.train.warmup_epochs = 0  # first epochs at a lower learning rate
+    cfg.train.warmup_factor = 0.1  # what they begin with, as a part of train.lr
+    cfg.train.warmup_shape = "linear"  # linear: up to train.lr in steps; constant: all at warmup_factor
     cfg.train.precision = "fp32"  # fp32, bf16 (CPU and GPU), fp16 (GPU, with loss scaling)
     cfg.train.channels_last = True  # memory layout of convolutions; same numbers up to rounding, faster
     cfg.train.clip_grad = 0.0  # largest norm of the whole gradient; 0: no clipping
@@ -144,6 +157,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.test.metric = ""  # market, single_shot; empty: as the data set says
     cfg.test.draws = 10  # gallery draws of a single-shot evaluation
     cfg.test.seed = 0  # of these draws
+    cfg.test.flip = False  # add the features of the mirrored image
     cfg.test.query_rates = []  # evaluate again with every low query at each of these rates
     cfg.test.expected = CfgNode(**free)  # least figures to reach, in per cent: {mlr_cuhk03: {rank1: 60.0}}
 
@@ -290,6 +304,7 @@ CHOICES = {
     "loss.name": ("softmax", "triplet"),
     "loss.sr.name": ("l1", "mse"),
     "train.precision": ("fp32", "bf16", "fp16"),
+    "train.warmup_shape": ("linear", "constant"),
     "test.dist_metric": ("euclidean", "cosine"),
     "test.metric": ("", "market", "single_shot"),
 }
@@ -317,6 +332,52 @@ def check_config(cfg: CfgNode) -> None:
             raise ConfigError(f"data.{key} must be numbers of at least 1, not {list(cfg.data[key])}")
     if cfg.train.precision == "fp16" and not cfg.use_gpu:
         raise ConfigError("train.precision fp16 needs a GPU; on the CPU use bf16 or fp32")
+    if cfg.stages:
+        for stage in stage_configs(cfg).values():
+            check_config(stage)
+
+
+def stage_configs(cfg: CfgNode) -> dict[str, CfgNode]:
+    """Return the whole configuration of each stage by name, in order; without stages, ``cfg`` under an empty name.
+
+    Raises:
+        ConfigError: for a change that the configuration has no key for, or a ``{name}`` that is no earlier stage.
+    """
+    if not cfg.stages:
+        return {"": cfg}
+    made: dict[str, CfgNode] = {}
+    for name, changes in cfg.stages.items():
+        own = cfg.clone()
+        own.stages = CfgNode(new_allowed=True)
+        _merge(own, changes or {}, f"stages.{name}")
+        for used in stages_used(own):
+            if used not in made:
+                there = ", ".join(made) or "none"
+                raise ConfigError(f"stages.{name} uses {{{used}}}, which is no earlier stage; there are: {there}")
+        made[name] = own
+    return made
+
+
+def stages_used(cfg: CfgNode) -> list[str]:
+    """Return the stages whose folders the values of a stage's configuration name."""
+    return sorted(set(re.findall(r"\{(\w+)\}", json.dumps(as_dict(cfg)))) - {"root"})
+
+
+def with_folders(cfg: CfgNode, folders: Mapping[str, str | Path]) -> CfgNode:
+    """Return a copy in which each ``{name}`` of a finished stage is that stage's folder."""
+
+    def put(value: Any) -> Any:
+        if isinstance(value, str):
+            for name, folder in folders.items():
+                value = value.replace(f"{{{name}}}", str(folder))
+            return value
+        if isinstance(value, Mapping):
+            return {key: put(inner) for key, inner in value.items()}
+        return [put(inner) for inner in value] if isinstance(value, list) else value
+
+    own = cfg.clone()
+    _merge(own, put(as_dict(cfg)), "the stages' folders")
+    return own
 
 
 def as_dict(cfg: CfgNode) -> dict:

@@ -2,11 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from torchreid_xres.config import ConfigError
-from torchreid_xres.engine import job
+from torchreid_xres.engine import checkpoint, job
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.job import Run, clear, missed_figures, run_job
+from torchreid_xres.engine.job import Run, clear, compared_runs, missed_figures, own_runs, run_job
 from torchreid_xres.report.tables import accuracy_table
 
 
@@ -24,8 +25,8 @@ def test_every_model_of_the_comparison_is_trained_once(tiny_config, monkeypatch)
 
 def test_the_compared_model_sees_the_same_images_without_the_second_view(tiny_config):
     cfg = tiny_config(compare__models=["osnet_x0_25"])
-    stock = Run(cfg, "osnet_x0_25", 0, Path(cfg.data.save_dir))._datamanager()
-    ours = Run(cfg, "sr_reid", 0, Path(cfg.data.save_dir))._datamanager()
+    stock = compared_runs(cfg, 0, Path(cfg.data.save_dir))[0]._datamanager()
+    ours = own_runs(cfg, 0, Path(cfg.data.save_dir))[0]._datamanager()
     assert "img_hr" not in stock.train_loader.dataset[0]
     assert "img_hr" in ours.train_loader.dataset[0]
     for role in ("query", "gallery"):
@@ -77,9 +78,9 @@ def test_clear_removes_a_jobs_folder_and_nothing_else(tiny_config, tmp_path):
 def test_expected_figures_are_checked_against_the_mean_of_the_splits(tiny_config):
     cfg = tiny_config(test__expected={"folder": {"rank1": 50.0, "mAP": 40.0}})
     records = [
-        {"dataset": "folder", "model": "sr_reid (vdsr)", "rank1": 40.0, "mAP": 50.0},
-        {"dataset": "folder", "model": "sr_reid (vdsr)", "rank1": 55.0, "mAP": 50.0},
-        {"dataset": "folder", "model": "osnet_x0_25", "rank1": 90.0, "mAP": 90.0},
+        {"dataset": "folder", "model": "sr_reid (vdsr)", "stage": "", "rank1": 40.0, "mAP": 50.0},
+        {"dataset": "folder", "model": "sr_reid (vdsr)", "stage": "", "rank1": 55.0, "mAP": 50.0},
+        {"dataset": "folder", "model": "osnet_x0_25", "stage": "", "rank1": 90.0, "mAP": 90.0},
     ]
     assert missed_figures(cfg, records) == ["folder rank1: 47.50 %, expected at least 50.00 %"]
     cfg = tiny_config(test__expected={"market": {"rank1": 1.0}})
@@ -110,3 +111,98 @@ def test_a_longer_run_goes_on_from_another_runs_checkpoint(tiny_config, tmp_path
     run_job(tiny_config(train__max_epoch=2, **long))
     shown = capsys.readouterr().out.split("=> Final test")[1]
     assert "epoch: [2/2]" in shown and "epoch: [1/2]" not in shown
+
+
+STAGES = {"first": {"model": {"name": "osnet_x0_25"}, "data": {"pairs": False}}, "second": {}}
+
+
+def test_stages_run_in_order_each_in_its_folder_and_once(tiny_config):
+    cfg = tiny_config(train__max_epoch=1, stages=STAGES, compare__models=["osnet_x0_25"])
+    records = run_job(cfg)
+    assert [(r["model"], r["stage"]) for r in records] == [
+        ("osnet_x0_25", ""), ("osnet_x0_25 [first]", "first"), ("sr_reid [second]", "second"),
+    ]  # fmt: skip
+    for stage in STAGES:
+        assert (Path(cfg.data.save_dir) / "split0" / "sr_reid" / stage / LAST).is_file()
+    assert run_job(cfg) == records
+    cfg.test.evaluate = True
+    assert [r["weights_sha256"] for r in run_job(cfg)] == [records[-1]["weights_sha256"]]
+
+
+def test_a_stage_starts_from_an_earlier_ones_folder(tiny_config):
+    second = {"model": {"load_weights": "{first}/" + LAST}, "train": {"lr": 1e-12}}
+    cfg = tiny_config(train__max_epoch=1, stages={"first": {}, "second": second})
+    run_job(cfg)
+    weights = [checkpoint.load(Path(cfg.data.save_dir) / "split0/sr_reid" / s / LAST)["models"]["model"] for s in STAGES]
+    for name, tensor in weights[0].items():
+        if name.endswith("weight"):
+            torch.testing.assert_close(weights[1][name], tensor, atol=1e-4, rtol=0)
+
+
+def test_a_job_takes_an_equal_stage_from_the_shared_folder(tiny_config, tmp_path, monkeypatch):
+    trained = []
+    real = Run.train
+    monkeypatch.setattr(Run, "train", lambda self: trained.append(self.stage) or real(self))
+    records = []
+    for name, rate in (("a", 1e-3), ("b", 1e-4)):
+        stages = {"first": {}, "second": {"model": {"load_weights": "{first}/" + LAST}, "train": {"lr": rate}}}
+        cfg = tiny_config(train__max_epoch=1, stages=stages, data__save_dir=str(tmp_path / name))
+        records.append(run_job(cfg, shared=tmp_path / "shared"))
+    assert trained == ["first", "second", "second"]
+    assert records[0][0] == records[1][0] and records[0][1]["config_sha256"] != records[1][1]["config_sha256"]
+
+
+def test_a_stage_that_uses_another_depends_on_its_configuration(tiny_config):
+    def hashes(rate):
+        second = {"model": {"load_weights": "{first}/" + LAST}}
+        cfg = tiny_config(stages={"first": {"train": {"lr": rate}}, "second": second})
+        return [run.sha256 for run in own_runs(cfg, 0, Path("run"))]
+
+    a, b = hashes(1e-3), hashes(1e-4)
+    assert a[0] != b[0] and a[1] != b[1] and hashes(1e-3) == a
+
+
+def test_a_wrong_stage_is_refused_before_anything_runs(tiny_config):
+    with pytest.raises(ConfigError, match=r"unknown key 'stages\.first\.train\.lrr'|unknown key 'train\.lrr'"):
+        tiny_config(stages={"first": {"train": {"lrr": 1}}})
+    with pytest.raises(ConfigError, match=r"stages\.first uses \{later\}, which is no earlier stage; there are: none"):
+        tiny_config(stages={"first": {"model": {"load_weights": "{later}/x"}}, "later": {}})
+    with pytest.raises(ConfigError, match=r"train\.precision is 'fp8'"):
+        tiny_config(stages={"first": {"train": {"precision": "fp8"}}})
+
+
+@pytest.mark.parametrize(
+    ("shape", "rates"),
+    [("constant", [0.1, 0.1, 1.0, 1.0, 0.01]), ("linear", [0.1, 0.55, 1.0, 1.0, 0.01])],
+)
+def test_a_warm_up_comes_before_the_schedule(tiny_config, shape, rates):
+    cfg = tiny_config(
+        train__lr=1.0, train__warmup_epochs=2, train__warmup_shape=shape, train__stepsize=[4], train__gamma=0.01
+    )
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scheduler = job.build_scheduler(cfg, optimizer)
+    seen = []
+    for _ in rates:
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert seen == pytest.approx(rates)
+
+
+def test_the_mirrored_image_changes_the_descriptor_and_nothing_else(tiny_config):
+    plain, mirrored = (
+        own_runs(tiny_config(test__flip=flip), 0, Path("unused"))[0]._engine() for flip in (False, True)
+    )
+    mirrored.model.load_state_dict(plain.model.state_dict())
+    loader = plain.test_loader["folder"]["query"]
+    for engine in (plain, mirrored):
+        engine.model.eval()
+    with torch.no_grad():
+        alone, facts = plain._features(loader, False)
+        both, facts_flip = mirrored._features(loader, False)
+        batch = next(iter(loader))
+        expected = plain.extract(batch) + plain.extract({**batch, "img": batch["img"].flip(-1)})
+    assert not torch.allclose(alone, both)
+    torch.testing.assert_close(both[: len(expected)], expected, atol=1e-4, rtol=1e-4)
+    assert all((facts[key] == facts_flip[key]).all() for key in facts)

@@ -55,6 +55,7 @@ class XresMixin:
         draws: gallery draws of a single-shot evaluation.
         eval_seed: seed of these draws.
         query_rates: evaluate again with all low queries at each of these rates (a resolution curve).
+        flip: add the features of the mirrored image in evaluation.
         run_facts: what each record repeats (model name, configuration hash, seeds).
         **kwargs: the host engine's own keywords.
     """
@@ -70,6 +71,7 @@ class XresMixin:
         draws: int = 10,
         eval_seed: int = 0,
         query_rates: Sequence[float] = (),
+        flip: bool = False,
         run_facts: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -81,6 +83,7 @@ class XresMixin:
         self.precision = precision
         self.metric, self.draws, self.eval_seed = metric, draws, eval_seed
         self.query_rates = tuple(query_rates)
+        self.flip = flip
         self.run_facts = dict(run_facts or {})
         self.records: dict[str, dict] = {}
         self._fixed: list[nn.Parameter] | None = None
@@ -207,7 +210,10 @@ class XresMixin:
         features, facts = [], {"pid": [], "camid": [], "rate": []}
         for batch in loader:
             with self.autocast():
-                features.append(self.extract(batch).float().cpu())
+                found = self.extract(batch).float()
+                if self.flip:
+                    found = found + self.extract({**batch, "img": batch["img"].flip(-1)}).float()
+            features.append(found.cpu())
             for key, kept in facts.items():
                 kept.append(np.asarray(batch.get(key, torch.ones(len(batch["pid"])))))
         joined = torch.cat(features)
@@ -253,7 +259,13 @@ class XresMixin:
             ranks=ranks,
             rates=query["rate"],
             model=unwrap(self.model),
-            protocol={**how, "distance": dist_metric, "normalize": normalize_feature, "rerank": rerank},
+            protocol={
+                **how,
+                "distance": dist_metric,
+                "normalize": normalize_feature,
+                "rerank": rerank,
+                "flip": self.flip,
+            },
             run={
                 **self.run_facts,
                 "split_id": getattr(dataset, "split_id", None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from pathlib import Path
@@ -9,31 +10,45 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 from yacs.config import CfgNode
 
 from torchreid_xres import host
-from torchreid_xres.config import ConfigError, as_dict, config_hash, file_of
+from torchreid_xres.config import (
+    ConfigError,
+    as_dict,
+    config_hash,
+    file_of,
+    stage_configs,
+    stages_used,
+    with_folders,
+)
 from torchreid_xres.data.base import DATASETS
 from torchreid_xres.data.manager import XresDataManager
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngine, XresMixin
 from torchreid_xres.engine.stages import Stages
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.weights import load_weights
+from torchreid_xres.registry import Registry
 
 logger = logging.getLogger(__name__)
 
+# What a stage does (the key ``task``): name -> function of a Run that returns its records.
+TASKS = Registry("task")
 
-def run_job(cfg: CfgNode) -> list[dict]:
+
+def run_job(cfg: CfgNode, shared: Path | None = None) -> list[dict]:
     """Train and evaluate what a configuration asks for, or only evaluate it.
 
-    Every model (those of ``compare.models``, then ``model.name``) and every split is a stage with a folder of its
-    own under ``data.save_dir``. Done stages are not repeated, a stopped one goes on after its last epoch.
+    Every model (those of ``compare.models``, then ``model.name`` with all its stages) and every split is a run with a
+    folder of its own under ``data.save_dir``. Done runs are not repeated, a stopped one goes on after its last epoch.
 
     Args:
         cfg: a checked configuration.
+        shared: a folder for all stages but the last; another job with the same stage takes it from there.
 
     Returns:
-        The record of every model, split and target, in that order.
+        The records of every run, in that order: one per target of an evaluation.
 
     Raises:
         ConfigError: for a model or an evaluation that cannot be.
@@ -42,17 +57,44 @@ def run_job(cfg: CfgNode) -> list[dict]:
     folder = Path(cfg.data.save_dir)
     splits = range(cfg.data.split_id, cfg.data.split_id + cfg.data.num_splits)
     if cfg.test.evaluate:
-        return [rec for split in splits for rec in Run(cfg, cfg.model.name, split, folder).evaluate()]
+        return [rec for split in splits for rec in own_runs(cfg, split, folder)[-1].evaluate()]
     if cfg.test.rerank:
         logger.warning("test.rerank acts with test.evaluate True; this training is evaluated without it")
     stages = Stages(folder, config_hash(cfg))
     folder.joinpath("config.yaml").write_text(cfg.dump(), encoding="utf-8")
     records = []
     for split in splits:
-        for name in [*cfg.compare.models, cfg.model.name]:
-            run = Run(cfg, name, split, folder)
-            records += stages.run(run.name, run.train)
+        for run in [*compared_runs(cfg, split, folder), *own_runs(cfg, split, folder, shared)]:
+            kept = Stages(run.folder, run.sha256) if folder not in run.folder.parents else stages
+            records += kept.run(run.name, run.work)
     return records
+
+
+def compared_runs(cfg: CfgNode, split: int, folder: Path) -> list[Run]:
+    """Return the runs of ``compare.models`` on one split: each trained by the host's own engine."""
+    plain = cfg.clone()
+    plain.stages = CfgNode(new_allowed=True)
+    runs = []
+    for name in cfg.compare.models:
+        home = f"split{split}/{name}"
+        runs.append(Run(plain, split, folder / home, config_hash(plain), name=home, compared=name))
+    return runs
+
+
+def own_runs(cfg: CfgNode, split: int, folder: Path, shared: Path | None = None) -> list[Run]:
+    """Return the runs of ``model.name`` on one split, a run for each stage (see :func:`run_job`)."""
+    runs: dict[str, Run] = {}
+    stages = stage_configs(cfg)
+    for stage, own in stages.items():
+        used = {name: runs[name].sha256 for name in stages_used(own)}
+        sha256 = hashlib.sha256(f"{config_hash(own)}{sorted(used.items())}".encode()).hexdigest()
+        name = "/".join(part for part in (f"split{split}", cfg.model.name, stage) if part)
+        home = folder / name
+        if shared and stage != list(stages)[-1]:
+            home = shared / f"split{split}-{stage}-{sha256[:12]}"
+        own = with_folders(own, {name: runs[name].folder for name in used})
+        runs[stage] = Run(own, split, home, sha256, name=name, stage=stage)
+    return list(runs.values())
 
 
 def clear(folder: Path) -> None:
@@ -69,21 +111,31 @@ def clear(folder: Path) -> None:
 
 
 class Run:
-    """One model on one split.
+    """One stage of one model on one split.
 
     Args:
-        cfg: the job's configuration.
-        model: registered name, ours or the host's.
+        cfg: the stage's configuration.
         split: split of the data sets.
-        folder: the job's folder; the run works in a folder below it.
+        folder: where the run works.
+        sha256: what its result depends on; a state in ``folder`` under another one is refused.
+        name: how the run is named among those of its job.
+        stage: the stage's name, if there are several.
+        compared: a model of ``compare.models`` to train instead of ``model.name``.
     """
 
-    def __init__(self, cfg: CfgNode, model: str, split: int, folder: Path) -> None:
-        self.cfg, self.model_name, self.split = cfg, model, split
-        self.label = f"{model} ({cfg.sr.name})" if model == "sr_reid" else model
-        self.name = f"split{split}/{model}"
-        self.folder = folder / self.name
-        self.compared = model != cfg.model.name
+    def __init__(
+        self, cfg: CfgNode, split: int, folder: Path, sha256: str, *, name: str, stage: str = "", compared: str = ""
+    ) -> None:
+        self.cfg, self.split, self.folder, self.sha256, self.name, self.stage = cfg, split, folder, sha256, name, stage
+        self.compared = bool(compared)
+        self.model_name = compared or cfg.model.name
+        self.label = f"{self.model_name} ({cfg.sr.name})" if self.model_name == "sr_reid" else self.model_name
+        if stage:
+            self.label = f"{self.model_name} [{stage}]"
+
+    def work(self) -> list[dict]:
+        """Do the stage's task and return its records."""
+        return TASKS[self.cfg.task].build(self)
 
     def train(self) -> list[dict]:
         """Train to the last epoch, evaluate, and return the records of the targets."""
@@ -122,13 +174,7 @@ class Run:
         if cfg.use_gpu:
             model = nn.DataParallel(model).cuda()
         optimizer = host.build_optimizer(model, **_optimizer_options(cfg))
-        scheduler = host.build_lr_scheduler(
-            optimizer,
-            lr_scheduler=cfg.train.lr_scheduler,
-            stepsize=cfg.train.stepsize,
-            gamma=cfg.train.gamma,
-            max_epoch=cfg.train.max_epoch,
-        )
+        scheduler = build_scheduler(cfg, optimizer)
         stock = TripletEngine if cfg.loss.name == "triplet" else SoftmaxEngine
         engine = ENGINES[self.model_name].build if self.model_name in ENGINES else stock
         return engine(
@@ -143,9 +189,11 @@ class Run:
             draws=cfg.test.draws,
             eval_seed=cfg.test.seed,
             query_rates=cfg.test.query_rates,
+            flip=cfg.test.flip,
             run_facts={
                 "model": self.label,
-                "config_sha256": config_hash(cfg),
+                "stage": self.stage,
+                "config_sha256": self.sha256,
                 "seed": cfg.train.seed,
                 "epochs": cfg.train.max_epoch,
                 "input": [cfg.data.height, cfg.data.width],
@@ -245,6 +293,9 @@ class Run:
         }
 
 
+TASKS.register("train")(lambda run: run.train())
+
+
 def missed_figures(cfg: CfgNode, records: list[dict]) -> list[str]:
     """Return a line for each figure of ``test.expected`` that the configuration's own model did not reach.
 
@@ -257,7 +308,9 @@ def missed_figures(cfg: CfgNode, records: list[dict]) -> list[str]:
     """
     missed = []
     for dataset, figures in as_dict(cfg.test.expected).items():
-        own = [r for r in records if r["dataset"] == dataset and r["model"].split(" ")[0] == cfg.model.name]
+        last = list(stage_configs(cfg))[-1]
+        own = [r for r in records if r.get("dataset") == dataset and r["model"].split(" ")[0] == cfg.model.name]
+        own = [r for r in own if r["stage"] == last]
         if not own:
             raise ConfigError(f"test.expected names {dataset!r}, which is not among data.targets {cfg.data.targets}")
         for figure, least in figures.items():
@@ -267,6 +320,25 @@ def missed_figures(cfg: CfgNode, records: list[dict]) -> list[str]:
             if reached < least:
                 missed.append(f"{dataset} {figure}: {reached:.2f} %, expected at least {least:.2f} %")
     return missed
+
+
+def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return the host's learning-rate schedule, after a warm-up if ``train.warmup_epochs`` asks for one."""
+    schedule = host.build_lr_scheduler(
+        optimizer,
+        lr_scheduler=cfg.train.lr_scheduler,
+        stepsize=cfg.train.stepsize,
+        gamma=cfg.train.gamma,
+        max_epoch=cfg.train.max_epoch,
+    )
+    if not cfg.train.warmup_epochs:
+        return schedule
+    factor, epochs = cfg.train.warmup_factor, cfg.train.warmup_epochs
+    if cfg.train.warmup_shape == "constant":
+        warmup = lr_scheduler.ConstantLR(optimizer, factor=factor, total_iters=epochs)
+    else:
+        warmup = lr_scheduler.LinearLR(optimizer, start_factor=factor, total_iters=epochs)
+    return lr_scheduler.ChainedScheduler([schedule, warmup], optimizer=optimizer)
 
 
 def _optimizer_options(cfg: CfgNode) -> dict[str, Any]:
