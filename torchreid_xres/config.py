@@ -116,6 +116,8 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.data.kernel = "area"  # down-sampling kernel: area, bilinear, bicubic, lanczos, bilinear_plain
     cfg.data.protocol_seed = 0  # which rate each file gets, and which split is drawn
     cfg.data.interpolation = "bilinear"  # how images come to the network's size: bilinear, bicubic
+    cfg.data.pad = 10  # pixels of black border from which the transform "pad_crop" cuts a piece of the input's size
+    cfg.data.pictures = ""  # folder of pictures to read in place of the sets' own, one PNG for each manifest name
     cfg.data.num_splits = 1  # splits to run, from split_id on; mean and deviation are reported
     cfg.data.pairs = False  # training items carry the HR and LR view of one image
     cfg.data.pair_rates = []  # rates of LR views of HR images, drawn anew each time
@@ -139,6 +141,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.loss.sr.weight = 1.0
 
     cfg.loss.ps = CfgNode()  # PS-HRNet's pseudo-siamese loss
+    cfg.loss.ps.teacher = ""  # file of the teacher's weights
     cfg.loss.ps.weight = 0.5
     cfg.loss.ps.terms = ["seq1", "seq4", "seq5", "logits"]  # outputs that follow the teacher's
 
@@ -310,6 +313,9 @@ CHOICES = {
 }
 
 
+TRANSFORMS = ("random_flip", "random_crop", "pad_crop", "random_patch", "color_jitter", "random_erase")
+
+
 def check_config(cfg: CfgNode) -> None:
     """Refuse choices that do not exist and combinations that cannot work.
 
@@ -324,6 +330,9 @@ def check_config(cfg: CfgNode) -> None:
             near = difflib.get_close_matches(str(value), allowed, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"{key} is {value!r}{hint} Allowed: {', '.join(map(repr, allowed))}")
+    for name in cfg.data.transforms:  # the host passes over a name it does not know
+        if name not in TRANSFORMS:
+            raise ConfigError(f"data.transforms names {name!r}; allowed: {', '.join(TRANSFORMS)}")
     for key in ("height", "width", "num_splits"):
         if cfg.data[key] < 1:
             raise ConfigError(f"data.{key} must be at least 1, not {cfg.data[key]}")

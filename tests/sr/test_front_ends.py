@@ -26,6 +26,7 @@ TINY = {
     "fsrcnn-residual": ("fsrcnn", {"features": 6, "shrunk": 4, "depth": 2, "residual": True}),
     "vdsr": ("vdsr", {"depth": 4, "features": 6}),
     "vdsr-rgb": ("vdsr", {"depth": 4, "features": 6, "channels": 3}),
+    "vdsr_ca": ("vdsr_ca", {"depth": 4, "features": 6, "squeezed": 2}),
     "edsr": ("edsr", {"blocks": 2, "features": 6}),
     "edsr-x3-residual": ("edsr", {"blocks": 2, "features": 6, "scale": 3, "residual": True}),
     "edsr_baseline": ("edsr_baseline", {"blocks": 2, "features": 6}),

@@ -196,6 +196,8 @@ class CrossResolutionDataset(host.ImageDataset):
         if empty:
             raise ValueError(f"{self.name}: no {' and no '.join(empty)} images under {self.split.folder}")
         if self.options["pairs"] and mode == "train":
+            if self.options["pictures"]:
+                raise ValueError(f"{self.name}: pairs are made from the set's own files, not from pictures")
             if k_tfm > 1:
                 raise ValueError(f"{self.name}: pairs share one augmentation, so k_tfm must be 1, not {k_tfm}")
             if transform is None:
@@ -236,7 +238,8 @@ class CrossResolutionDataset(host.ImageDataset):
         rate = self.rate_of[path]
         low = rate != 1.0
         rate = 1.0 if rate == "native" else rate
-        img = self.read(path)
+        pictures = self.options["pictures"]
+        img = read_image(Path(pictures) / f"{self._names[path]}.png") if pictures else self.read(path)
         item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid}
         item |= {"rate": rate, "role": self.mode, "low": low}
         if self.options["pairs"] and self.mode == "train":
@@ -245,7 +248,8 @@ class CrossResolutionDataset(host.ImageDataset):
             item |= _pair(self.transform(img), (img.height, img.width), rate_lr, self.options)
             item["img"] = item["img_lr"] if low else item["img_hr"]
         else:
-            img = degrade_image(img, rate, self.options["kernel"])
+            if not pictures:  # those are what the camera saw, or made from it
+                img = degrade_image(img, rate, self.options["kernel"])
             height, width = img.height, img.width
             item["img"] = img if self.transform is None else self._transform_image(self.transform, self.k_tfm, img)
         item["size"] = torch.tensor([height, width])

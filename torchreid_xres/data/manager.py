@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
+from torchvision.transforms import RandomCrop, ToTensor
 
 from torchreid_xres import host
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset, dataset_options
@@ -19,6 +20,8 @@ class XresDataManager(host.ImageDataManager):
         options: data set name (or ``"*"``) to its options, as :func:`dataset_options` takes them.
         train_sampler: a sampler of the host, ``IdentitySampler`` or ``MixedIdentitySampler``.
         num_low: low-resolution images among ``num_instances`` (``MixedIdentitySampler``).
+        transforms: the host's names, or ``pad_crop``: a piece of the input's size out of the image with a border.
+        pad: width of that black border in pixels.
         **kwargs: everything else that ``torchreid.data.ImageDataManager`` takes.
 
     Raises:
@@ -31,12 +34,24 @@ class XresDataManager(host.ImageDataManager):
         options: Mapping[str, Mapping[str, Any]] | None = None,
         train_sampler: str = "RandomSampler",
         num_low: int = 2,
+        transforms: str | Sequence[str] = "random_flip",
+        pad: int = 10,
         **kwargs: Any,
     ) -> None:
         self.options = dict(options or {})
         ours = train_sampler in SAMPLERS
+        names = [transforms] if isinstance(transforms, str) else list(transforms)
         with dataset_options(self.options):
-            super().__init__(train_sampler="RandomSampler" if ours else train_sampler, **kwargs)
+            super().__init__(
+                train_sampler="RandomSampler" if ours else train_sampler,
+                transforms=[name for name in names if name != "pad_crop"],
+                **kwargs,
+            )
+        if "pad_crop" in names:
+            # In place: the data sets hold this very object. Before the pixels become numbers, so that the border is black.
+            steps = self.transform_tr.transforms
+            first = next(i for i, step in enumerate(steps) if isinstance(step, ToTensor))
+            steps.insert(first, RandomCrop((self.height, self.width), padding=pad))
         self._test_kwargs = {k: kwargs[k] for k in ("root", "split_id") if k in kwargs}
         if ours:
             self.train_loader = self._resampled(train_sampler, kwargs.get("num_instances", 4), num_low)

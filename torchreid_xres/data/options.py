@@ -20,6 +20,7 @@ COMMON_OPTIONS: dict[str, Any] = {
     "kernel": "area",  # one of degrade.KERNELS
     "interpolation": "bilinear",  # one of INTERPOLATIONS: how images come to the network's size
     "seed": 0,  # of the draw of rates
+    "pictures": "",  # folder of <manifest name>.png to read in place of the set's files; empty = the set's files
     "query_rate": None,  # one rate for all low queries, for resolution curves
     "pairs": False,  # training items carry img_hr, img_lr, rate_lr
     "pair_rates": None,  # rates of img_lr for images that are not low; None = rates
@@ -78,7 +79,7 @@ def resolve_options(
     if options["interpolation"] not in INTERPOLATIONS:
         allowed = ", ".join(INTERPOLATIONS)
         raise ValueError(f"{name}: no interpolation {options['interpolation']!r}; allowed: {allowed}")
-    for key, kind in (("seed", int), ("pairs", bool)):
+    for key, kind in (("seed", int), ("pairs", bool), ("pictures", str)):
         if type(options[key]) is not kind:
             raise ValueError(f"{name}: the option {key!r} is of type {kind.__name__}, not {options[key]!r}")
     if options["rates"] is None:

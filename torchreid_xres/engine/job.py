@@ -209,6 +209,7 @@ class Run:
             "kernel": cfg.data.kernel,
             "interpolation": cfg.data.interpolation,
             "seed": cfg.data.protocol_seed,
+            "pictures": cfg.data.pictures,
             # The host's own models have no use for the second view.
             "pairs": cfg.data.pairs and not self.compared,
         }
@@ -224,6 +225,7 @@ class Run:
             height=cfg.data.height,
             width=cfg.data.width,
             transforms=list(cfg.data.transforms),
+            pad=cfg.data.pad,
             k_tfm=cfg.data.k_tfm,
             norm_mean=list(cfg.data.norm_mean),
             norm_std=list(cfg.data.norm_std),

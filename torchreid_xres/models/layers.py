@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from torchreid_xres.data.degrade import degrade_tensor
+from torchreid_xres.sr.base import FrontEnd
+from torchreid_xres.sr.image import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Normalization(nn.Module):
@@ -38,3 +39,24 @@ class Normalization(nn.Module):
     def undo(self, x: Tensor) -> Tensor:
         """Return (N, 3, H, W) to [0, 1] (values outside, as random erasing never makes, are clipped)."""
         return (x * self.std + self.mean).clamp(0, 1)
+
+
+def restored_images(front_end: FrontEnd, normalize: Normalization, img: Tensor) -> Tensor:
+    """Pass a loader's images through a front end.
+
+    Args:
+        front_end: a net on the images' own grid, or one that magnifies: it then gets the grid from which its scale
+            leads back to the images' size.
+        normalize: the loader's normalisation.
+        img: (N, 3, H, W), normalised, at the network's size.
+
+    Returns:
+        (N, 3, H, W) in [0, 1] (in training not clamped).
+    """
+    size = (img.shape[-2], img.shape[-1])
+    small = normalize.undo(img)
+    if not front_end.pre_upsampled and front_end.scale > 1:
+        # (N, 3, H, W) -> (N, 3, H/s, W/s)
+        scale = front_end.scale
+        small = degrade_tensor(small, (max(1, size[0] // scale), max(1, size[1] // scale)), "area")
+    return front_end(small, size=size)

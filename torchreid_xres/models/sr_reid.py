@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreid_xres import host
-from torchreid_xres.data.degrade import degrade_tensor
-from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization
+from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization, restored_images
 from torchreid_xres.models.registry import MODELS
 from torchreid_xres.models.weights import load_weights
 from torchreid_xres.sr import build_front_end
@@ -98,21 +97,8 @@ class SRReID(nn.Module):
         return self
 
     def restore(self, img: Tensor) -> Tensor:
-        """Pass images through the front end.
-
-        Args:
-            img: (N, 3, H, W), normalised, at the network's size.
-
-        Returns:
-            (N, 3, H, W) in [0, 1] (in training not clamped).
-        """
-        size = (img.shape[-2], img.shape[-1])
-        small = self.normalize.undo(img)
-        if not self.front_end.pre_upsampled and self.front_end.scale > 1:
-            # (N, 3, H, W) -> (N, 3, H/s, W/s): the grid from which scale s leads back to H x W
-            scale = self.front_end.scale
-            small = degrade_tensor(small, (max(1, size[0] // scale), max(1, size[1] // scale)), "area")
-        return self.front_end(small, size=size)
+        """Pass normalised images (N, 3, H, W) through the front end; the result is in [0, 1]."""
+        return restored_images(self.front_end, self.normalize, img)
 
     def forward(self, img: Tensor, img_hr: Tensor | None = None) -> Any:
         """Return features (evaluation), identity outputs (training), or both views' outputs (training on pairs).

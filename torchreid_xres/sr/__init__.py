@@ -3,7 +3,16 @@
 ``build_front_end(name, ...)`` builds one, ``list(FRONT_ENDS)`` names them all.
 """
 
-from torchreid_xres.sr import edsr, fsrcnn, interpolate, rcan, spandrel, srcnn, vdsr  # noqa: F401 (registers)
+from torchreid_xres.sr import (  # noqa: F401 (registers)
+    edsr,
+    fsrcnn,
+    interpolate,
+    rcan,
+    spandrel,
+    srcnn,
+    vdsr,
+    vdsr_ca,
+)
 from torchreid_xres.sr.base import FRONT_ENDS, FrontEnd, FrontEndInfo
 from torchreid_xres.sr.build import build_front_end, load_weights, read_state
 

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Of the ImageNet photographs in [0, 1], RGB: what most published networks subtract and divide by.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 # Rec. ITU-R BT.601 studio swing, as in MATLAB's rgb2ycbcr, for values in [0, 1]: rows give Y, Cb, Cr.
 _TO_YCBCR = (
     torch.tensor(

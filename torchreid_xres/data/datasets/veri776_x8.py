@@ -33,9 +33,16 @@ class VeRi776x8(SquareDataset):
     and ``image_test``. The gallery has images of the query's camera; the evaluation leaves those of the same vehicle
     out.
 
+    Keypoints: Wang et al., ICCV 2017, annotated VeRi-776; their ``keypoint_train.txt`` and ``keypoint_test.txt`` go
+    into the same folder as the images' folders.
+
     Options:
         train_low: False: training images are high, pairs have both. True: all are low, as for the paper's baselines.
         check_counts: False accepts a partial copy.
+
+    Attributes:
+        keypoints_file: the annotation of the training images, or of queries and gallery, as the mode is; it need not
+            be there.
     """
 
     name = "veri776_x8"
@@ -54,3 +61,7 @@ class VeRi776x8(SquareDataset):
         train = [image._replace(low=train_low) for image in train]
         query = with_match([image._replace(low=True) for image in query], gallery)
         return Split(str(folder), train, query, gallery)
+
+    @property
+    def keypoints_file(self) -> str:
+        return str(Path(self.split.folder) / f"keypoint_{'train' if self.mode == 'train' else 'test'}.txt")

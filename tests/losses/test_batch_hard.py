@@ -1,0 +1,71 @@
+"""The batch-hard triplet against its formula, pair by pair, and against the host's."""
+
+import math
+
+import pytest
+import torch
+
+from torchreid_xres import host
+from torchreid_xres.losses.batch_hard import batch_hard_triplet
+
+
+def oracle(features, pids, margin):
+    """Hermans et al., eq. 5, one anchor after the other."""
+    total = 0.0
+    for a in range(len(pids)):
+        farthest, nearest = 0.0, math.inf
+        for b in range(len(pids)):
+            distance = math.sqrt(sum((x - y) ** 2 for x, y in zip(features[a].tolist(), features[b].tolist())))
+            if pids[a] == pids[b]:
+                farthest = max(farthest, distance)
+            else:
+                nearest = min(nearest, distance)
+        gap = farthest - nearest
+        total += math.log1p(math.exp(gap)) if margin is None else max(0.0, margin + gap)
+    return total / len(pids)
+
+
+@pytest.mark.parametrize("margin", [0.1, 0.3, 2.0, None])
+def test_is_the_formula(margin):
+    features, pids = torch.randn(12, 5, dtype=torch.float64), torch.arange(12) // 3
+    assert batch_hard_triplet(features, pids, margin).item() == pytest.approx(oracle(features, pids, margin), rel=1e-5)
+
+
+def test_is_the_hosts_value():
+    features, pids = torch.randn(24, 64), torch.arange(24) // 6
+    assert batch_hard_triplet(features, pids, 0.3).item() == pytest.approx(
+        host.TripletLoss(margin=0.3)(features, pids).item(), rel=1e-4
+    )
+
+
+def test_only_the_hardest_pairs_get_a_gradient():
+    features = torch.tensor([[0.0], [1.0], [5.0], [2.0]], requires_grad=True)
+    batch_hard_triplet(features, torch.tensor([0, 0, 0, 1]), margin=10.0).backward()
+    numeric = []
+    for i in range(4):
+        moved = [features.detach().clone() for _ in range(2)]
+        moved[0][i] += 1e-3
+        moved[1][i] -= 1e-3
+        up, down = (oracle(m, [0, 0, 0, 1], 10.0) for m in moved)
+        numeric.append((up - down) / 2e-3)
+    assert features.grad.flatten().tolist() == pytest.approx(numeric, abs=1e-3)
+
+
+def test_equal_features_give_the_margin_and_a_finite_gradient():
+    features = torch.ones(4, 3, requires_grad=True)
+    loss = batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), 0.3)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.3) and features.grad.isfinite().all()
+
+
+def test_half_precision_is_computed_in_full():
+    features, pids = torch.randn(12, 600).bfloat16(), torch.arange(12) // 3
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = batch_hard_triplet(features, pids, 0.3)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(oracle(features.float(), pids, 0.3), rel=1e-5)
+
+
+def test_one_identity_is_refused():
+    with pytest.raises(ValueError, match="all 4 images are of one"):
+        batch_hard_triplet(torch.randn(4, 2), torch.zeros(4))

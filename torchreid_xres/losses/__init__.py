@@ -1,0 +1,1 @@
+"""Losses, one to a file: tensors in, a scalar out."""

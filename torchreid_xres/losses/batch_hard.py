@@ -1,0 +1,41 @@
+"""Batch-hard triplet loss without a Python loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.3) -> Tensor:
+    """Return the mean over anchors of [margin + farthest positive - nearest negative]_+.
+
+    A. Hermans, L. Beyer, B. Leibe, "In defense of the triplet loss for person re-identification", 2017, eq. 5;
+    distances are Euclidean, not squared. An identity whose only image is the anchor has itself as its positive.
+
+    Args:
+        features: (N, D), N >= 2; computed in float32 whatever the type.
+        pids: (N,) identities, at least two different ones.
+        margin: m; None for the soft margin log(1 + exp(.)) in place of the hinge.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: if the batch holds a single identity, so that there is no negative.
+
+    Example:
+        >>> batch_hard_triplet(torch.tensor([[0.0], [1.0], [3.0], [3.0]]), torch.tensor([0, 0, 1, 1]), margin=1.5)
+        tensor(0.1250)
+    """
+    same = pids[:, None] == pids  # (N, N)
+    if same.all():
+        raise ValueError(f"a triplet needs two identities, and all {len(pids)} images are of one")
+    with torch.autocast(features.device.type, enabled=False):
+        # The exact differences, not |a|^2 + |b|^2 - 2ab: equal features must give 0 and a finite gradient.
+        distances = torch.cdist(features.float(), features.float(), compute_mode="donot_use_mm_for_euclid_dist")
+        positive = distances.masked_fill(~same, -torch.inf).amax(dim=1)
+        negative = distances.masked_fill(same, torch.inf).amin(dim=1)
+    if margin is None:
+        return F.softplus(positive - negative).mean()
+    return F.relu(margin + positive - negative).mean()
