@@ -190,9 +190,9 @@ def test_a_warm_up_comes_before_the_schedule(tiny_config, shape, rates):
     assert seen == pytest.approx(rates)
 
 
-def test_the_mirrored_image_changes_the_descriptor_and_nothing_else(tiny_config):
+def test_the_mirrored_image_changes_the_descriptor_and_nothing_else(tiny_config, tmp_path):
     plain, mirrored = (
-        own_runs(tiny_config(test__flip=flip), 0, Path("unused"))[0]._engine() for flip in (False, True)
+        own_runs(tiny_config(test__flip=flip), 0, tmp_path)[0]._engine() for flip in (False, True)
     )
     mirrored.model.load_state_dict(plain.model.state_dict())
     loader = plain.test_loader["folder"]["query"]

@@ -1,0 +1,205 @@
+"""PS-HRNet's two phases: who learns, what each loss is, and that a stopped run goes on in either phase."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchreid_xres.config import ConfigError
+from torchreid_xres.engine import checkpoint, psh_rnet
+from torchreid_xres.engine.base import LAST, XresEngine
+from torchreid_xres.engine.job import own_runs, run_job
+from torchreid_xres.models.hrnet_reid import HRNetReIDOutput
+
+CHANGES = {
+    "model__name": "psh_rnet",
+    "model__options": {"backbone": "hrnet_w18_small"},
+    "stages": {
+        "teacher": {"model": {"name": "hrnet_reid"}, "train": {"staged_lr": False}},
+        "student": {"loss": {"ps": {"teacher": "{teacher}/" + LAST}}},
+    },
+    "data__height": 64,
+    "data__width": 32,
+    "data__pair_rates": [1.0],
+    "data__transforms": ["random_flip", "pad_crop"],
+    "data__pad": 2,
+    "sr__name": "vdsr_ca",
+    "sr__options": {"depth": 3, "features": 4, "squeezed": 2},
+    "sampler__train_sampler": "IdentitySampler",
+    "sampler__num_instances": 3,
+    "train__batch_size": 12,
+    "train__max_epoch": 1,
+    "train__staged_lr": True,
+    "train__new_layers": ["reid"],
+    "loss__triplet__margin": 0.1,
+    "loss__triplet__weight_t": 0.2,
+    "loss__triplet__weight_x": 1.15,
+    "loss__sr__weight": 0.5,
+}
+
+
+@pytest.fixture
+def student(tiny_config):
+    """Return a function: changes to the student's engine beside an untrained teacher, ready for a step."""
+
+    def make(**changes):
+        first, second = own_runs(tiny_config(**{**CHANGES, **changes}), 0, Path(tiny_config().data.save_dir))
+        checkpoint.save_atomic({"models": {"model": first._engine().model.state_dict()}}, first.folder / LAST)
+        engine = second._engine()
+        engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, second.folder
+        engine.set_model_mode("train")
+        return engine
+
+    return make
+
+
+def test_the_teacher_does_not_move_and_everything_else_does(student):
+    engine = student(train__lr=0.01)
+    teacher = {name: value.clone() for name, value in engine.teacher.state_dict().items()}
+    before = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
+    engine.run(save_dir=str(engine.save_dir), max_epoch=1, ranks=[1])
+    assert all(torch.equal(value, teacher[name]) for name, value in engine.teacher.state_dict().items())
+    assert not engine.teacher.training and not any(p.requires_grad for p in engine.teacher.parameters())
+    assert [name for name, p in engine.model.named_parameters() if torch.equal(p, before[name])] == []
+    held = {id(p) for group in engine.optimizer.param_groups for p in group["params"]}
+    assert not held & {id(p) for p in engine.teacher.parameters()}
+
+
+def test_the_front_end_learns_at_a_tenth(student):
+    engine = student(train__lr=0.01)
+    rates = {id(p): group["lr"] for group in engine.optimizer.param_groups for p in group["params"]}
+    assert {rates[id(p)] for p in engine.model.reid.parameters()} == {0.01}
+    assert all(rates[id(p)] == pytest.approx(0.001) for p in engine.model.front_end.parameters())
+
+
+def test_the_ps_loss_is_zero_for_a_twin_that_sees_the_same(student):
+    engine = student(sr__name="bicubic", sr__scale=1, sr__options={})  # at the image's own size the identity
+    engine.model.reid.load_state_dict(engine.teacher.state_dict())
+    engine.set_model_mode("eval")
+    data = next(iter(engine.train_loader))
+    same = {**data, "img_lr": data["img_hr"]}
+    losses = engine.losses(same)
+    assert losses["ps"].item() == pytest.approx(0, abs=1e-4) and losses["sr"].item() == pytest.approx(0, abs=1e-5)
+    assert engine.losses(data)["ps"] > 10 * losses["ps"]
+
+
+def test_the_total_is_equations_5_to_12(student):
+    engine = student()
+    engine.set_model_mode("eval")  # the loss twice on one batch, without dropout
+    data = next(iter(engine.train_loader))
+    losses = engine.losses(data)
+    with torch.no_grad():
+        out = engine.model(data["img_lr"], full=True)
+        target = engine.teacher(data["img_hr"], full=True)
+    pids, classes, count = data["pid"].tolist(), out.reid.logits.shape[1], len(data["pid"])
+
+    ce = 0.0  # eq. 8 and 9
+    for row, pid in zip(out.reid.logits.tolist(), pids, strict=True):
+        log_total = math.log(sum(math.exp(x) for x in row))
+        for k in range(classes):
+            q = 1 - (classes - 1) / classes * 0.1 if k == pid else 0.1 / classes
+            ce -= q * (row[k] - log_total) / count
+    triplet = 0.0  # eq. 7
+    for seq in out.reid.seqs:
+        for a in range(count):
+            d = [float((seq[a] - seq[b]).norm()) for b in range(count)]
+            positive = max(d[b] for b in range(count) if pids[b] == pids[a])
+            negative = min(d[b] for b in range(count) if pids[b] != pids[a])
+            triplet += max(0.0, 0.1 + positive - negative) / count
+    sr = float((out.restored - data["img_hr"]).abs().mean())  # eq. 5
+    ps = 0.0  # eq. 11
+    for mine, theirs in (
+        (out.reid.seqs[0], target.seqs[0]), (out.reid.seqs[3], target.seqs[3]),
+        (out.reid.seqs[4], target.seqs[4]), (out.reid.logits, target.logits),
+    ):  # fmt: skip
+        ps += float((mine - theirs).abs().mean())
+    found = {name: losses[name].item() for name in ("ce", "triplet", "sr", "ps", "loss")}
+    expected = {"ce": ce, "triplet": triplet, "sr": sr, "ps": ps}
+    expected["loss"] = 1.15 * ce + 0.2 * triplet + 0.5 * sr + 0.5 * ps  # eq. 10 and 12
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_ps_weight_no_teacher_is_needed_or_run(student):
+    engine = student(loss__ps__weight=0.0)
+    assert engine.teacher is None and "ps" not in engine.losses(next(iter(engine.train_loader)))
+    engine = student(loss__sr__weight=0.0)
+    assert "sr" not in engine.losses(next(iter(engine.train_loader)))
+
+
+def test_natural_low_images_have_no_original_to_follow(student):
+    engine = student()
+    engine.set_model_mode("eval")
+    data = next(iter(engine.train_loader))
+    low = torch.zeros(len(data["pid"]), dtype=torch.bool)
+    low[:3] = True
+    natural = {**data, "low": low, "rate_lr": torch.ones(len(low))}
+    spoilt = {**natural, "img_hr": data["img_hr"].clone()}
+    spoilt["img_hr"][:3] += 5
+    a, b = engine.losses(natural), engine.losses(spoilt)
+    assert {k: v.item() for k, v in a.items()} == pytest.approx({k: v.item() for k, v in b.items()})
+
+
+def test_one_step_decodes_once_and_runs_the_teacher_without_a_graph(student, monkeypatch):
+    engine = student()
+    seen = []
+    real = engine.teacher.forward
+    monkeypatch.setattr(engine.teacher, "forward", lambda *a, **k: seen.append(torch.is_grad_enabled()) or real(*a, **k))
+    decoded = []
+    dataset = type(engine.train_loader.dataset)
+    read = dataset.read
+    monkeypatch.setattr(dataset, "read", lambda self, path: decoded.append(path) or read(self, path))
+    data = next(iter(engine.train_loader))
+    engine.forward_backward(data)
+    assert seen == [False] and len(decoded) == len(data["pid"])
+
+
+def test_the_teacher_learns_from_the_high_resolution_view(student, tiny_config):
+    first = own_runs(tiny_config(**CHANGES), 0, Path(tiny_config().data.save_dir))[0]
+    engine = first._engine()
+    seen = []
+    engine.model.forward = lambda img, full: seen.append(img) or HRNetReIDOutput(
+        (torch.randn(len(img), 4, requires_grad=True),) * 5, torch.zeros(len(img), 2), torch.zeros(len(img), 8)
+    )
+    data = next(iter(engine.train_loader))
+    engine.losses(data)
+    assert torch.equal(seen[0], data["img_hr"])
+
+
+@pytest.mark.parametrize("phase", [pytest.param("teacher", marks=pytest.mark.slow), "student"])
+def test_a_run_stopped_in_either_phase_ends_like_a_whole_one(tiny_config, tmp_path, monkeypatch, phase):
+    changes = {**CHANGES, "train__max_epoch": 2}
+    whole = run_job(tiny_config(**changes, data__save_dir=str(tmp_path / "whole")))
+
+    class Stopped(Exception):
+        pass
+
+    real = XresEngine.forward_backward
+    kind = psh_rnet.HRNetReIDEngine if phase == "teacher" else psh_rnet.PSHRNetEngine
+
+    def stop(self, data):
+        if type(self) is kind and self.epoch == 1:
+            raise Stopped
+        return real(self, data)
+
+    cfg = tiny_config(**changes, data__save_dir=str(tmp_path / "stopped"))
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(XresEngine, "forward_backward", stop)
+        run_job(cfg)
+    resumed = run_job(cfg)
+    assert [r["weights_sha256"] for r in resumed] == [r["weights_sha256"] for r in whole]
+    assert [r["model"] for r in whole] == ["hrnet_reid [teacher]", "psh_rnet [student]"]
+    assert whole[-1]["feature_dim"] == 6656
+
+
+def test_a_missing_or_strange_teacher_is_refused(student, tiny_config, tmp_path):
+    cfg = tiny_config(**{**CHANGES, "stages": {}})
+    with pytest.raises(ConfigError, match=r"set loss\.ps\.teacher to its weights"):
+        own_runs(cfg, 0, tmp_path)[0]._engine()
+    engine = student()
+    other = psh_rnet.HRNetReID(num_classes=3, pretrained=False, backbone="hrnet_w18_small")
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="another number of identities than 8"):
+        engine._load_teacher(str(tmp_path / "other.pth"), {"backbone": "hrnet_w18_small"})
+    with pytest.raises(ValueError, match="set data.pairs True"):
+        student(data__pairs=False)
