@@ -1,0 +1,111 @@
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+
+@pytest.fixture
+def profile(repo, capsys):
+    """Run the tool's main in this process and return its exit code and what it printed."""
+    spec = importlib.util.spec_from_file_location("profile_tool", repo / "tools" / "profile.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+
+    def run(*args):
+        code = tool.main([str(arg) for arg in args])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+SMALL = ("--height", 64, "--width", 32)
+
+
+def rows(table):
+    return {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("|")}
+
+
+def test_one_model_by_parts(profile):
+    code, shown, _ = profile("--model", "osnet_x0_25", "--num-classes", 751, *SMALL)
+    assert code == 0
+    assert {"conv1", "conv5", "classifier", "total"} <= set(rows(shown))
+    assert rows(shown)["classifier"].split("|")[3].strip() == "0.385"  # (512 + 1) x 751, unused
+
+
+def test_several_models_and_a_file(profile, tmp_path):
+    file = tmp_path / "new" / "cost.json"
+    code, shown, _ = profile(
+        "--model", "osnet_x0_25", "sr_reid", "--front-end", "srcnn", *SMALL, "--low-size", 32, 16,
+        "--latency", "--runs", 2, "--warmup", 0, "--json", file,
+    )  # fmt: skip
+    assert code == 0 and "latency (ms)" in shown
+    assert {"osnet_x0_25", "sr_reid", "srcnn"} <= set(rows(shown))
+    kept = json.loads(file.read_text())
+    assert kept["input"] == {"batch": 1, "height": 64, "width": 32, "low_size": [32, 16]}
+    # SRCNN 9-1-5 on luminance: weights, then biases
+    assert kept["models"]["srcnn"]["multiply_adds"] == 64 * 32 * 8032
+    assert kept["models"]["srcnn"]["parameters"] == 8032 + 64 + 32 + 1
+    assert kept["models"]["srcnn"]["latency"]["runs"] == 2
+    assert [path.name for path in file.parent.iterdir()] == ["cost.json"]
+
+
+def test_a_configuration_names_its_models_and_its_missing_weights_do_not_matter(profile, tmp_path):
+    config = {
+        "model": {"name": "sr_reid", "reid_weights": "{root}/none.pth"},
+        "sr": {"name": "fsrcnn", "weights": "none.pth"},
+        "compare": {"models": ["osnet_x0_25"]},
+        "data": {"height": 64, "width": 32},
+        "stages": {"first": {"model": {"name": "osnet_x0_25"}}, "second": {"sr": {"name": "vdsr"}}},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    code, shown, _ = profile("--config-file", path)
+    assert code == 0, shown
+    assert {"osnet_x0_25", "osnet_x0_25 [first]", "sr_reid [second]"} <= set(rows(shown))
+    assert "64x32" in shown
+    code, shown, _ = profile("--config-file", path, "--model", "sr_reid")
+    assert code == 0 and rows(shown)["front_end"].split("|")[2].strip() == "0.013"  # FSRCNN
+
+
+def test_what_an_image_costs_depends_on_its_rate(profile):
+    _, low, _ = profile("--model", "sr_reid", *SMALL, "--rate", 4, "sr.name", "vdsr")
+    _, high, _ = profile("--model", "sr_reid", *SMALL, "--rate", 1, "sr.name", "vdsr")
+    assert rows(low)["front_end"].split("|")[3].strip() == "-"
+    assert rows(high)["front_end"].split("|")[3].strip() == "0.665"
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (("--model", "resnet5"), "did you mean 'resnet50'"),
+        (("--front-end", "vdrs"), "did you mean 'vdsr'"),
+        (("--model", "hacnn", *SMALL), "hacnn cannot run on 1 image(s) of this size"),
+        (("--model", "osnet_x0_25", "train.lrr", "1"), "did you mean 'train.lr'"),
+        (("--model", "osnet_x0_25", "--rate", "0.5"), "a rate is a number of at least 1"),
+        (("--model", "osnet_x0_25", "--device", "nowhere"), "--device nowhere"),
+        (("--model", "osnet_x0_25", *SMALL, "--latency", "--runs", "1"), "at least 2 runs"),
+    ],
+)
+def test_a_users_mistake_is_one_message(profile, args, message):
+    code, _, said = profile(*args)
+    assert code == 2 and message in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("args", [(), ("--model", "osnet_x0_25", "--batch", "0")])
+def test_what_cannot_be_asked_for(profile, args):
+    with pytest.raises(SystemExit):
+        profile(*args)
+
+
+def test_the_tools_name_does_not_hide_the_standard_librarys(repo):
+    # Every tool runs with its own folder first on the path, and torch imports cProfile, which imports profile.
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import cProfile, profile; print(profile.run.__module__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, repo / "tools"], capture_output=True, text=True, timeout=60, cwd=repo
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "profile"
+    assert "Traceback" not in done.stderr
