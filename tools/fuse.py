@@ -1,0 +1,168 @@
+"""Fuse the distances of several models, or of saved features; show each alone and all together.
+
+    python tools/fuse.py log/original log/x2 log/x3 log/x4                    # 2:1:1:1
+    python tools/fuse.py log/a log/b --weights 3 1 --rerank --out log/fused
+    python tools/fuse.py log/a log/b --search --objective rank1               # on training identities
+    python tools/fuse.py log/a log/b --by-size                                # the same, by the query's size
+    python tools/fuse.py log/a log/b --reciprocal-rank
+
+A folder holds query.npz and gallery.npz (for a search train.npz, too), or is that of a trained run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tabulate import tabulate
+
+from torchreid_xres.data import DATASETS
+from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.features import FeatureSet, evaluate_features
+from torchreid_xres.engine.fusion import OBJECTIVES, Search, evaluate_reciprocal_ranks, fused_sets, search_weights
+from torchreid_xres.engine.stages import write_json
+from torchreid_xres.metrics.distance import METRICS
+from torchreid_xres.metrics.fusion import SizeWeights, default_weights
+
+RANKS = (1, 5, 10)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("branches", nargs="+", type=Path, metavar="FOLDER", help="original images' branch first")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--weights", nargs="+", type=float, metavar="W", help="default 2 1 1 1 for four, else equal")
+    how.add_argument("--search", action="store_true", help="search weights on training identities")
+    how.add_argument("--by-size", action="store_true", help="search weights that depend on the query's size")
+    how.add_argument("--reciprocal-rank", action="store_true", help="fuse ranks instead of distances")
+    parser.add_argument("--metric", choices=METRICS, default="cosine", help="the branches' distance (default cosine)")
+    parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking of every list")
+    parser.add_argument("--protocol", choices=("market", "single_shot"), help="default: as the data set says")
+    parser.add_argument("--objective", choices=OBJECTIVES, default="mAP", help="what a search maximises (default mAP)")
+    parser.add_argument("--seed", type=int, default=0, help="of a search's split of the training identities")
+    parser.add_argument("--out", type=Path, help="folder for the fused features and fusion.json")
+    args = parser.parse_args(argv)
+    if len(args.branches) < 2:
+        parser.error("fusion needs at least two folders")
+    if args.reciprocal_rank and args.rerank:
+        parser.error("--reciprocal-rank has no distances within the gallery, which --rerank needs")
+    if args.by_size and args.metric != "cosine":
+        parser.error("--by-size needs --metric cosine")
+    return args
+
+
+def read_branch(folder: Path, roles: Sequence[str]) -> dict[str, FeatureSet]:
+    """Return a branch's features by role, from its files or from the model of a trained run.
+
+    Raises:
+        ValueError: if the folder is neither, or has no features of a role.
+    """
+    if (folder / "query.npz").is_file() or not (folder / LAST).is_file():
+        missing = [f"{role}.npz" for role in roles if not (folder / f"{role}.npz").is_file()]
+        if missing:
+            raise ValueError(f"{folder} has no {' and no '.join(missing)}, and no {LAST} of a trained run to make it")
+        found = {role: FeatureSet.load(folder / f"{role}.npz") for role in roles}
+        for role, features in found.items():
+            if features.role != role:
+                raise ValueError(f"{folder / role}.npz holds the features of {features.role} images")
+        return found
+    from torchreid_xres.engine.job import run_features
+
+    return run_features(folder)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        records = fuse(args)
+    except (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError) as error:
+        text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
+        print(f"{type(error).__name__}: {text}", file=sys.stderr)
+        return 2
+    print(json.dumps({"out": str(args.out) if args.out else None, "records": len(records)}))
+    return 0
+
+
+def fuse(args: argparse.Namespace) -> list[dict]:
+    searched = args.search or args.by_size
+    branches = [read_branch(folder, ("query", "gallery", *["train"] * searched)) for folder in args.branches]
+    query, gallery = ([branch[role] for branch in branches] for role in ("query", "gallery"))
+    name = query[0].dataset
+    protocol = args.protocol or (DATASETS[name].build.metric if name in DATASETS else "market")
+    how = {"protocol": protocol, "ranks": RANKS}
+
+    search, fused = None, {}
+    if args.reciprocal_rank:
+        record = evaluate_reciprocal_ranks(query, gallery, metric=args.metric, **how) | {"how": "reciprocal ranks"}
+    else:
+        weights, found_by = args.weights or default_weights(len(branches)), "given" if args.weights else "default"
+        if searched:
+            training = [branch["train"] for branch in branches]
+            settings = {"metric": args.metric, "objective": args.objective, "seed": args.seed}
+            search = search_weights(training, by_size=args.by_size, **settings)
+            weights, found_by = search.weights, "searched by size" if args.by_size else "searched"
+        fused = fused_sets(query, gallery, weights, args.metric)
+        # One descriptor of all branches: its Euclidean distance is the fused one.
+        record = evaluate_features(**fused, metric="euclidean", rerank=args.rerank, **how)
+        record |= {"how": found_by, "weights": as_json(weights), "search": as_json(search)}
+        record["branch_distance"] = args.metric
+    record["inputs"] = [
+        {"folder": str(folder), "model": branch.model, "weights_sha256": branch.weights_sha256}
+        for folder, branch in zip(args.branches, query, strict=True)
+    ]
+    alone = [
+        evaluate_features(q, g, metric=args.metric, rerank=args.rerank, **how)
+        for q, g in zip(query, gallery, strict=True)
+    ]
+    records = [*alone, record]
+    print(table(records, args.branches))
+    if search is not None:
+        print("\n" + search_text(search))
+    if args.out:
+        for role, features in fused.items():
+            features.save(args.out / f"{role}.npz")
+        write_json(records, args.out / "fusion.json")
+    return records
+
+
+def as_json(value: Search | SizeWeights | Sequence[float] | None) -> dict | list | None:
+    return asdict(value) if isinstance(value, (Search, SizeWeights)) else value and list(value)
+
+
+def table(records: Sequence[dict], folders: Sequence[Path]) -> str:
+    """Return a row for each branch alone and for the fusion, accuracies in per cent."""
+    fused = records[-1]
+    weights = fused.get("weights")
+    shown = f"fused, {fused['how']}"
+    if isinstance(weights, list):
+        shown += " " + ":".join(f"{weight:g}" for weight in weights)
+    rows = []
+    for record, branch in zip(records, [*map(str, folders), shown], strict=True):
+        row = {"branch": branch, "model": "" if record is fused else record["model"]}
+        row |= {key.replace("rank", "rank-"): record[key] for key in (*(f"rank{r}" for r in RANKS), "mAP", "mINP")}
+        if len(record["by_rate"]) > 1:
+            row |= {f"r1@x{rate}": part["rank1"] for rate, part in record["by_rate"].items()}
+        rows.append(row)
+    return tabulate(rows, headers="keys", tablefmt="github", floatfmt=".1f")
+
+
+def search_text(search: Search) -> str:
+    """Return what was searched on and found; weights by size as a table."""
+    text = (
+        f"searched on {search.identities} training identities ({search.queries} queries, {search.gallery} gallery "
+        f"images, seed {search.seed}): {search.objective} {search.start:.1f} -> {search.found:.1f}; on the others "
+        f"{search.checked_start:.1f} -> {search.checked:.1f}"
+    )
+    if not isinstance(search.weights, SizeWeights):
+        return text
+    rows = [[side, *weights] for side, weights in zip(search.weights.sides, search.weights.weights, strict=True)]
+    headers = ["sqrt(height x width)", *(f"weight {j + 1}" for j in range(len(rows[0]) - 1))]
+    return text + "\n\n" + tabulate(rows, headers=headers, tablefmt="github", floatfmt=".2f")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

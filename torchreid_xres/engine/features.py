@@ -1,0 +1,226 @@
+"""Features of one part of a data set under one model, with what says of which images and which model they are."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchreid_xres.data.base import ROLES
+from torchreid_xres.engine.record import scores, versions
+from torchreid_xres.files import whole_file
+from torchreid_xres.metrics import RankResult, rank_distances, rank_features
+from torchreid_xres.metrics.rerank import reranked_distances
+
+# Goes up when a file of before could no longer be read as what it is.
+FORMAT = 1
+_PER_IMAGE = {"pid": np.int64, "camid": np.int64, "rate": np.float64, "low": np.bool_, "size": np.int64}
+_TEXTS = ("role", "dataset", "model", "weights_sha256", "manifest_sha256")
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """The features of the training images, the queries or the gallery of a data set, by one model.
+
+    Args:
+        features: (N, D), finite; kept as float32 on the CPU.
+        pid: (N,) identities.
+        camid: (N,) cameras.
+        rate: (N,) down-sampling rates, 1 = as captured (also where the gap is in the pictures themselves).
+        low: (N,) bool, low resolution by the protocol.
+        size: (N, 2) native height and width in pixels, of what the camera saw.
+        names: (N,) paths relative to the set's folder, with forward slashes.
+        role: ``train``, ``query`` or ``gallery``.
+        dataset: registered name of the data set.
+        model: how the model is called in tables.
+        weights_sha256: of the model's weights.
+        manifest_sha256: of the set's protocol manifest; empty for a set of the host, which has none.
+
+    Raises:
+        ValueError: for shapes that do not fit, features that are not finite, or an unknown role.
+    """
+
+    features: Tensor
+    pid: np.ndarray
+    camid: np.ndarray
+    rate: np.ndarray
+    low: np.ndarray
+    size: np.ndarray
+    names: Sequence[str]
+    role: str
+    dataset: str
+    model: str
+    weights_sha256: str
+    manifest_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        def keep(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        keep("features", torch.as_tensor(self.features).detach().to("cpu", torch.float32))
+        keep("names", tuple(map(str, self.names)))
+        for name, dtype in _PER_IMAGE.items():
+            keep(name, np.asarray(getattr(self, name), dtype=dtype))
+        where = f"the {self.role} features of {self.dataset} by {self.model}"
+        if self.role not in ROLES:
+            raise ValueError(f"{where}: the role must be one of {', '.join(ROLES)}")
+        if self.features.ndim != 2 or not len(self.features):
+            raise ValueError(f"{where} must be (N, D) with N >= 1, not {tuple(self.features.shape)}")
+        for name in ("names", *_PER_IMAGE):
+            shape = np.shape(getattr(self, name))
+            expected = (len(self), 2) if name == "size" else (len(self),)
+            if shape != expected:
+                raise ValueError(f"{where}: {len(self)} images need {name} of the shape {expected}, not {shape}")
+        broken = (~torch.isfinite(self.features)).any(dim=1).nonzero().flatten().tolist()
+        if broken:
+            raise ValueError(
+                f"{where}: {len(broken)} of {len(self)} hold NaN or infinity, the first is {self.names[broken[0]]}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything as one uncompressed ``.npz``, whole or not at all."""
+        arrays = {name: getattr(self, name) for name in _PER_IMAGE}
+        arrays |= {"features": self.features.numpy(), "names": np.array(self.names, dtype=np.str_)}
+        about = {name: getattr(self, name) for name in _TEXTS} | {"format": FORMAT}
+        with whole_file(path) as scratch, open(scratch, "wb") as file:
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FeatureSet:
+        """Read what :meth:`save` wrote; nothing in the file is run.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged, of another kind, or of a later version of this package.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no features at {path}")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                about = json.loads(file["about"].item())
+                found = {name: file[name] for name in ("features", "names", *_PER_IMAGE)}
+            if about.pop("format") != FORMAT:
+                raise ValueError(f"written by another version of this package, this one reads format {FORMAT}")
+            return cls(**found, **about)
+        except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is not a readable feature file: {error}") from error
+
+
+def check_same_images(sets: Sequence[FeatureSet]) -> None:
+    """Refuse features that are not of the same images in the same order.
+
+    Rates and sizes may differ: a branch may have seen the images enlarged.
+
+    Args:
+        sets: of several models; each is compared with the first.
+
+    Raises:
+        ValueError: names the two models, and what differs first: the data set, the role, the number of images, an
+            image's name, identity or camera, or the protocol's manifest.
+    """
+    first = sets[0]
+    for other in sets[1:]:
+        pair = f"the features by {first.model} and by {other.model} are not of the same images"
+        for what in ("dataset", "role"):
+            if getattr(first, what) != getattr(other, what):
+                raise ValueError(
+                    f"{pair}: the {what} is {getattr(first, what)} in one, {getattr(other, what)} in the other"
+                )
+        where = f"{pair} ({first.dataset}, {first.role})"
+        if len(first) != len(other):
+            raise ValueError(f"{where}: {len(first)} images in one, {len(other)} in the other")
+        for what, ours, theirs in (
+            ("name", first.names, other.names),
+            ("identity", first.pid, other.pid),
+            ("camera", first.camid, other.camid),
+        ):
+            differing = np.flatnonzero(np.asarray(ours) != np.asarray(theirs))
+            if len(differing):
+                i = differing[0]
+                raise ValueError(
+                    f"{where}: {len(differing)} of {len(first)} images differ in their {what}, the first is image {i}, "
+                    f"{ours[i]} in one ({first.names[i]}), {theirs[i]} in the other ({other.names[i]})"
+                )
+        if first.manifest_sha256 != other.manifest_sha256:
+            raise ValueError(
+                f"{where}: the protocol's manifest is {first.manifest_sha256[:12] or 'missing'} in one, "
+                f"{other.manifest_sha256[:12] or 'missing'} in the other; rates, kernel or files differ"
+            )
+
+
+def evaluate_features(
+    query: FeatureSet,
+    gallery: FeatureSet,
+    *,
+    metric: str = "cosine",
+    rerank: bool = False,
+    protocol: str = "market",
+    draws: int = 10,
+    seed: int = 0,
+    ranks: Sequence[int] = (1, 5, 10),
+) -> dict:
+    """Rank saved features and return the record.
+
+    Args:
+        query: the queries.
+        gallery: what they are searched in, by the same model.
+        metric: ``cosine`` or ``euclidean``.
+        rerank: re-rank the lists (k-reciprocal).
+        protocol: ``market`` or ``single_shot``.
+        draws: gallery draws of a single-shot evaluation.
+        seed: of these draws.
+        ranks: CMC ranks to name.
+
+    Returns:
+        A dictionary that JSON can hold; figures in per cent, also by the queries' rate.
+
+    Raises:
+        ValueError: if queries and gallery are not of one data set and model, or none of the queries has a match.
+    """
+    for what in ("dataset", "model", "weights_sha256", "manifest_sha256"):
+        ours, theirs = getattr(query, what), getattr(gallery, what)
+        if ours != theirs:
+            raise ValueError(f"queries and gallery do not belong together: the {what} is {ours} here, {theirs} there")
+    labels = (query.pid, gallery.pid, query.camid, gallery.camid)
+    how = {"protocol": protocol, "draws": draws, "seed": seed}
+    if rerank:
+        result = rank_distances(reranked_distances(query.features, gallery.features, metric), *labels, **how)
+    else:
+        result = rank_features(query.features, gallery.features, *labels, metric=metric, **how)
+    return features_record(query, result, how | {"distance": metric, "rerank": rerank}, ranks)
+
+
+def features_record(query: FeatureSet, result: RankResult, how: Mapping[str, Any], ranks: Sequence[int]) -> dict:
+    """Return the record of a ranking of saved features.
+
+    Args:
+        query: the queries.
+        result: their ranking.
+        how: the protocol and its settings.
+        ranks: CMC ranks to name.
+    """
+    return {
+        "dataset": query.dataset,
+        "manifest": query.manifest_sha256 or None,
+        "protocol": dict(how),
+        "model": query.model,
+        "weights_sha256": query.weights_sha256,
+        "versions": versions(),
+        **scores(result, ranks),
+        "by_rate": {
+            f"{rate:g}": {"queries": len(part.valid), **scores(part, ranks)}
+            for rate, part in result.by(query.rate).items()
+            if part.valid.any()
+        },
+    }
