@@ -145,6 +145,10 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.loss.ps.weight = 0.5
     cfg.loss.ps.terms = ["seq1", "seq4", "seq5", "logits"]  # outputs that follow the teacher's
 
+    cfg.loss.msifla = CfgNode()  # MSIFLA's two losses
+    cfg.loss.msifla.coupling = "alternate"  # a step on each; joint: one on both; detached: L_ReID spares the cascade
+    cfg.loss.msifla.rates = [4.0, 3.0, 2.0]  # versions of a high-resolution image that the cascade learns from
+
     # Several runs in a row, each once: {name: changes to the whole configuration}, in this order. "{name}" in a text
     # value of a later one is that stage's folder.
     cfg.stages = CfgNode(**free)
@@ -253,6 +257,9 @@ def _merge(node: CfgNode, part: Mapping, source: str, prefix: str = "") -> None:
             hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(sorted(node))}"
             raise ConfigError(f"unknown key {key!r} in {source}{hint}")
         if isinstance(node[name], CfgNode):
+            if value is None and node[name].is_new_allowed():
+                node[name] = CfgNode(new_allowed=True)  # null empties what a parent file filled
+                continue
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{key} in {source} is a group of keys, not {value!r}")
             _merge(node[name], value, source, f"{key}.")

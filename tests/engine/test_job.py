@@ -133,7 +133,8 @@ def test_a_stage_starts_from_an_earlier_ones_folder(tiny_config):
     second = {"model": {"load_weights": "{first}/" + LAST}, "train": {"lr": 1e-12}}
     cfg = tiny_config(train__max_epoch=1, stages={"first": {}, "second": second})
     run_job(cfg)
-    weights = [checkpoint.load(Path(cfg.data.save_dir) / "split0/sr_reid" / s / LAST)["models"]["model"] for s in STAGES]
+    home = Path(cfg.data.save_dir) / "split0" / "sr_reid"
+    weights = [checkpoint.load(home / stage / LAST)["models"]["model"] for stage in STAGES]
     for name, tensor in weights[0].items():
         if name.endswith("weight"):
             torch.testing.assert_close(weights[1][name], tensor, atol=1e-4, rtol=0)

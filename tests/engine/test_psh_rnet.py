@@ -144,7 +144,12 @@ def test_one_step_decodes_once_and_runs_the_teacher_without_a_graph(student, mon
     engine = student()
     seen = []
     real = engine.teacher.forward
-    monkeypatch.setattr(engine.teacher, "forward", lambda *a, **k: seen.append(torch.is_grad_enabled()) or real(*a, **k))
+
+    def forward(*args, **kwargs):
+        seen.append(torch.is_grad_enabled())
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(engine.teacher, "forward", forward)
     decoded = []
     dataset = type(engine.train_loader.dataset)
     read = dataset.read
@@ -171,19 +176,16 @@ def test_a_run_stopped_in_either_phase_ends_like_a_whole_one(tiny_config, tmp_pa
     changes = {**CHANGES, "train__max_epoch": 2}
     whole = run_job(tiny_config(**changes, data__save_dir=str(tmp_path / "whole")))
 
-    class Stopped(Exception):
-        pass
-
     real = XresEngine.forward_backward
     kind = psh_rnet.HRNetReIDEngine if phase == "teacher" else psh_rnet.PSHRNetEngine
 
     def stop(self, data):
         if type(self) is kind and self.epoch == 1:
-            raise Stopped
+            raise KeyboardInterrupt
         return real(self, data)
 
     cfg = tiny_config(**changes, data__save_dir=str(tmp_path / "stopped"))
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(XresEngine, "forward_backward", stop)
         run_job(cfg)
     resumed = run_job(cfg)
@@ -201,5 +203,5 @@ def test_a_missing_or_strange_teacher_is_refused(student, tiny_config, tmp_path)
     torch.save(other.state_dict(), tmp_path / "other.pth")
     with pytest.raises(ValueError, match="another number of identities than 8"):
         engine._load_teacher(str(tmp_path / "other.pth"), {"backbone": "hrnet_w18_small"})
-    with pytest.raises(ValueError, match="set data.pairs True"):
+    with pytest.raises(ValueError, match=r"set data\.pairs True"):
         student(data__pairs=False)

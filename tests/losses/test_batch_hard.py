@@ -15,7 +15,7 @@ def oracle(features, pids, margin):
     for a in range(len(pids)):
         farthest, nearest = 0.0, math.inf
         for b in range(len(pids)):
-            distance = math.sqrt(sum((x - y) ** 2 for x, y in zip(features[a].tolist(), features[b].tolist())))
+            distance = math.sqrt(sum((x - y) ** 2 for x, y in zip(features[a].tolist(), features[b].tolist(), strict=True)))
             if pids[a] == pids[b]:
                 farthest = max(farthest, distance)
             else:

@@ -105,7 +105,7 @@ def test_the_backbone_starts_from_a_file(tmp_path):
     sizes = {"features_only": True, "feature_location": "incre", "out_indices": (1, 2, 3, 4)}
     trained = timm.create_model("hrnet_w18_small", pretrained=False, **sizes)
     torch.save(trained.state_dict(), tmp_path / "hrnet.pth")
-    model = build_model("hrnet_reid", pretrained=True, backbone="hrnet_w18_small", backbone_weights=tmp_path / "hrnet.pth")
+    model = build_model("hrnet_reid", **SMALL | {"pretrained": True}, backbone_weights=tmp_path / "hrnet.pth")
     torch.testing.assert_close(model.backbone.conv1.weight, trained.conv1.weight)
 
 

@@ -48,7 +48,7 @@ class XresDataManager(host.ImageDataManager):
                 **kwargs,
             )
         if "pad_crop" in names:
-            # In place: the data sets hold this very object. Before the pixels become numbers, so that the border is black.
+            # In place, since the data sets hold this very object; before normalisation, so that the border is black.
             steps = self.transform_tr.transforms
             first = next(i for i, step in enumerate(steps) if isinstance(step, ToTensor))
             steps.insert(first, RandomCrop((self.height, self.width), padding=pad))

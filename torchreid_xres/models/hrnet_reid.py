@@ -52,8 +52,8 @@ class HRNetReID(nn.Module):
         use_gpu: as in the host; unused.
         backbone: a timm name of the HRNet family.
         backbone_weights: file to start the backbone from instead (timm's names).
-        grid: side n of each branch's pooled n x n map. The paper's eq. 6 reads 1, 2, 3, 4, which cannot give the lengths
-            it states (2048, 1024, 2048, 1024); these do.
+        grid: side n of each branch's pooled n x n map. The paper's eq. 6 reads 1, 2, 3, 4, which cannot give the
+            lengths it states (2048, 1024, 2048, 1024); these do.
         max_share: lambda_n, the share of max pooling in each branch; not given in the paper, from its code.
         pooling: ``both`` (eq. 6), or ``avg`` or ``max`` alone (the paper's Table V).
         embedding: length of l_f.

@@ -1,0 +1,111 @@
+"""Run a table of ablations: each row is the given configuration with a few keys changed.
+
+    python benchmarks/ablation.py --config-file configs/psh_rnet_mlr_cuhk03_mini.yaml --table losses --root DATA
+    python benchmarks/ablation.py --config-file configs/psh_rnet_mlr_market.yaml --list
+
+The tables are in ablations.yaml, with the papers' figures. A row that is done is not run again, and a stage that
+several rows share (a teacher) is run once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import yaml
+from tabulate import tabulate
+
+from torchreid_xres.config import ConfigError, load_config, stage_configs
+from torchreid_xres.engine.job import run_job
+from torchreid_xres.engine.logs import logged_to
+from torchreid_xres.engine.stages import write_json
+
+TABLES = Path(__file__).with_name("ablations.yaml")
+
+
+def tables_of(model: str) -> dict[str, dict]:
+    """Return the ablation tables of a model by name.
+
+    Raises:
+        ConfigError: if it has none.
+    """
+    tables = yaml.safe_load(TABLES.read_text(encoding="utf-8"))
+    if model not in tables:
+        raise ConfigError(f"there is no ablation table for {model!r}; there are some for: {', '.join(tables)}")
+    return tables[model]
+
+
+def run_row(config: str, overrides: list[Any], out: Path) -> list[dict]:
+    """Run one row as a job in ``out`` and return the records of its last stage."""
+    cfg = load_config(config, [*overrides, "compare.models", [], "data.save_dir", str(out)])
+    with logged_to(out, "train"):
+        records = run_job(cfg, shared=out.parent / "shared")
+    last = list(stage_configs(cfg))[-1]
+    return [record for record in records if record["stage"] == last]
+
+
+def table_of(result: dict, style: str = "github") -> str:
+    """Return the rows of a result as a table: ours beside the paper's."""
+    lines = []
+    for row in result["rows"]:
+        line = {"": row["label"]}
+        for key in result["figures"] + ([] if "mAP" in result["figures"] else ["mAP"]):
+            values = [record[key] for record in row["records"]]
+            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+            line[key.replace("rank", "rank-")] = f"{mean(values):.1f}{spread}"
+        for key, value in zip(result["figures"], row["quoted"], strict=True):
+            line[f"quoted {key.replace('rank', 'rank-')}"] = f"{value:.1f}"
+        lines.append(line)
+    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--table", help="name of a table")
+    parser.add_argument("--list", action="store_true", help="say which tables the configuration's model has, and stop")
+    parser.add_argument("--root", help="folder that holds the data sets")
+    parser.add_argument("--seeds", type=int, nargs="+", help="train.seed of several runs of each row")
+    parser.add_argument("--out", type=Path, help="folder of the runs; log/ablation_<configuration>_<table> if left out")
+    parser.add_argument("--keep", type=Path, help="also write the result to this JSON file")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="keys changed in every row")
+    args = parser.parse_args(argv)
+    try:
+        common = [*(["data.root", args.root] if args.root else []), *args.opts]
+        cfg = load_config(args.config_file, common)
+        tables = tables_of(cfg.model.name)
+        if args.list or args.table not in tables:
+            shown = "\n".join(f"{name}: {len(t['rows'])} rows ({t['source']})" for name, t in tables.items())
+            print(shown, file=sys.stdout if args.list else sys.stderr)
+            return 0 if args.list else 2
+        table = tables[args.table]
+        out = args.out or Path("log") / f"ablation_{Path(args.config_file).stem}_{args.table}"
+        result = {"table": args.table, "source": table["source"], "figures": table["figures"], "rows": []}
+        result["command"] = shlex.join(
+            ["python", "benchmarks/ablation.py", "--config-file", args.config_file, "--table", args.table]
+            + (["--seeds", *map(str, args.seeds)] if args.seeds else [])
+            + args.opts
+        )
+        for number, row in enumerate(table["rows"]):
+            records = []
+            for seed in args.seeds or [cfg.train.seed]:
+                changes = [*common, *table.get("common", []), *row["changes"], "train.seed", seed]
+                records += run_row(args.config_file, changes, out / f"row{number}_seed{seed}")
+            result["rows"].append({**row, "records": records})
+            write_json(result, out / f"{args.table}.json")
+        if args.keep:
+            write_json(result, args.keep)
+    except (ValueError, TypeError, LookupError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    targets = ", ".join(cfg.data.targets)
+    print(f"\n{targets}, beside figures quoted from {table['source']}\n\n{table_of(result)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Images per second of PS-HRNet's phase 2, beside a plain reading of the algorithm.
+
+    python benchmarks/psh_rnet_step.py [--threads 1] [--keep benchmarks/results/psh_rnet_step.json]
+
+The plain reading takes two loaders that decode and augment for themselves, and runs both branches with a graph; it
+minimises the same loss. Both go through the same batches of drawn people, in turn, in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from torch.nn import functional as F
+
+from torchreid_xres.config import load_config
+from torchreid_xres.engine import checkpoint
+from torchreid_xres.engine.base import LAST, XresEngine, to_device
+from torchreid_xres.engine.job import own_runs
+from torchreid_xres.engine.record import versions
+from torchreid_xres.engine.stages import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def engine_of(config: Path, overrides: list[str], folder: Path) -> XresEngine:
+    """Return the student's engine beside a teacher with random weights."""
+    first, second = own_runs(load_config(config, overrides), 0, folder)
+    checkpoint.save_atomic({"models": {"model": first._engine().model.state_dict()}}, first.folder / LAST)
+    engine = second._engine()
+    engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, folder
+    engine.set_model_mode("train")
+    return engine
+
+
+def plain_step(engine: XresEngine, data: dict, other: dict) -> None:
+    """Take the same step with the teacher in the graph, its images from a loader of their own."""
+    data = to_device({**data, "img_hr": other["img_hr"]}, "cuda" if engine.use_gpu else "cpu")
+    with engine.autocast():
+        output = engine.model(data["img_lr"], full=True)
+        losses = engine.identity_losses(output.reid, data["pid"])
+        target = engine.teacher(data["img_hr"], full=True).named()
+        sr = F.l1_loss(output.restored.float(), data["img_hr"])
+        student = output.reid.named()
+        ps = sum(F.l1_loss(student[term].float(), target[term].float()) for term in engine.terms)
+        loss = losses["loss"] + engine.weight_sr * sr + engine.weight_ps * ps
+    engine.optimizer.zero_grad()
+    loss.backward()
+    engine.optimizer.step()
+
+
+def seconds(work: Callable[[], None], use_gpu: bool) -> float:
+    start = time.perf_counter()
+    work()
+    if use_gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", type=Path, default=ROOT / "configs" / "psh_rnet_quickstart.yaml")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--keep", type=Path, help="write the result to this JSON file")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        overrides = ["data.root", scratch, "data.save_dir", scratch, *args.opts]
+        ours, plain = (engine_of(args.config_file, overrides, Path(scratch) / name) for name in ("ours", "plain"))
+        # What the plain reading keeps for backward although nothing learns from it.
+        plain.teacher.requires_grad_(True)
+        batches, mine, theirs = iter(ours.train_loader), iter(plain.train_loader), iter(plain.train_loader)
+        rows: dict[str, list[float]] = {"ours": [], "plain": []}
+        for _ in range(args.repeats + 1):
+            rows["ours"].append(seconds(lambda: ours.forward_backward(next(batches)), ours.use_gpu))
+            rows["plain"].append(seconds(lambda: plain_step(plain, next(mine), next(theirs)), ours.use_gpu))
+    size = ours.train_loader.batch_size
+    speeds = {name: [size / s for s in times[1:]] for name, times in rows.items()}  # the first warms up
+    ratio = statistics.median(speeds["ours"]) / statistics.median(speeds["plain"])
+    table = [
+        {"step": name, "img/s": statistics.median(v), "least": min(v), "most": max(v)} for name, v in speeds.items()
+    ]
+    print(tabulate(table, headers="keys", tablefmt="github", floatfmt=".1f"))
+    print(f"ours / plain: {ratio:.2f}, {args.repeats} steps of {size} images each, {args.threads} thread(s)")
+    if args.keep:
+        machine = {"processor": platform.machine(), "threads": args.threads, "load": os.getloadavg()[0]}
+        machine["gpu"] = torch.cuda.get_device_name() if ours.use_gpu else None
+        config = args.config_file.name
+        write_json(
+            {"rows": table, "ratio": ratio, "batch": size, "config": config, "changes": args.opts,
+             "machine": machine, "versions": versions()},
+            args.keep,
+        )  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
