@@ -1,6 +1,6 @@
 """Engines: importing this package fills :data:`ENGINES`."""
 
-from torchreid_xres.engine import keypoints, psh_rnet, sr_reid
+from torchreid_xres.engine import keypoints, psh_rnet, restore, restorer, sr_reid
 from torchreid_xres.engine.base import ENGINES, NotFiniteError, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
 
 __all__ = [
@@ -12,5 +12,7 @@ __all__ = [
     "XresMixin",
     "keypoints",
     "psh_rnet",
+    "restore",
+    "restorer",
     "sr_reid",
 ]

@@ -1,6 +1,15 @@
 """Models: importing this package fills :data:`MODELS`."""
 
-from torchreid_xres.models import hourglass_vehicle20, hrnet_reid, psh_rnet, sr_reid
+from torchreid_xres.models import hourglass_vehicle20, hrnet_reid, prpr_restorer, psh_rnet, sr_reid
 from torchreid_xres.models.registry import MODELS, build_model, host_builder
 
-__all__ = ["MODELS", "build_model", "host_builder", "hourglass_vehicle20", "hrnet_reid", "psh_rnet", "sr_reid"]
+__all__ = [
+    "MODELS",
+    "build_model",
+    "host_builder",
+    "hourglass_vehicle20",
+    "hrnet_reid",
+    "prpr_restorer",
+    "psh_rnet",
+    "sr_reid",
+]
