@@ -124,8 +124,3 @@ def test_every_config_in_the_project_loads(repo):
 def test_null_empties_a_free_group():
     cfg = load_config(None, ["sr.options", {"depth": 3}, "sr.options", None, "sr.options", {"width": 2}])
     assert cfg.sr.options == {"width": 2}
-
-
-def test_a_transform_that_does_not_exist_is_refused():
-    with pytest.raises(ConfigError, match=r"data\.transforms names 'random_fliip'; allowed: random_flip"):
-        load_config(None, ["data.transforms", ["random_fliip"]])

@@ -15,7 +15,8 @@ def oracle(features, pids, margin):
     for a in range(len(pids)):
         farthest, nearest = 0.0, math.inf
         for b in range(len(pids)):
-            distance = math.sqrt(sum((x - y) ** 2 for x, y in zip(features[a].tolist(), features[b].tolist(), strict=True)))
+            pairs = zip(features[a].tolist(), features[b].tolist(), strict=True)
+            distance = math.sqrt(sum((x - y) ** 2 for x, y in pairs))
             if pids[a] == pids[b]:
                 farthest = max(farthest, distance)
             else:
