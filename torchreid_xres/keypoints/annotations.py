@@ -83,6 +83,8 @@ def read_annotations(file: str | Path) -> Annotations:
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         fields = line.split()
+        if not fields:
+            continue
         wrong, values = _parse(fields)
         if wrong:
             damaged.append(f"line {number}: {wrong}")

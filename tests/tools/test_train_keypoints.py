@@ -1,0 +1,43 @@
+import importlib.util
+import json
+
+import pytest
+
+SMALL = [
+    "model.options", "{stacks: 1, depth: 2, width: 8}", "data.height", "64", "data.width", "64", "use_gpu", "False",
+    "data.options",
+    "{synth_vehicle: {train_identities: 2, test_identities: 2, cameras: 2, images_per_camera: 2, query_rate: 1.0}}",
+    "train.batch_size", "4", "train.max_epoch", "1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def train_keypoints(repo, tmp_path, capsys):
+    """Call the tool's main in this process; return its exit status, output and errors."""
+    spec = importlib.util.spec_from_file_location("train_keypoints_tool", repo / "tools" / "train_keypoints.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    argv = ["--root", str(tmp_path / "data"), "--config-file", str(repo / "configs" / "keypoints_synth_vehicle.yaml")]
+
+    def run(*opts):
+        status = tool.main([*argv, *SMALL, "data.save_dir", str(tmp_path / "log"), *opts])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_it_trains_prints_a_table_and_goes_on(train_keypoints, tmp_path):
+    status, out, err = train_keypoints()
+    assert status == 0, err
+    assert "| synth_vehicle | hourglass_vehicle20 | plain" in out and "PCK@0.1" in out
+    assert json.loads(out.splitlines()[-1]) == {"save_dir": str(tmp_path / "log"), "records": 1, "missed": 0}
+    assert len(list((tmp_path / "log").rglob("results/synth_vehicle.json"))) == 1
+    status, out, _ = train_keypoints("test.expected", "{synth_vehicle: {pck_x8: 100.1}}")
+    assert status == 1 and "Start training" not in out
+    assert "MISSED synth_vehicle pck_x8" in out
+
+
+def test_a_mistake_is_one_message(train_keypoints):
+    status, _, err = train_keypoints("data.transforms", "[random_flip]")
+    assert status == 2
+    assert "RandomHorizontalFlip would move pictures" in err and "Traceback" not in err
