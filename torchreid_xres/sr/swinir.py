@@ -70,6 +70,7 @@ class SwinIRTrunk(Trunk):
         ValueError: if the heads do not share the channels evenly.
 
     Example:
+        >>> import torch
         >>> SwinIRTrunk(features=12, depths=(2,), heads=2)(torch.zeros(1, 3, 16, 8)).shape
         torch.Size([1, 12, 16, 8])
     """
