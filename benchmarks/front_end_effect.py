@@ -34,7 +34,7 @@ def effect(job: Path, root: str, split: int) -> list[dict]:
     """
     cfg = load_config(job / "config.yaml", ["data.root", root, "test.evaluate", "True", "data.save_dir", str(job)])
     run = own_runs(cfg, split, job)[-1]
-    engine = run._engine()
+    engine = run.engine()
     load_weights(engine.model, run.folder / LAST, strict=True)
     model = engine.model.eval()
     name = cfg.data.targets[0]

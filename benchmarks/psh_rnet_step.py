@@ -35,8 +35,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def engine_of(config: Path, overrides: list[str], folder: Path) -> XresEngine:
     """Return the student's engine beside a teacher with random weights."""
     first, second = own_runs(load_config(config, overrides), 0, folder)
-    checkpoint.save_atomic({"models": {"model": first._engine().model.state_dict()}}, first.folder / LAST)
-    engine = second._engine()
+    checkpoint.save_atomic({"models": {"model": first.engine().model.state_dict()}}, first.folder / LAST)
+    engine = second.engine()
     engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, folder
     engine.set_model_mode("train")
     return engine

@@ -152,7 +152,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     # Several runs in a row, each once: {name: changes to the whole configuration}, in this order. "{name}" in a text
     # value of a later one is that stage's folder.
     cfg.stages = CfgNode(**free)
-    cfg.task = "train"  # what a stage does: train (and evaluate), or another name of engine.job.TASKS
+    cfg.task = "train"  # what a stage does: train (and evaluate), or another name of engine.run.TASKS
 
     cfg.train.warmup_epochs = 0  # first epochs at a lower learning rate
     cfg.train.warmup_factor = 0.1  # what they begin with, as a part of train.lr

@@ -47,7 +47,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(tiny_config, tmp_p
 
     cfg = tiny_config(data__save_dir=str(tmp_path / "parts"), **changes)
     run = own_runs(cfg, 0, Path(cfg.data.save_dir))[0]
-    engine = run._engine()
+    engine = run.engine()
 
     def stop(self, *args, **kwargs):
         if self.epoch == 1:
@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_names(tiny_config, model):
 def test_our_engines_stop_before_a_bad_loss_reaches_the_weights(tiny_config, monkeypatch):
     cfg = tiny_config()
     run = own_runs(cfg, 0, Path(cfg.data.save_dir))[0]
-    engine = run._engine()
+    engine = run.engine()
     before = {k: v.clone() for k, v in engine.model.state_dict().items() if "running" not in k and "num_b" not in k}
     real = type(engine).losses
     monkeypatch.setattr(type(engine), "losses", lambda s, d: real(s, d) | {"loss": real(s, d)["loss"] * math.nan})
@@ -119,7 +119,7 @@ def test_our_engines_stop_before_a_bad_loss_reaches_the_weights(tiny_config, mon
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_training_moves_every_part_but_a_frozen_front_end(tiny_config, frozen):
     cfg = tiny_config(train__max_epoch=1, sr__frozen=frozen, sr__name="fsrcnn", sr__options={})
-    engine = own_runs(cfg, 0, Path(cfg.data.save_dir))[0]._engine()
+    engine = own_runs(cfg, 0, Path(cfg.data.save_dir))[0].engine()
     before = {k: v.detach().clone() for k, v in engine.model.named_parameters()}
     engine.run(save_dir=cfg.data.save_dir, max_epoch=1, ranks=[1])
     still = [k for k, v in engine.model.named_parameters() if torch.equal(v, before[k])]
@@ -132,7 +132,7 @@ def test_clipping_bounds_the_step_of_the_hosts_engine_too(tiny_config):
             model__name="osnet_x0_25", data__pairs=False,
             train__optim="sgd", train__lr=1.0, train__weight_decay=0.0, sgd__momentum=0.0, **changes,
         )  # fmt: skip
-        engine = own_runs(cfg, 0, Path(cfg.data.save_dir))[0]._engine()
+        engine = own_runs(cfg, 0, Path(cfg.data.save_dir))[0].engine()
         before = [p.detach().clone() for p in engine.model.parameters()]
         engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, Path(cfg.data.save_dir)
         engine.set_model_mode("train")
@@ -153,7 +153,7 @@ def test_fp16_is_refused_where_nothing_scales_the_loss(tiny_config):
     cfg = tiny_config()
     cfg.train.precision = "fp16"
     with pytest.raises(ValueError, match="fp16 needs a GPU"):
-        own_runs(cfg, 0, Path(cfg.data.save_dir))[0]._engine()
+        own_runs(cfg, 0, Path(cfg.data.save_dir))[0].engine()
 
 
 def test_the_record_says_what_was_evaluated_and_how(tiny_config):
@@ -183,7 +183,7 @@ def test_by_rate_figures_average_to_the_whole(tiny_config):
 def test_the_hosts_own_evaluation_gives_the_same_figures(tiny_config):
     """Our _evaluate against the host's, on the same features (features of a plain host model)."""
     cfg = tiny_config(model__name="osnet_x0_25", data__pairs=False)
-    engine = own_runs(cfg, 0, Path(cfg.data.save_dir))[0]._engine()
+    engine = own_runs(cfg, 0, Path(cfg.data.save_dir))[0].engine()
     engine.set_model_mode("eval")
     loaders = engine.test_loader["folder"]
     ours = engine._evaluate("folder", loaders["query"], loaders["gallery"], save_dir=cfg.data.save_dir, ranks=[1])

@@ -234,6 +234,7 @@ def test_a_search_finds_the_branch_that_knows_and_checks_it_on_other_identities(
     search = search_weights([poor, good])
     assert search.weights[1] > 2 * search.weights[0]
     assert search.found > search.start and search.checked > search.checked_start
+    assert search.checked != search.found and search.checked_start != search.start
     assert search.identities == 20 and search.queries == 40 and search.gallery == 40
     assert search == search_weights([poor, good])  # not left to chance
     assert search_weights([poor, good], seed=1).start != search.start  # other identities

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from torchreid_xres.config import ConfigError
-from torchreid_xres.engine import checkpoint, job
+from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.job import Run, clear, compared_runs, missed_figures, own_runs, run_job
+from torchreid_xres.engine.job import clear, compared_runs, missed_figures, own_runs, run_job
+from torchreid_xres.engine.run import Run, build_scheduler
 from torchreid_xres.report.tables import accuracy_table
 
 
@@ -25,8 +26,8 @@ def test_every_model_of_the_comparison_is_trained_once(tiny_config, monkeypatch)
 
 def test_the_compared_model_sees_the_same_images_without_the_second_view(tiny_config):
     cfg = tiny_config(compare__models=["osnet_x0_25"])
-    stock = compared_runs(cfg, 0, Path(cfg.data.save_dir))[0]._datamanager()
-    ours = own_runs(cfg, 0, Path(cfg.data.save_dir))[0]._datamanager()
+    stock = compared_runs(cfg, 0, Path(cfg.data.save_dir))[0].datamanager()
+    ours = own_runs(cfg, 0, Path(cfg.data.save_dir))[0].datamanager()
     assert "img_hr" not in stock.train_loader.dataset[0]
     assert "img_hr" in ours.train_loader.dataset[0]
     for role in ("query", "gallery"):
@@ -96,7 +97,7 @@ def test_splits_become_mean_and_deviation():
 
 
 def test_several_splits_are_stages_of_one_job(tiny_config, monkeypatch):
-    monkeypatch.setattr(job.Run, "train", lambda self: [{"split": self.split}])
+    monkeypatch.setattr(Run, "train", lambda self: [{"split": self.split}])
     cfg = tiny_config(data__num_splits=3)
     assert [r["split"] for r in run_job(cfg)] == [0, 1, 2]
     done = json.loads((Path(cfg.data.save_dir) / "stages.json").read_text())["done"]
@@ -182,7 +183,7 @@ def test_a_warm_up_comes_before_the_schedule(tiny_config, shape, rates):
     )
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    scheduler = job.build_scheduler(cfg, optimizer)
+    scheduler = build_scheduler(cfg, optimizer)
     seen = []
     for _ in rates:
         seen.append(optimizer.param_groups[0]["lr"])
@@ -193,7 +194,7 @@ def test_a_warm_up_comes_before_the_schedule(tiny_config, shape, rates):
 
 def test_the_mirrored_image_changes_the_descriptor_and_nothing_else(tiny_config, tmp_path):
     plain, mirrored = (
-        own_runs(tiny_config(test__flip=flip), 0, tmp_path)[0]._engine() for flip in (False, True)
+        own_runs(tiny_config(test__flip=flip), 0, tmp_path)[0].engine() for flip in (False, True)
     )
     mirrored.model.load_state_dict(plain.model.state_dict())
     loader = plain.test_loader["folder"]["query"]

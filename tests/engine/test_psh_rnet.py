@@ -45,8 +45,8 @@ def student(tiny_config):
 
     def make(**changes):
         first, second = own_runs(tiny_config(**{**CHANGES, **changes}), 0, Path(tiny_config().data.save_dir))
-        checkpoint.save_atomic({"models": {"model": first._engine().model.state_dict()}}, first.folder / LAST)
-        engine = second._engine()
+        checkpoint.save_atomic({"models": {"model": first.engine().model.state_dict()}}, first.folder / LAST)
+        engine = second.engine()
         engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, second.folder
         engine.set_model_mode("train")
         return engine
@@ -161,7 +161,7 @@ def test_one_step_decodes_once_and_runs_the_teacher_without_a_graph(student, mon
 
 def test_the_teacher_learns_from_the_high_resolution_view(student, tiny_config):
     first = own_runs(tiny_config(**CHANGES), 0, Path(tiny_config().data.save_dir))[0]
-    engine = first._engine()
+    engine = first.engine()
     seen = []
     engine.model.forward = lambda img, full: seen.append(img) or HRNetReIDOutput(
         (torch.randn(len(img), 4, requires_grad=True),) * 5, torch.zeros(len(img), 2), torch.zeros(len(img), 8)
@@ -197,7 +197,7 @@ def test_a_run_stopped_in_either_phase_ends_like_a_whole_one(tiny_config, tmp_pa
 def test_a_missing_or_strange_teacher_is_refused(student, tiny_config, tmp_path):
     cfg = tiny_config(**{**CHANGES, "stages": {}})
     with pytest.raises(ConfigError, match=r"set loss\.ps\.teacher to its weights"):
-        own_runs(cfg, 0, tmp_path)[0]._engine()
+        own_runs(cfg, 0, tmp_path)[0].engine()
     engine = student()
     other = psh_rnet.HRNetReID(num_classes=3, pretrained=False, backbone="hrnet_w18_small")
     torch.save(other.state_dict(), tmp_path / "other.pth")

@@ -251,7 +251,7 @@ def test_the_stages_of_a_job_train_restore_and_train_on_a_level(tiny_config, mon
     assert json.loads(json.dumps(restored)) == restored
     folder = Path(cfg.data.save_dir) / "split0" / cfg.model.name / "pyramid"
     assert Image.open(folder / "x2" / "gallery" / "008" / "008_c2_0.png.png").size == (64, 128)
-    dataset = own_runs(cfg, 0, Path(cfg.data.save_dir))[2]._datamanager().train_loader.dataset
+    dataset = own_runs(cfg, 0, Path(cfg.data.save_dir))[2].datamanager().train_loader.dataset
     assert dataset[0]["size"].tolist() in ([[64, 32], [42, 20], [32, 16], [128, 64]])
 
 

@@ -11,7 +11,8 @@ from torchreid_xres.config import load_config
 from torchreid_xres.data.base import DATASETS, dataset_options
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.job import build_scheduler, own_runs, run_job
+from torchreid_xres.engine.job import own_runs, run_job
+from torchreid_xres.engine.run import build_scheduler
 from torchreid_xres.engine.restorer import RestorerEngine, full_flags
 from torchreid_xres.metrics.image import psnr, ssim
 from torchreid_xres.models.weights import load_weights
@@ -42,7 +43,7 @@ def restorer_config(tiny_config):
 
 
 def engine_of(cfg):
-    return own_runs(cfg, 0, Path(cfg.data.save_dir))[0]._engine()
+    return own_runs(cfg, 0, Path(cfg.data.save_dir))[0].engine()
 
 
 def test_the_loss_is_the_sum_of_three_mean_absolute_errors(restorer_config):
@@ -105,7 +106,7 @@ def test_the_record_tells_psnr_and_ssim_beside_bicubic(restorer_config):
     assert json.loads((run.folder / "results" / "folder.json").read_text())["psnr_x4"] == record["psnr_x4"]
     assert record["model"] == "prpr_restorer" and record["epoch_batches"] == 3 and record["images"] == 18
 
-    engine = run._engine()
+    engine = run.engine()
     load_weights(engine.model, run.folder / LAST, strict=True)
     engine.model.eval()
     images = torch.cat([batch["img"] for batch in engine.test_loader["folder"]["gallery"]])

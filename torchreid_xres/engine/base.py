@@ -11,6 +11,7 @@ import logging
 import math
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -207,19 +208,22 @@ class XresMixin:
         return self.extract_features(images.cuda() if self.use_gpu else images)
 
     def _features(self, loader: Any, normalize: bool) -> tuple[Tensor, dict[str, np.ndarray]]:
-        features, facts = [], {"pid": [], "camid": [], "rate": []}
+        features, facts = [], defaultdict(list)
         for batch in loader:
             with self.autocast():
                 found = self.extract(batch).float()
                 if self.flip:
                     found = found + self.extract({**batch, "img": batch["img"].flip(-1)}).float()
             features.append(found.cpu())
-            for key, kept in facts.items():
-                kept.append(np.asarray(batch.get(key, torch.ones(len(batch["pid"])))))
+            for key in ("pid", "camid", "rate", "low", "size", "impath"):
+                if key in batch:
+                    facts[key].append(np.asarray(batch[key]))
         joined = torch.cat(features)
         if normalize:
             joined = F.normalize(joined, dim=1)
-        return joined, {key: np.concatenate(kept) for key, kept in facts.items()}
+        # Sets of the host know nothing of rates.
+        plain = {"rate": np.ones(len(joined)), "low": np.zeros(len(joined), dtype=bool)}
+        return joined, {**plain, **{key: np.concatenate(kept) for key, kept in facts.items()}}
 
     @torch.no_grad()
     def _evaluate(

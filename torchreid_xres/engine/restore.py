@@ -31,8 +31,8 @@ from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
 from torchreid_xres.data.degrade import degrade_image, low_size
 from torchreid_xres.engine.base import AUTOCAST
-from torchreid_xres.engine.job import TASKS, Run
 from torchreid_xres.engine.record import weights_hash
+from torchreid_xres.engine.run import TASKS, Run
 from torchreid_xres.files import whole_file
 from torchreid_xres.models import build_model
 from torchreid_xres.models.weights import load_weights
@@ -100,7 +100,7 @@ def restore(run: Run) -> list[dict]:
 
 
 def _datasets(run: Run) -> dict[str, CrossResolutionDataset]:
-    manager = run._datamanager()
+    manager = run.datamanager()
     train = manager.train_loader.dataset
     found = list(train.members if isinstance(train, SummedDataset) else [train])
     found += [loaders["gallery"].dataset for loaders in manager.test_loader.values()]

@@ -1,0 +1,89 @@
+"""Features of a trained run, as files that fusion and other tools read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from torch.utils.data import DataLoader
+
+from torchreid_xres import host
+from torchreid_xres.config import as_dict
+from torchreid_xres.data.base import DATASETS, ROLES, dataset_options
+from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.features import FeatureSet
+from torchreid_xres.engine.record import weights_hash
+from torchreid_xres.engine.run import Run
+from torchreid_xres.models.weights import load_weights
+
+
+def run_features(folder: str | Path, roles: Sequence[str] = ROLES) -> dict[str, FeatureSet]:
+    """Extract the features of a trained run's images, by role: what its first target and its first source hold.
+
+    They are kept in the run's folder and read from there when the weights are the same.
+
+    Args:
+        folder: where the run was trained (it holds ``last.pth.tar``).
+        roles: of train, query and gallery. Training images are taken as the camera saw them, without augmentation.
+
+    Raises:
+        FileNotFoundError: if no run was trained there.
+    """
+    run = Run.load(folder)
+    run.cfg.test.evaluate = True
+    engine = run.engine()
+    load_weights(engine.model, run.folder / LAST, strict=True)
+    engine.set_model_mode("eval")
+    digest = weights_hash(engine.model)
+    found = {}
+    for role in roles:
+        path = run.folder / "features" / f"{role}.npz"
+        if path.is_file():
+            found[role] = FeatureSet.load(path)
+            if found[role].weights_sha256 == digest:
+                continue
+        found[role] = _extracted(run, engine, role, digest)
+        found[role].save(path)
+    return found
+
+
+def _extracted(run: Run, engine: object, role: str, digest: str) -> FeatureSet:
+    manager = engine.datamanager
+    name = (run.cfg.data.sources if role == "train" else run.cfg.data.targets)[0]
+    if role == "train":
+        plain = {"*": {"pairs": False}, **({name: {"pairs": False}} if name in DATASETS else {})}
+        with dataset_options(manager.options), dataset_options(plain):
+            dataset = host.init_image_dataset(
+                name, transform=manager.transform_te, mode="train", verbose=False,
+                root=run.cfg.data.root, split_id=run.split,
+                **as_dict(run.cfg.cuhk03),
+            )  # fmt: skip
+        loader = DataLoader(dataset, batch_size=run.cfg.test.batch_size, num_workers=run.cfg.data.workers)
+    else:
+        loader = manager.test_loader[name][role]
+        dataset = loader.dataset
+    with torch.no_grad():
+        features, facts = engine._features(loader, False)
+    paths = [str(path) for path in facts["impath"]]
+    if "size" not in facts:
+        facts["size"] = np.array([_native_size(path) for path in paths])
+    home = dataset.split.folder if name in DATASETS else os.path.commonpath([os.path.dirname(p) for p in paths])
+    return FeatureSet(
+        features=features,
+        names=[os.path.relpath(path, home).replace(os.sep, "/") for path in paths],
+        role=role,
+        dataset=name,
+        model=run.label,
+        weights_sha256=digest,
+        manifest_sha256=dataset.manifest.sha256 if name in DATASETS else "",
+        **{key: facts[key] for key in ("pid", "camid", "rate", "low", "size")},
+    )
+
+
+def _native_size(path: str) -> tuple[int, int]:
+    with PIL.Image.open(path) as image:  # the header only
+        return image.height, image.width
