@@ -144,7 +144,7 @@ class _Rounds:
     """A loader whose epoch has a fixed number of batches: it begins anew where the images run out."""
 
     def __init__(self, loader: DataLoader, batches: int) -> None:
-        self.loader, self.batches, self.dataset = loader, batches, loader.dataset
+        self.loader, self.batches = loader, batches
 
     def __len__(self) -> int:
         return self.batches
