@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from torchreid_xres.data import DATASETS
 from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.extraction import run_features
 from torchreid_xres.engine.features import FeatureSet, evaluate_features
 from torchreid_xres.engine.fusion import OBJECTIVES, Search, evaluate_reciprocal_ranks, fused_sets, search_weights
 from torchreid_xres.engine.stages import write_json
@@ -70,9 +71,7 @@ def read_branch(folder: Path, roles: Sequence[str]) -> dict[str, FeatureSet]:
             if features.role != role:
                 raise ValueError(f"{folder / role}.npz holds the features of {features.role} images")
         return found
-    from torchreid_xres.engine.job import run_features
-
-    return run_features(folder)
+    return run_features(folder, roles)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from torchreid_xres.engine import job
 from torchreid_xres.engine.features import FeatureSet, evaluate_features
 
 
@@ -122,19 +121,21 @@ def test_the_data_sets_protocol_unless_asked_otherwise(fuse, branches, tmp_path)
     assert {record["protocol"]["protocol"] for record in read(tmp_path / "out")} == {"market"}
 
 
-def test_a_run_folder_makes_its_features(fuse, branches, tmp_path, monkeypatch):
+def test_a_run_folder_makes_its_features(fuse, tool, branches, tmp_path, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
     (run / "last.pth.tar").touch()
     asked = []
 
-    def run_features(folder):
-        asked.append(folder)
-        return {role: features("trained", role, 9, 0.9) for role in ("train", "query", "gallery")}
+    def run_features(folder, roles):
+        asked.append((folder, *roles))
+        return {role: features("trained", role, 9, 0.9) for role in roles}
 
-    monkeypatch.setattr(job, "run_features", run_features, raising=False)
+    monkeypatch.setattr(tool, "run_features", run_features)
     status, out, _ = fuse(branches[0], run)
-    assert status == 0 and asked == [run] and "| trained " in out
+    assert status == 0 and "| trained " in out
+    assert fuse(branches[0], run, "--search")[0] == 0
+    assert asked == [(run, "query", "gallery"), (run, "query", "gallery", "train")]
 
 
 @pytest.mark.parametrize(
