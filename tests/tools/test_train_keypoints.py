@@ -8,6 +8,7 @@ SMALL = [
     "data.options",
     "{synth_vehicle: {train_identities: 2, test_identities: 2, cameras: 2, images_per_camera: 2, query_rate: 1.0}}",
     "train.batch_size", "4", "train.max_epoch", "1",
+    "test.expected", "{synth_vehicle: {pck: 0, visibility: 0, pck_x8: 0, visibility_x8: 0}}",
 ]  # fmt: skip
 
 

@@ -1,6 +1,8 @@
-"""Training and evaluation of a keypoint network in the host's loop (KGNet, Section 3.2: GKL).
+"""Training and evaluation of a keypoint network in the host's loop.
 
-The network is to find points in pictures as captured and in pictures that were 1/8 of the side. So half of each
+A. Zheng et al., "Keypoint-guided feature enhancement and alignment for cross-resolution vehicle re-identification"
+(KGNet), Engineering Applications of Artificial Intelligence 2025, Section 3.2, Gaussian keypoint localisation. The
+network is to find points in pictures as captured and in pictures that were 1/8 of the side. So half of each
 training batch goes down and up again, and both kinds are evaluated.
 """
 

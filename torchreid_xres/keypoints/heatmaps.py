@@ -1,8 +1,9 @@
 """Heat maps of keypoints: the targets a network learns, the filter of invisible points, and the way back to points.
 
-Equations: KGNet, "Keypoint-guided cross-resolution vehicle re-identification", Engineering Applications of Artificial
-Intelligence 2025, Section 3.2. Points are fractions of the picture's width and height, so they hold at every size; a
-cell of a map stands for the square of the picture that it covers, and the point at its centre.
+Equations: A. Zheng et al., "Keypoint-guided feature enhancement and alignment for cross-resolution vehicle
+re-identification" (KGNet), Engineering Applications of Artificial Intelligence 2025, Section 3.2. Points are fractions
+of the picture's width and height, so they hold at every size; a cell of a map stands for the part of the picture that
+it covers, and its coordinates for the centre of that part.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The stacked hourglass network, which finds keypoints.
 
-A. Newell, K. Yang, J. Deng, "Stacked Hourglass Networks for Human Pose Estimation", ECCV 2016. KGNet (Engineering
-Applications of Artificial Intelligence 2025, Section 3.2) trains it for 20 points of vehicles: pictures of 128 x 128 to
-maps of 32 x 32. Three stacks are what KGNet's Table 7 leaves for it.
+A. Newell, K. Yang, J. Deng, "Stacked Hourglass Networks for Human Pose Estimation", ECCV 2016. KGNet (A. Zheng et al.,
+Engineering Applications of Artificial Intelligence 2025, Section 3.2) trains it for 20 points of vehicles: pictures of
+128 x 128 to maps of 32 x 32. It does not say how many stacks; three fit the parameters and operations of its Table 7.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The 20 keypoints of VeRi-776: their names, the faces of the vehicle they lie on, and their mirror images.
 
 Points: Z. Wang et al., "Orientation Invariant Feature Embedding and Spatial Temporal Regularization for Vehicle
-Re-identification" (OIFE), ICCV 2017. KGNet takes OIFE's four faces to guide its recovery and three to guide its
-alignment. Indices here are from 0, in the order of :data:`KEYPOINTS`; OIFE counts from 1.
+Re-identification" (OIFE), ICCV 2017. KGNet (A. Zheng et al., Engineering Applications of Artificial Intelligence
+2025) takes OIFE's four faces to guide its recovery and three to guide its alignment. Indices here are from 0, in the
+order of :data:`KEYPOINTS`; OIFE counts from 1.
 """
 
 from __future__ import annotations
