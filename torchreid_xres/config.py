@@ -149,11 +149,20 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.loss.msifla.coupling = "alternate"  # a step on each; joint: one on both; detached: L_ReID spares the cascade
     cfg.loss.msifla.rates = [4.0, 3.0, 2.0]  # versions of a high-resolution image that the cascade learns from
 
+    cfg.loss.dgrl = CfgNode()  # DGRL's losses; one of weight 0 is not computed
+    cfg.loss.dgrl.l1 = 5.0  # smooth L1 between the stems' features (gamma)
+    cfg.loss.dgrl.id = 1.0  # identity loss
+    cfg.loss.dgrl.wrt = 1.0  # weighted regularised triplet loss
+    cfg.loss.dgrl.kl = 1.0  # mutual loss of the branches
+    cfg.loss.dgrl.side = 0.5  # what a side branch counts in the identity and triplet losses (alpha, beta)
+    cfg.loss.dgrl.restored = ""  # folder of the task restore_pairs; empty: low views are restored in each step
+
     # Several runs in a row, each once: {name: changes to the whole configuration}, in this order. "{name}" in a text
     # value of a later one is that stage's folder.
     cfg.stages = CfgNode(**free)
     cfg.task = "train"  # what a stage does: train (and evaluate), or another name of engine.run.TASKS
 
+    cfg.train.epoch_batches = 250  # batches of an epoch where the paper counts iterations (prpr_restorer)
     cfg.train.warmup_epochs = 0  # first epochs at a lower learning rate
     cfg.train.warmup_factor = 0.1  # what they begin with, as a part of train.lr
     cfg.train.warmup_shape = "linear"  # linear: up to train.lr in steps; constant: all at warmup_factor
@@ -167,6 +176,11 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.test.flip = False  # add the features of the mirrored image
     cfg.test.query_rates = []  # evaluate again with every low query at each of these rates
     cfg.test.expected = CfgNode(**free)  # least figures to reach, in per cent: {mlr_cuhk03: {rank1: 60.0}}
+
+    cfg.fusion = CfgNode()  # what the task "fuse" does with the branches of a model
+    cfg.fusion.branches = []  # folders of their runs, the original images' first
+    cfg.fusion.weights = [2.0, 1.0, 1.0, 1.0]  # of their distances
+    cfg.fusion.search = []  # further records with weights searched on training identities: "all", "size"
 
     # Models of the host trained by the host's own engine on the same images, shown in the same table.
     cfg.compare = CfgNode()

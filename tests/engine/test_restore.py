@@ -240,9 +240,8 @@ STAGES = {
 }
 
 
-def test_the_stages_of_a_job_train_restore_and_train_on_a_level(tiny_config, monkeypatch):
-    cfg = tiny_config(train__max_epoch=1, data__pairs=False, stages=STAGES)
-    cfg.train["epoch_batches"] = 2
+def test_the_stages_of_a_job_train_restore_and_train_on_a_level(tiny_config):
+    cfg = tiny_config(train__max_epoch=1, train__epoch_batches=2, data__pairs=False, stages=STAGES)
     records = run_job(cfg)
     psnr, restored, level = records
     assert psnr["stage"] == "restorer" and "psnr_x4" in psnr

@@ -8,12 +8,12 @@ import torch
 
 from torchreid_xres import host
 from torchreid_xres.config import load_config
-from torchreid_xres.data.base import DATASETS, dataset_options
+from torchreid_xres.data.base import dataset_options
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.job import own_runs, run_job
-from torchreid_xres.engine.run import build_scheduler
 from torchreid_xres.engine.restorer import RestorerEngine, full_flags
+from torchreid_xres.engine.run import build_scheduler
 from torchreid_xres.metrics.image import psnr, ssim
 from torchreid_xres.models.weights import load_weights
 from torchreid_xres.sr.image import resize
@@ -26,18 +26,17 @@ def restorer_config(tiny_config):
 
     def make(epoch_batches=3, **changes):
         options = {"trunk": "light", "trunk_options": {"features": 4, "blocks": 1}, "head_features": 4}
-        cfg = tiny_config(
+        return tiny_config(
             **{
                 "model__name": "prpr_restorer",
                 "model__options": options,
                 "data__pairs": False,
                 "data__transforms": ["random_flip"],
                 "train__batch_size": 4,
+                "train__epoch_batches": epoch_batches,
                 **changes,
             }
         )
-        cfg.train["epoch_batches"] = epoch_batches
-        return cfg
 
     return make
 
@@ -91,7 +90,6 @@ def test_an_image_that_is_low_by_nature_is_never_an_original(tiny_root):
         native = [dataset.rate_of[path] == "native" for path, *_ in dataset.train]
         assert any(native) and full_flags(dataset) == [not flag for flag in native]
         assert full_flags(dataset + dataset) == 2 * full_flags(dataset)
-    assert "folder" in DATASETS
 
 
 def test_too_few_full_resolution_images_are_refused(restorer_config):

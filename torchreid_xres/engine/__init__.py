@@ -1,6 +1,6 @@
 """Engines: importing this package fills :data:`ENGINES`."""
 
-from torchreid_xres.engine import keypoints, psh_rnet, restore, restorer, sr_reid
+from torchreid_xres.engine import dgrl, dgrl_restorer, keypoints, msifla, prpr, psh_rnet, restore, restorer, sr_reid
 from torchreid_xres.engine.base import ENGINES, NotFiniteError, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
 
 __all__ = [
@@ -10,7 +10,11 @@ __all__ = [
     "TripletEngine",
     "XresEngine",
     "XresMixin",
+    "dgrl",
+    "dgrl_restorer",
     "keypoints",
+    "msifla",
+    "prpr",
     "psh_rnet",
     "restore",
     "restorer",

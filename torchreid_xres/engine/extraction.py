@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from torchreid_xres import host
-from torchreid_xres.config import as_dict
 from torchreid_xres.data.base import DATASETS, ROLES, dataset_options
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.features import FeatureSet
@@ -59,8 +58,8 @@ def _extracted(run: Run, engine: object, role: str, digest: str) -> FeatureSet:
         with dataset_options(manager.options), dataset_options(plain):
             dataset = host.init_image_dataset(
                 name, transform=manager.transform_te, mode="train", verbose=False,
-                root=run.cfg.data.root, split_id=run.split,
-                **as_dict(run.cfg.cuhk03),
+                root=run.cfg.data.root, split_id=run.split, cuhk03_labeled=run.cfg.cuhk03.labeled_images,
+                cuhk03_classic_split=run.cfg.cuhk03.classic_split,
             )  # fmt: skip
         loader = DataLoader(dataset, batch_size=run.cfg.test.batch_size, num_workers=run.cfg.data.workers)
     else:

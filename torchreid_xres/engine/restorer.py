@@ -71,7 +71,7 @@ class RestorerEngine(XresEngine):
     def engine_options(cfg: CfgNode) -> dict[str, Any]:
         """Return this engine's own keywords from a configuration."""
         return {
-            "epoch_batches": cfg.train.get("epoch_batches") or 250,
+            "epoch_batches": cfg.train.epoch_batches,
             "mean": cfg.data.norm_mean,
             "std": cfg.data.norm_std,
         }

@@ -68,12 +68,16 @@ class Run:
             raise FileNotFoundError(f"{folder} is no folder of a run: it has no {path.name}")
         return cls(load_config(folder / "config.yaml"), folder=folder, **json.loads(path.read_text(encoding="utf-8")))
 
-    def train(self) -> list[dict]:
-        """Train to the last epoch, evaluate, and return the records of the targets."""
+    def save(self) -> None:
+        """Write what :meth:`load` needs into the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.joinpath("config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
         kept = ("split", "sha256", "name", "stage", "compared")
         write_json({key: getattr(self, key) for key in kept}, self.folder / "run.json")
+
+    def train(self) -> list[dict]:
+        """Train to the last epoch, evaluate, and return the records of the targets."""
+        self.save()
         engine = self.engine()
         # What another run learned is this model's, not the compared ones'.
         resume = "" if self.compared else file_of(self.cfg, self.cfg.model.resume)
@@ -202,7 +206,7 @@ class Run:
             self.model_name,
             num_classes=num_classes,
             loss=cfg.loss.name,
-            pretrained=cfg.model.pretrained and not weights,
+            pretrained=cfg.model.pretrained and not weights and not cfg.test.evaluate,
             use_gpu=cfg.use_gpu,
             **options,
         )

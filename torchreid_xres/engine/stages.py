@@ -63,7 +63,8 @@ class Stages:
         if name in self.done:
             logger.info("stage %s is done already", name)
             return self.done[name]
-        result = work()
+        # Through JSON, so that the first call returns what later ones will.
+        result = json.loads(json.dumps(work()))
         self.done[name] = result
         write_json({"key": self.key, "done": self.done}, self.path)
         return result

@@ -1,14 +1,28 @@
 """Models: importing this package fills :data:`MODELS`."""
 
-from torchreid_xres.models import hourglass_vehicle20, hrnet_reid, prpr_restorer, psh_rnet, sr_reid
+from torchreid_xres.models import (
+    dgrl,
+    dgrl_restorer,
+    hourglass_vehicle20,
+    hrnet_reid,
+    msifla,
+    prpr,
+    prpr_restorer,
+    psh_rnet,
+    sr_reid,
+)
 from torchreid_xres.models.registry import MODELS, build_model, host_builder
 
 __all__ = [
     "MODELS",
     "build_model",
+    "dgrl",
+    "dgrl_restorer",
     "host_builder",
     "hourglass_vehicle20",
     "hrnet_reid",
+    "msifla",
+    "prpr",
     "prpr_restorer",
     "psh_rnet",
     "sr_reid",
