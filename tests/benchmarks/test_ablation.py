@@ -1,11 +1,13 @@
 """Ablation tables: every row is a configuration that loads, and the table shows ours beside the paper's."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from torchreid_xres.config import load_config, stage_configs
+from torchreid_xres.engine.job import own_runs
 
 BASES = {"psh_rnet": "psh_rnet_mlr_market.yaml"}
 
@@ -16,8 +18,6 @@ def ablation(benchmark_module):
 
 
 def rows():
-    from pathlib import Path
-
     text = (Path(__file__).parents[2] / "benchmarks" / "ablations.yaml").read_text(encoding="utf-8")
     for model, tables in yaml.safe_load(text).items():
         for name, table in tables.items():
@@ -36,7 +36,8 @@ def test_rows_run_once_and_stand_beside_the_papers(ablation, repo, tmp_path, mon
     seen = []
 
     def run_job(cfg, shared):
-        seen.append((cfg.loss.sr.weight, cfg.loss.ps.weight, cfg.train.seed))
+        loss = stage_configs(cfg)["student"].loss
+        seen.append((loss.sr.weight, loss.ps.weight, cfg.train.seed))
         assert shared == tmp_path / "out" / "shared" and cfg.compare.models == []
         record = {"rank1": 50.0 + cfg.train.seed, "rank5": 1.0, "rank10": 2.0, "mAP": 40.0}
         return [{**record, "rank1": 0.0, "stage": "teacher"}, {**record, "stage": "student"}]
@@ -61,3 +62,14 @@ def test_an_unknown_table_lists_those_there_are(ablation, repo, capsys):
     assert ablation.main(["--config-file", config, "--list"]) == 0
     assert ablation.main(["--config-file", str(repo / "configs" / "quickstart.yaml"), "--list"]) == 2
     assert "no ablation table for 'sr_reid'" in capsys.readouterr().err
+
+
+def test_the_rows_of_psh_rnet_share_their_teacher(repo):
+    tables = yaml.safe_load((repo / "benchmarks" / "ablations.yaml").read_text(encoding="utf-8"))["psh_rnet"]
+    for name in ("losses", "ps_terms"):
+        runs = [
+            own_runs(load_config(repo / "configs" / BASES["psh_rnet"], row["changes"]), 0, Path("log"))
+            for row in tables[name]["rows"]
+        ]
+        assert len({teacher.sha256 for teacher, _ in runs}) == 1
+        assert len({student.sha256 for _, student in runs}) == 3
