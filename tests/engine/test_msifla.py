@@ -1,0 +1,197 @@
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from torchreid_xres.config import ConfigError, load_config, stage_configs
+from torchreid_xres.data.degrade import low_size, round_trip
+from torchreid_xres.engine.job import own_runs, run_job
+from torchreid_xres.losses.parts import part_cross_entropy, part_triplet
+
+MSIFLA = {
+    "model__name": "msifla",
+    "model__options": {"widths": [4, 8]},
+    "data__pairs": False,
+    "data__transforms": ["random_flip", "pad_crop"],
+    "data__pad": 2,
+    "sampler__train_sampler": "MixedIdentitySampler",
+    "train__batch_size": 8,
+    "train__lr": 0.003,
+    "train__staged_lr": True,
+    "train__new_layers": ["cascade"],
+    "loss__triplet__margin": 0.5,
+}
+
+
+@pytest.fixture
+def engine(tiny_config, tmp_path):
+    """Return a function: overrides to an engine before its first epoch, and its first batch."""
+
+    def make(**changes):
+        made = own_runs(tiny_config(**{**MSIFLA, **changes}), 0, tmp_path)[-1].engine()
+        made.epoch = made.batch_idx = 0
+        made.set_model_mode("train")
+        return made, next(iter(made.train_loader))
+
+    return make
+
+
+def gradients(module):
+    return [p.grad for p in module.parameters()]
+
+
+def state(module):
+    return copy.deepcopy([p.detach() for p in module.parameters()])
+
+
+def differs(before, module):
+    return any(not torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+def test_a_batch_mixes_resolutions(engine):
+    _, batch = engine()
+    assert batch["low"].view(2, 4).sum(1).tolist() == [2, 2]
+
+
+def test_losses_by_the_papers_formulas(engine):
+    made, batch = engine()
+    net, high = made.model, ~batch["low"]
+    x_h, sizes = batch["img"][high], batch["size"][high].tolist()
+
+    def version(rate):
+        pairs = zip(x_h, sizes, strict=True)
+        return torch.stack([round_trip(x, low_size(*size, rate), "area", "bilinear") for x, size in pairs])
+
+    x = {4: version(4), 3: version(3), 2: version(2), 1: x_h}
+    one, two, three = net.cascade.nets
+    ir = {"ir_x3": 0.0, "ir_x2": 0.0, "ir_x1": 0.0}
+    for given in (x[4], x[3], x[2], x[1]):
+        first = one(given)
+        second = two(first)
+        third = three(second)
+        ir["ir_x3"] += F.mse_loss(first, x[3])  # eq. 1
+        ir["ir_x2"] += F.mse_loss(second, x[2])  # eq. 2
+        ir["ir_x1"] += F.mse_loss(third, x[1])  # eq. 3
+    found = made.reconstruction_losses(batch)
+    for name, value in ir.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found["loss"], sum(ir.values()), rtol=1e-4, atol=1e-6)  # eq. 4
+
+    total = 0.0
+    for reid, image in zip(net.reid, net.cascade(batch["img"]), strict=True):
+        parts, logits = reid(image)
+        total += part_cross_entropy(logits, batch["pid"], 0.1) + part_triplet(parts, batch["pid"], 0.5)  # eq. 13
+    torch.testing.assert_close(made.identity_losses(batch)["loss"], total, rtol=1e-4, atol=1e-5)  # eq. 14
+
+
+def test_only_high_images_train_the_reconstruction(engine):
+    made, batch = engine()
+    before = made.reconstruction_losses(batch)["loss"]
+    spoilt = {**batch, "img": batch["img"].clone()}
+    spoilt["img"][batch["low"]] = 7.0
+    assert torch.equal(made.reconstruction_losses(spoilt)["loss"], before)
+    spoilt["img"][~batch["low"]] += 1.0
+    assert not torch.equal(made.reconstruction_losses(spoilt)["loss"], before)
+
+
+def test_a_later_scale_trains_the_earlier_networks_too(engine):
+    made, batch = engine()
+    made.reconstruction_losses(batch)["ir_x1"].backward()
+    assert all(g is not None and g.any() for net in made.model.cascade.nets for g in [net.last.weight.grad])
+    assert all(g is None for g in gradients(made.model.reid))
+
+
+@pytest.mark.parametrize("coupling, reaches", [("alternate", True), ("detached", False)])
+def test_the_identity_loss_reaches_the_cascade_unless_detached(engine, coupling, reaches):
+    made, batch = engine(loss__msifla__coupling=coupling)
+    made.identity_losses(batch)["loss"].backward()
+    assert all((g is not None) is reaches for g in gradients(made.model.cascade))
+    assert all(g is not None for g in gradients(made.model.reid))
+
+
+def test_joint_gradients_are_those_of_two_backward_passes(engine):
+    made, batch = engine(loss__msifla__coupling="joint")
+    made.model.eval()  # in training the first pass would move the statistics of the second
+    made.reconstruction_losses(batch)["loss"].backward()
+    made.identity_losses(batch)["loss"].backward()
+    apart = copy.deepcopy(gradients(made.model))
+    made.optimizer.zero_grad()
+    losses = made.joint_losses(batch)
+    losses["loss"].backward()
+    for a, b in zip(apart, gradients(made.model), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert {"ir_x3", "ir_x2", "ir_x1", "ce", "triplet", "acc"} < losses.keys()
+
+
+def test_alternate_steps_the_cascade_first_and_then_everything(engine, monkeypatch):
+    made, batch = engine()
+    moved = []
+
+    def watched(closure=None, step=made.optimizer.step):
+        cascade, reid = state(made.model.cascade), state(made.model.reid)
+        step()
+        moved.append((differs(cascade, made.model.cascade), differs(reid, made.model.reid)))
+
+    monkeypatch.setattr(made.optimizer, "step", watched)
+    summary = made.forward_backward(batch)
+    assert moved == [(True, False), (True, True)]
+    terms = [summary[name] for name in ("ir_x3", "ir_x2", "ir_x1", "ce", "triplet")]
+    assert summary["loss"] == pytest.approx(sum(terms), rel=1e-4)
+
+
+def test_detached_moves_the_cascade_by_reconstruction_alone(engine, monkeypatch):
+    made, batch = engine(loss__msifla__coupling="detached")
+    steps = []
+    monkeypatch.setattr(made, "identity_losses", lambda data: steps.append(state(made.model.cascade)) or
+                        type(made).identity_losses(made, data))  # fmt: skip
+    made.forward_backward(batch)
+    assert not differs(steps[0], made.model.cascade)
+
+
+@pytest.mark.parametrize("coupling", ["alternate", "joint", "detached"])
+def test_a_batch_without_high_images_trains_identities_alone(engine, coupling):
+    made, batch = engine(loss__msifla__coupling=coupling)
+    summary = made.forward_backward({**batch, "low": torch.ones(8, dtype=torch.bool)})
+    assert "ir_x1" not in summary and summary["ce"] > 0
+
+
+def test_the_cascade_learns_ten_times_as_fast(engine):
+    made, _ = engine()
+    rates = {id(p): group["lr"] for group in made.optimizer.param_groups for p in group["params"]}
+    assert {rates[id(p)] for p in made.model.cascade.parameters()} == {0.003}
+    assert {round(rates[id(p)], 6) for p in made.model.reid.parameters()} == {0.0003}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"model__options": {"widths": [4, 8], "scales": [1]}}, {"model__options": {"widths": [4, 8], "shared": True}},
+     {"loss__msifla__coupling": "joint", "model__options": {"widths": [4, 8], "scales": [4, 3, 2, 1]}},
+     {"loss__msifla__coupling": "detached", "train__precision": "bf16"}],
+)  # fmt: skip
+def test_trains_and_evaluates(tiny_config, changes):
+    (record,) = run_job(tiny_config(**{**MSIFLA, **changes, "train__max_epoch": 1}))
+    scales = len(changes.get("model__options", {}).get("scales", (3, 2, 1)))
+    assert record["model"] == "msifla" and record["feature_dim"] == scales * 4 * 128
+    assert 0 <= record["rank1"] <= 100
+
+
+def test_the_reconstruction_is_learned(engine):
+    made, batch = engine(loss__msifla__coupling="detached")
+    first, *_, last = [made.forward_backward(batch)["ir_x1"] for _ in range(6)]
+    assert last < 0.8 * first
+
+
+def test_wrong_couplings_rates_and_sets_are_refused(engine):
+    with pytest.raises(ConfigError, match="coupling is 'both'; allowed: alternate, joint, detached"):
+        engine(loss__msifla__coupling="both")
+    with pytest.raises(ConfigError, match="different numbers above 1"):
+        engine(loss__msifla__rates=[2.0, 1.0])
+
+
+def test_every_row_of_tables_2_and_3_is_a_configuration(repo):
+    rows = [("model.options.shared", "True"), *(("model.options.scales", s) for s in ("[1]", "[2, 1]", "[4, 3, 2, 1]"))]
+    for name in ("mlr_market", "mlr_cuhk03_mini", "vehicle2cam"):
+        for row in [(), *rows]:
+            cfg = load_config(repo / "configs" / f"msifla_{name}.yaml", row)
+            assert stage_configs(cfg)
