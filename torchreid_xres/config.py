@@ -140,6 +140,9 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.loss.sr.name = "l1"  # reconstruction loss on [0, 1] images: l1, mse
     cfg.loss.sr.weight = 1.0
 
+    cfg.loss.heatmap = CfgNode()
+    cfg.loss.heatmap.name = "l1"  # of keypoint heat maps: l1, mse
+
     cfg.loss.ps = CfgNode()  # PS-HRNet's pseudo-siamese loss
     cfg.loss.ps.teacher = ""  # file of the teacher's weights
     cfg.loss.ps.weight = 0.5
@@ -327,6 +330,7 @@ CHOICES = {
     "data.interpolation": ("bilinear", "bicubic"),
     "loss.name": ("softmax", "triplet"),
     "loss.sr.name": ("l1", "mse"),
+    "loss.heatmap.name": ("l1", "mse"),
     "train.precision": ("fp32", "bf16", "fp16"),
     "train.warmup_shape": ("linear", "constant"),
     "test.dist_metric": ("euclidean", "cosine"),

@@ -30,6 +30,7 @@ from torchreid_xres.engine.record import make_record, scores
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import distance_matrix, rank_distances, rank_features
+from torchreid_xres.metrics.rerank import reranked_distances
 from torchreid_xres.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -252,7 +253,7 @@ class XresMixin:
             labels = (query["pid"], gallery["pid"], query["camid"], gallery["camid"])
             if not rerank:
                 return rank_features(qf, gf, *labels, metric=dist_metric, **how), qf, query
-            return rank_distances(self._reranked(qf, gf, dist_metric), *labels, **how), qf, query
+            return rank_distances(reranked_distances(qf, gf, dist_metric), *labels, **how), qf, query
 
         result, qf, query = ranked(query_loader)
         seconds = time.perf_counter() - start
@@ -303,10 +304,6 @@ class XresMixin:
                 topk=visrank_topk,
             )
         return record["rank1"] / 100, record["mAP"] / 100
-
-    def _reranked(self, qf: Tensor, gf: Tensor, metric: str) -> np.ndarray:
-        """Return the host's k-reciprocal distances (Zhong et al., CVPR 2017), shape (Q, G)."""
-        return host.re_ranking(*(distance_matrix(a, b, metric).numpy() for a, b in ((qf, gf), (qf, qf), (gf, gf))))
 
 
 class XresEngine(XresMixin, host.Engine):

@@ -22,7 +22,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres.data.degrade import check_rate, low_size, round_trip
 from torchreid_xres.engine.base import ENGINES, XresEngine, to_device
-from torchreid_xres.engine.record import versions, weights_hash
+from torchreid_xres.engine.record import machine, versions, weights_hash
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.keypoints import KEYPOINTS, TARGETS, KeypointTable, flip_points, heatmap_loss, hidden, to_points
@@ -97,7 +97,7 @@ class KeypointEngine(XresEngine):
     def engine_options(cfg: CfgNode) -> dict[str, Any]:
         """Return this engine's own keywords from a configuration."""
         return {
-            "loss": cfg.loss.sr.name,
+            "loss": cfg.loss.heatmap.name,
             "rates": tuple(cfg.data.pair_rates) or (8.0,),
             "kernel": cfg.data.kernel,
             "interpolation": cfg.data.interpolation,
@@ -182,6 +182,7 @@ class KeypointEngine(XresEngine):
             "parameters": sum(p.numel() for p in network.parameters()),
             "weights_sha256": weights_hash(network),
             "versions": versions(),
+            "machine": machine(),
             **figures,
             "by_point": by_point,
         }

@@ -38,6 +38,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def machine() -> dict[str, Any]:
+    """Return what a speed depends on: the processor, the threads torch uses, and the GPU."""
+    return {
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
 def scores(result: Any, ranks: Sequence[int], mask: np.ndarray | None = None) -> dict:
     """Return CMC at some ranks, mAP and mINP of a ranking in per cent, over the queries of ``mask``."""
     cmc = result.cmc(max(ranks), mask=mask)
@@ -84,11 +93,7 @@ def make_record(
         "parameters": sum(p.numel() for p in model.parameters()),
         "weights_sha256": weights_hash(model),
         "versions": versions(),
-        "machine": {
-            "processor": platform.machine(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
+        "machine": machine(),
         **scores(result, ranks),
         "cmc": [round(100 * float(c), 4) for c in result.cmc(50)],
         "by_rate": by_rate,

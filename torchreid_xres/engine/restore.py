@@ -31,7 +31,7 @@ from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
 from torchreid_xres.data.degrade import degrade_image, low_size
 from torchreid_xres.engine.base import AUTOCAST
-from torchreid_xres.engine.record import weights_hash
+from torchreid_xres.engine.record import machine, weights_hash
 from torchreid_xres.engine.run import TASKS, Run
 from torchreid_xres.files import whole_file
 from torchreid_xres.models import build_model
@@ -96,7 +96,7 @@ def restore(run: Run) -> list[dict]:
         precision=cfg.train.precision,
     )
     manifests = {name: dataset.manifest.sha256 for name, dataset in datasets.items()}
-    return [{"task": "restore", "model": run.label, "stage": run.stage, "manifests": manifests, **facts}]
+    return [{"task": "restore", "model": run.label, "stage": run.stage, "manifests": manifests, "machine": machine(), **facts}]
 
 
 def _datasets(run: Run) -> dict[str, CrossResolutionDataset]:

@@ -19,7 +19,7 @@ from yacs.config import CfgNode
 from torchreid_xres.config import file_of
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
 from torchreid_xres.engine.base import ENGINES, XresEngine
-from torchreid_xres.engine.record import versions, weights_hash
+from torchreid_xres.engine.record import machine, versions, weights_hash
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics.image import psnr, ssim
@@ -130,6 +130,7 @@ class RestorerEngine(XresEngine):
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "weights_sha256": weights_hash(unwrap(self.model)),
             "versions": versions(),
+            "machine": machine(),
             **means,
         }
         self.records[dataset_name] = record

@@ -9,21 +9,42 @@ from tabulate import tabulate
 
 from torchreid_xres.data import DATASETS
 from torchreid_xres.host_mends import MENDS
+from torchreid_xres.report.keypoints import keypoint_table
 from torchreid_xres.sr import FRONT_ENDS
+
+# The figure by which a record belongs to a table, in the order of record_tables.
+_MARKS = ("rank1", "curve", "pck", "psnr_x2")
+
+
+def record_tables(records: Sequence[dict], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> list[str]:
+    """Return every table that the records of a job can fill, each kind of record in its own.
+
+    Args:
+        records: as :func:`torchreid_xres.engine.job.run_job` returns them.
+        ranks: CMC ranks shown.
+        style: a table format of ``tabulate``.
+    """
+    makers = (
+        lambda part: accuracy_table(part, ranks, style),
+        lambda part: curve_table(part, style=style),
+        lambda part: keypoint_table(part, style),
+        lambda part: restoration_table(part, style),
+    )
+    return [maker(part) for key, maker in zip(_MARKS, makers, strict=True) if (part := [r for r in records if key in r])]
 
 
 def accuracy_table(records: Iterable[dict], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> str:
     """Return one row per model and data set; several splits become mean and standard deviation.
 
     Args:
-        records: as :func:`torchreid_xres.engine.record.make_record` makes them.
+        records: as :func:`torchreid_xres.engine.record.make_record` makes them; others are left out.
         ranks: CMC ranks shown; the records must have them.
         style: a table format of ``tabulate`` (``github``, ``latex``, ``simple``, ...).
 
     Returns:
         The table as text; accuracies in per cent, rank-1 by the query's rate in the columns ``r1@...``.
     """
-    groups = _grouped(records)
+    groups = _grouped(record for record in records if "rank1" in record)
     rates = sorted({r for group in groups.values() for rec in group for r in rec["by_rate"]}, key=float)
     rows = []
     for (dataset, model), group in groups.items():
@@ -47,15 +68,33 @@ def curve_table(records: Iterable[dict], figures: Sequence[str] = ("rank1", "mAP
         figures: ``rank1``, ``mAP`` or others of the record, a row each.
         style: a table format of ``tabulate``.
     """
-    groups = {key: [r for r in group if "curve" in r] for key, group in _grouped(records).items()}
+    groups = _grouped(record for record in records if "curve" in record)
     rates = sorted({rate for group in groups.values() for rec in group for rate in rec["curve"]}, key=float)
     rows = [
         {"data set": dataset, "model": model, "all queries at": figure.replace("rank", "rank-")}
         | {f"x{rate}": _spread([rec["curve"][rate][figure] for rec in group if rate in rec["curve"]]) for rate in rates}
         for (dataset, model), group in groups.items()
-        if group
         for figure in figures
     ]
+    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def restoration_table(records: Iterable[dict], style: str = "github") -> str:
+    """Return PSNR in dB and SSIM of the images a restorer makes at each scale, beside the bicubic ones.
+
+    Args:
+        records: those of restorers are shown, with the mean over splits.
+        style: a table format of ``tabulate``.
+    """
+    rows = []
+    for (dataset, model), group in _grouped(record for record in records if "psnr_x2" in record).items():
+        for made, prefix in ((model, ""), ("bicubic", "bicubic_")):
+            row = {"data set": dataset, "model": made}
+            for figure, digits in (("psnr", 2), ("ssim", 4)):
+                for level in ("x2", "x3", "x4"):
+                    values = [record[f"{figure}_{prefix}{level}"] for record in group]
+                    row[f"{figure.upper()} {level}"] = _spread(values, digits)
+            rows.append(row)
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 
