@@ -13,16 +13,15 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import yaml
-from tabulate import tabulate
 
 from torchreid_xres.config import ConfigError, load_config, stage_configs
 from torchreid_xres.engine.job import run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.report.tables import ablation_table
 
 TABLES = Path(__file__).with_name("ablations.yaml")
 
@@ -46,21 +45,6 @@ def run_row(config: str, overrides: list[Any], out: Path) -> list[dict]:
         records = run_job(cfg, shared=out.parent / "shared")
     last = list(stage_configs(cfg))[-1]
     return [record for record in records if record["stage"] == last]
-
-
-def table_of(result: dict, style: str = "github") -> str:
-    """Return the rows of a result as a table: ours beside the paper's."""
-    lines = []
-    for row in result["rows"]:
-        line = {"": row["label"]}
-        for key in result["figures"] + ([] if "mAP" in result["figures"] else ["mAP"]):
-            values = [record[key] for record in row["records"]]
-            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-            line[key.replace("rank", "rank-")] = f"{mean(values):.1f}{spread}"
-        for key, value in zip(result["figures"], row["quoted"], strict=True):
-            line[f"quoted {key.replace('rank', 'rank-')}"] = f"{value:.1f}"
-        lines.append(line)
-    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     targets = ", ".join(cfg.data.targets)
-    print(f"\n{targets}, beside figures quoted from {table['source']}\n\n{table_of(result)}")
+    print(f"\n{targets}, beside figures quoted from {table['source']}\n\n{ablation_table(result)}")
     return 0
 
 

@@ -12,17 +12,19 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
 from torchreid_xres.engine.stages import write_json
-from torchreid_xres.report.tables import accuracy_table, curve_table, registry_table
+from torchreid_xres.report.tables import ablation_table, accuracy_table, curve_table, registry_table
 
 RESULTS = Path(__file__).parent / "results"
 MAKERS = {
     "accuracy": lambda names: accuracy_table(read(names)),
     "curve": lambda names: curve_table(read(names)),
     "registry": registry_table,
+    "ablation": lambda name: ablation_table(kept(name)),
     "rows": lambda name: tabulate(read(name), headers="keys", tablefmt="github", floatfmt=".1f"),
 }
 MARK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -45,8 +47,12 @@ def keep(jobs: list[Path], name: str, commands: list[str]) -> Path:
 
 def read(names: str) -> list[dict]:
     """Return the kept records of several names, separated by blanks."""
-    files = [RESULTS / f"{name}.json" for name in names.split()]
-    return [record for file in files for record in json.loads(file.read_text(encoding="utf-8"))]
+    return [record for name in names.split() for record in kept(name)]
+
+
+def kept(name: str) -> Any:
+    """Return the content of ``results/<name>.json``."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def filled(text: str) -> str:

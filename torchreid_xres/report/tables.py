@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from torchreid_xres.data import DATASETS
 from torchreid_xres.host_mends import MENDS
+from torchreid_xres.models import MODELS
 from torchreid_xres.report.keypoints import keypoint_table
 from torchreid_xres.sr import FRONT_ENDS
 
@@ -30,7 +31,8 @@ def record_tables(records: Sequence[dict], ranks: Sequence[int] = (1, 5, 10), st
         lambda part: keypoint_table(part, style),
         lambda part: restoration_table(part, style),
     )
-    return [maker(part) for key, maker in zip(_MARKS, makers, strict=True) if (part := [r for r in records if key in r])]
+    parts = [[record for record in records if mark in record] for mark in _MARKS]
+    return [maker(part) for maker, part in zip(makers, parts, strict=True) if part]
 
 
 def accuracy_table(records: Iterable[dict], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> str:
@@ -98,11 +100,30 @@ def restoration_table(records: Iterable[dict], style: str = "github") -> str:
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 
+def ablation_table(result: dict, style: str = "github") -> str:
+    """Return the rows of an ablation, ours beside the paper's own figures.
+
+    Args:
+        result: as ``benchmarks/ablation.py`` writes it.
+        style: a table format of ``tabulate``.
+    """
+    figures = [*result["figures"], *(["mAP"] if "mAP" not in result["figures"] else [])]
+    lines = []
+    for row in result["rows"]:
+        line = {"": row["label"]}
+        for key in figures:
+            line[key.replace("rank", "rank-")] = _spread([record[key] for record in row["records"]])
+        for key, value in zip(result["figures"], row["quoted"], strict=True):
+            line[f"quoted {key.replace('rank', 'rank-')}"] = f"{value:.1f}"
+        lines.append(line)
+    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+
+
 def registry_table(kind: str, style: str = "github") -> str:
     """Return what is registered, or mended, from the facts kept beside each builder.
 
     Args:
-        kind: ``data sets``, ``front ends`` or ``mends``.
+        kind: ``models``, ``data sets``, ``front ends`` or ``mends``.
         style: a table format of ``tabulate``.
 
     Raises:
@@ -150,7 +171,11 @@ def _mends() -> list[dict]:
     return [{"mend": name, "fault": mend.fault} for name, mend in MENDS.items()]
 
 
-_REGISTRIES = {"data sets": _data_sets, "front ends": _front_ends, "mends": _mends}
+def _models() -> list[dict]:
+    return [{"name": name, "source": MODELS[name].meta["paper"]} for name in MODELS]
+
+
+_REGISTRIES = {"models": _models, "data sets": _data_sets, "front ends": _front_ends, "mends": _mends}
 
 
 def _grouped(records: Iterable[dict]) -> dict[tuple[str, str], list[dict]]:
