@@ -1,0 +1,146 @@
+"""What DGRL's restorer learns from, and the restored views of training images: made once, augmented like the originals.
+
+X. Ye, G. Gao, "Cross-Resolution Person Re-Identification via Deep Group-Aware Representation Learning", section IV-C.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import CenterCrop, Compose, RandomCrop, RandomHorizontalFlip, ToTensor
+from torchvision.transforms.functional import to_tensor
+
+from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
+from torchreid_xres.data.degrade import degrade_image, low_size
+from torchreid_xres.data.io import read_image
+from torchreid_xres.data.protocol import draw_rate
+
+
+def members_of(dataset: Dataset) -> list[CrossResolutionDataset]:
+    """Return the sets of this package that a training set consists of.
+
+    Raises:
+        TypeError: if one of the host's is among them.
+    """
+    members = list(dataset.members if isinstance(dataset, SummedDataset) else [dataset])
+    for member in members:
+        if not isinstance(member, CrossResolutionDataset):
+            raise TypeError(f"torchreid's own {type(member).__name__} does not serve here, only sets of this package")
+    return members
+
+
+class Patches(Dataset):
+    """Pieces of the images that are there at full resolution, as captured: ``img`` (3, H, W) in [0, 1].
+
+    Args:
+        members: data sets.
+        size: H and W; smaller images get a black border.
+        train: pieces from anywhere, or mirrored, of the training images; otherwise the middle of the gallery's.
+
+    Raises:
+        ValueError: if there is no such image.
+    """
+
+    def __init__(self, members: Sequence[CrossResolutionDataset], size: tuple[int, int], train: bool) -> None:
+        self.images = [
+            (member, path)
+            for member in members
+            for path, *_ in (member.train if train else member.gallery)
+            if member.rate_of[path] != "native"
+        ]
+        if not self.images:
+            names = ", ".join(member.name for member in members)
+            raise ValueError(f"{names}: no {'training' if train else 'gallery'} image is there at full resolution")
+        crop = [RandomCrop(size, pad_if_needed=True), RandomHorizontalFlip()] if train else [CenterCrop(size)]
+        self.transform = Compose([*crop, ToTensor()])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        member, path = self.images[index]
+        return {"img": self.transform(member.read(path)), "impath": path}
+
+
+class LowView(NamedTuple):
+    """A training image as a camera of low resolution sees it."""
+
+    dataset: CrossResolutionDataset
+    path: str
+    name: str  # of its picture
+    rate: float  # 1 where the low resolution is the file's own
+    low: bool
+    size: tuple[int, int]
+
+    def image(self) -> Tensor:
+        """Return it, (3, h, w) in [0, 1], made in 8 bits as the protocol makes queries."""
+        return to_tensor(degrade_image(self.dataset.read(self.path), self.rate, self.dataset.options["kernel"]))
+
+
+def low_views(dataset: CrossResolutionDataset) -> list[LowView]:
+    """Return the low view of each training image.
+
+    A low image keeps its rate; any other one gets one of the option ``pair_rates``, drawn from its name.
+    """
+    views = []
+    for path, *_ in dataset.train:
+        name = picture_name(dataset, path)
+        own = dataset.rate_of[path]
+        rate = draw_rate(name, dataset.options["seed"], dataset.options["pair_rates"]) if own == 1 else own
+        rate = 1.0 if rate == "native" else rate
+        with PIL.Image.open(path) as img:  # the header only
+            size = low_size(img.height, img.width, rate)
+        views.append(LowView(dataset, path, name, rate, own != 1, size))
+    return views
+
+
+def picture_name(dataset: CrossResolutionDataset, path: str) -> str:
+    """Return what the restored picture of one of a set's images is called: ``<set>/<manifest name>.png``."""
+    return f"{dataset.name}/{Path(path).relative_to(dataset.split.folder).as_posix()}.png"
+
+
+class RestoredPairs(Dataset):
+    """A training set of pairs whose items also hold ``img_sr``, the picture, with the crop and flip of ``img_hr``.
+
+    Args:
+        dataset: a set of this package that gives pairs, or a sum of such sets.
+        folder: has the pictures under their :func:`picture_name`.
+
+    Raises:
+        TypeError: for a set of the host.
+        FileNotFoundError: if there are no pictures of one of the sets.
+    """
+
+    def __init__(self, dataset: Dataset, folder: str | Path) -> None:
+        self.dataset = dataset
+        self._pictures, self._transforms = {}, {}
+        for member in members_of(dataset):
+            if not Path(folder, member.name).is_dir():
+                raise FileNotFoundError(f"no restored pictures of {member.name} in {folder}")
+            for path, *_ in member.train:
+                self._pictures[path] = Path(folder, picture_name(member, path))
+                self._transforms[path] = member.transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        before = torch.get_rng_state(), random.getstate()
+        item = self.dataset[index]
+        after = torch.get_rng_state(), random.getstate()
+        _set(*before)  # the transform is the first to draw, so the picture gets what the original got
+        item["img_sr"] = self._transforms[item["impath"]](read_image(self._pictures[item["impath"]]))
+        _set(*after)
+        return item
+
+
+def _set(torch_state: Tensor, python_state: tuple) -> None:
+    torch.set_rng_state(torch_state)
+    random.setstate(python_state)
