@@ -1,4 +1,4 @@
-"""Images per second of PS-HRNet's phase 2, beside a plain reading of the algorithm.
+"""Images per second of PS-HRNet's two phases, the second beside a plain reading of the algorithm.
 
     python benchmarks/psh_rnet_step.py [--threads 1] [--keep benchmarks/results/psh_rnet_step.json]
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -26,20 +25,23 @@ from torchreid_xres.config import load_config
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, XresEngine, to_device
 from torchreid_xres.engine.job import own_runs
-from torchreid_xres.engine.record import versions
+from torchreid_xres.engine.record import machine, versions
 from torchreid_xres.engine.stages import write_json
 
+OURS, PLAIN = "phase 2", "phase 2, plain reading"
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def engine_of(config: Path, overrides: list[str], folder: Path) -> XresEngine:
-    """Return the student's engine beside a teacher with random weights."""
+def engines_of(config: Path, overrides: list[str], folder: Path) -> list[XresEngine]:
+    """Return the engines of both phases, the second beside a teacher with random weights."""
     first, second = own_runs(load_config(config, overrides), 0, folder)
-    checkpoint.save_atomic({"models": {"model": first.engine().model.state_dict()}}, first.folder / LAST)
-    engine = second.engine()
-    engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, folder
-    engine.set_model_mode("train")
-    return engine
+    engines = [first.engine()]
+    checkpoint.save_atomic({"models": {"model": engines[0].model.state_dict()}}, first.folder / LAST)
+    engines.append(second.engine())
+    for engine in engines:
+        engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, folder
+        engine.set_model_mode("train")
+    return engines
 
 
 def plain_step(engine: XresEngine, data: dict, other: dict) -> None:
@@ -77,31 +79,40 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as scratch:
         overrides = ["data.root", scratch, "data.save_dir", scratch, *args.opts]
-        ours, plain = (engine_of(args.config_file, overrides, Path(scratch) / name) for name in ("ours", "plain"))
+        first, ours = engines_of(args.config_file, overrides, Path(scratch) / "ours")
+        plain = engines_of(args.config_file, overrides, Path(scratch) / "plain")[1]
         # What the plain reading keeps for backward although nothing learns from it.
         plain.teacher.requires_grad_(True)
-        batches, mine, theirs = iter(ours.train_loader), iter(plain.train_loader), iter(plain.train_loader)
-        rows: dict[str, list[float]] = {"ours": [], "plain": []}
+        alone, batches = iter(first.train_loader), iter(ours.train_loader)
+        mine, theirs = iter(plain.train_loader), iter(plain.train_loader)
+        steps: dict[str, Callable[[], object]] = {
+            "phase 1": lambda: first.forward_backward(next(alone)),
+            OURS: lambda: ours.forward_backward(next(batches)),
+            PLAIN: lambda: plain_step(plain, next(mine), next(theirs)),
+        }
+        rows: dict[str, list[float]] = {name: [] for name in steps}
         for _ in range(args.repeats + 1):
-            rows["ours"].append(seconds(lambda: ours.forward_backward(next(batches)), ours.use_gpu))
-            rows["plain"].append(seconds(lambda: plain_step(plain, next(mine), next(theirs)), ours.use_gpu))
+            for name, step in steps.items():
+                rows[name].append(seconds(step, ours.use_gpu))
     size = ours.train_loader.batch_size
     speeds = {name: [size / s for s in times[1:]] for name, times in rows.items()}  # the first warms up
-    ratio = statistics.median(speeds["ours"]) / statistics.median(speeds["plain"])
+    ratio = statistics.median(speeds[OURS]) / statistics.median(speeds[PLAIN])
     table = [
-        {"step": name, "img/s": statistics.median(v), "least": min(v), "most": max(v)} for name, v in speeds.items()
+        {
+            "step": name,
+            "img/s": statistics.median(v),
+            "least": min(v),
+            "most": max(v),
+            "s per 1000 images": 1000 / statistics.median(v),
+        }
+        for name, v in speeds.items()
     ]
     print(tabulate(table, headers="keys", tablefmt="github", floatfmt=".1f"))
-    print(f"ours / plain: {ratio:.2f}, {args.repeats} steps of {size} images each, {args.threads} thread(s)")
+    print(f"phase 2, ours / plain: {ratio:.2f}, {args.repeats} steps of {size} images each, {args.threads} thread(s)")
     if args.keep:
-        machine = {"processor": platform.machine(), "threads": args.threads, "load": os.getloadavg()[0]}
-        machine["gpu"] = torch.cuda.get_device_name() if ours.use_gpu else None
-        config = args.config_file.name
-        write_json(
-            {"rows": table, "ratio": ratio, "batch": size, "config": config, "changes": args.opts,
-             "machine": machine, "versions": versions()},
-            args.keep,
-        )  # fmt: skip
+        facts = {"batch": size, "config": args.config_file.name, "changes": args.opts, "repeats": args.repeats}
+        facts |= {"machine": machine() | {"load": os.getloadavg()[0]}, "versions": versions()}
+        write_json({"rows": table, "ratio": ratio, **facts}, args.keep)
     return 0
 
 
