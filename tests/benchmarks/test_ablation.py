@@ -9,7 +9,7 @@ import yaml
 from torchreid_xres.config import load_config, stage_configs
 from torchreid_xres.engine.job import own_runs
 
-BASES = {"psh_rnet": "psh_rnet_mlr_market.yaml"}
+BASES = {"psh_rnet": "psh_rnet_mlr_market.yaml", "dgrl": "dgrl_mlr_market.yaml"}
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,15 @@ def test_an_unknown_table_lists_those_there_are(ablation, repo, capsys):
     assert "no ablation table for 'sr_reid'" in capsys.readouterr().err
 
 
-def test_the_rows_of_psh_rnet_share_their_teacher(repo):
-    tables = yaml.safe_load((repo / "benchmarks" / "ablations.yaml").read_text(encoding="utf-8"))["psh_rnet"]
-    for name in ("losses", "ps_terms"):
+@pytest.mark.parametrize(
+    ("model", "names"), [("psh_rnet", ("losses", "ps_terms")), ("dgrl", ("losses", "components"))]
+)
+def test_rows_share_all_stages_but_the_last(repo, model, names):
+    tables = yaml.safe_load((repo / "benchmarks" / "ablations.yaml").read_text(encoding="utf-8"))[model]
+    for name in names:
         runs = [
-            own_runs(load_config(repo / "configs" / BASES["psh_rnet"], row["changes"]), 0, Path("log"))
+            own_runs(load_config(repo / "configs" / BASES[model], row["changes"]), 0, Path("log"))
             for row in tables[name]["rows"]
         ]
-        assert len({teacher.sha256 for teacher, _ in runs}) == 1
-        assert len({student.sha256 for _, student in runs}) == 3
+        assert len({tuple(run.sha256 for run in row[:-1]) for row in runs}) == 1
+        assert len({row[-1].sha256 for row in runs}) == len(runs)

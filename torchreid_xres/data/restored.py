@@ -5,8 +5,9 @@ X. Ye, G. Gao, "Cross-Resolution Person Re-Identification via Deep Group-Aware R
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,28 +120,52 @@ class RestoredPairs(Dataset):
     """
 
     def __init__(self, dataset: Dataset, folder: str | Path) -> None:
-        self.dataset = dataset
-        self._pictures, self._transforms = {}, {}
-        for member in members_of(dataset):
+        self.dataset = _remembering(dataset)
+        self._sources = {}
+        for member in members_of(self.dataset):
             if not Path(folder, member.name).is_dir():
                 raise FileNotFoundError(f"no restored pictures of {member.name} in {folder}")
             for path, *_ in member.train:
-                self._pictures[path] = Path(folder, picture_name(member, path))
-                self._transforms[path] = member.transform
+                self._sources[path] = Path(folder, picture_name(member, path)), member.transform
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        before = torch.get_rng_state(), random.getstate()
         item = self.dataset[index]
-        after = torch.get_rng_state(), random.getstate()
-        _set(*before)  # the transform is the first to draw, so the picture gets what the original got
-        item["img_sr"] = self._transforms[item["impath"]](read_image(self._pictures[item["impath"]]))
-        _set(*after)
+        picture, transform = self._sources[item["impath"]]
+        item["img_sr"] = transform.again(read_image(picture))
         return item
 
 
-def _set(torch_state: Tensor, python_state: tuple) -> None:
+class _Remembered:
+    """A transform that can do to an image what it last did to another."""
+
+    def __init__(self, transform: Callable) -> None:
+        self.transform = transform
+
+    def __call__(self, img: PIL.Image.Image) -> Tensor:
+        self.before = torch.get_rng_state(), random.getstate()
+        return self.transform(img)
+
+    def again(self, img: PIL.Image.Image) -> Tensor:
+        now = torch.get_rng_state(), random.getstate()
+        _set_random(*self.before)
+        try:
+            return self.transform(img)
+        finally:
+            _set_random(*now)
+
+
+def _remembering(dataset: Dataset) -> Dataset:
+    twin = copy.copy(dataset)
+    if isinstance(twin, SummedDataset):
+        twin.members = [_remembering(member) for member in twin.members]
+    else:
+        twin.transform = _Remembered(twin.transform)
+    return twin
+
+
+def _set_random(torch_state: Tensor, python_state: tuple) -> None:
     torch.set_rng_state(torch_state)
     random.setstate(python_state)

@@ -1,0 +1,401 @@
+"""DGRL's parts against their equations, what each mode runs, and which image goes where."""
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.transforms import InterpolationMode, Resize
+from torchvision.transforms.functional import to_tensor
+
+import torchreid_xres  # noqa: F401 (registers)
+from torchreid_xres.data.degrade import degrade_image
+from torchreid_xres.metrics.image import psnr
+from torchreid_xres.models import build_model
+from torchreid_xres.models.dgrl import GALN, GeM
+from torchreid_xres.models.dgrl_restorer import RateRestorer, seen_rate
+from torchreid_xres.models.nonlocal_block import NonLocal
+from torchreid_xres.models.restormer import GDFN, MDTA, RestormerBlock
+from torchreid_xres.models.staged_trunk import staged_trunk
+from torchreid_xres.report.complexity import complexity
+
+TINY_SR = {"groups": 1, "blocks": 1, "features": 4, "reduction": 2}
+SMALL = {"pretrained": False, "reid": "osnet_x0_25", "sr_options": TINY_SR, "dim": 16, "groups": 3, "hidden": 8}
+
+
+def batch_of(low, rate=2.0, height=64, width=32):
+    count = len(low)
+    size = torch.tensor([[height // 2, width // 2]] * count)
+    rates = torch.where(torch.tensor(low), rate, 1.0)
+    return {"img": torch.randn(count, 3, height, width), "low": torch.tensor(low), "rate": rates, "size": size}
+
+
+# -- Restormer block -----------------------------------------------------------------------------------------------
+
+
+def slow_depthwise(x, kernel):
+    """Correlate each channel of (C, H, W) with its own 3x3 kernel, zeros beyond the border."""
+    channels, height, width = x.shape
+    out = torch.zeros_like(x)
+    for c in range(channels):
+        for i in range(height):
+            for j in range(width):
+                for a in range(3):
+                    for b in range(3):
+                        if 0 <= i + a - 1 < height and 0 <= j + b - 1 < width:
+                            out[c, i, j] += kernel[c, 0, a, b] * x[c, i + a - 1, j + b - 1]
+    return out
+
+
+def slow_mdta(net, x):
+    """Equations 1 and 2 for one image (C, H, W): the attention of head m is (C/h, C/h)."""
+    channels, height, width = x.shape
+    per_head = channels // net.heads
+    qkv = slow_depthwise(torch.einsum("oc,chw->ohw", net.pointwise.weight[:, :, 0, 0], x), net.depthwise.weight)
+    query, key, value = (part.reshape(channels, -1) for part in qkv.split(channels))
+    mixed = torch.zeros(channels, height * width)
+    for m in range(net.heads):
+        rows = range(m * per_head, (m + 1) * per_head)
+        for c in rows:
+            logits = []
+            for d in rows:
+                length = math.sqrt(sum(query[c] ** 2)) * math.sqrt(sum(key[d] ** 2))
+                logits.append(float(net.temperature[m, 0, 0]) * float(sum(query[c] * key[d])) / length)
+            total = sum(math.exp(one) for one in logits)
+            for d, one in zip(rows, logits, strict=True):
+                mixed[c] += math.exp(one) / total * value[d]
+    return torch.einsum("oc,chw->ohw", net.out.weight[:, :, 0, 0], mixed.reshape(channels, height, width))
+
+
+@torch.no_grad()
+def test_mdta_is_equations_1_and_2():
+    net = MDTA(6, heads=2)
+    net.temperature.copy_(torch.tensor([0.5, 3.0]).view(2, 1, 1))
+    x = torch.randn(1, 6, 4, 3)
+    torch.testing.assert_close(net(x)[0], slow_mdta(net, x[0]), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_mdta_attends_over_channels():
+    net = MDTA(64, heads=4)
+    attention = net.attention(*torch.randn(2, 3, 4, 16, 50).unbind())
+    assert attention.shape == (3, 4, 16, 16)  # whatever the number of pixels
+    torch.testing.assert_close(attention.sum(-1), torch.ones(3, 4, 16))
+    # The attention costs 2 C^2/h multiply-adds a pixel: linear in the pixels, where pixels attending would square them.
+    costs = [complexity(net, torch.zeros(1, 64, side, side)).multiply_adds for side in (8, 16)]
+    assert costs[1] == 4 * costs[0]
+
+
+@torch.no_grad()
+def test_gdfn_is_equation_3():
+    net, x = GDFN(4, expansion=2.0), torch.randn(4, 3, 5)
+    paths = slow_depthwise(torch.einsum("oc,chw->ohw", net.pointwise.weight[:, :, 0, 0], x), net.depthwise.weight)
+    gate, passed = paths.split(8)
+    gelu = gate.clone().apply_(lambda v: v * 0.5 * (1 + math.erf(v / math.sqrt(2))))
+    expected = torch.einsum("oc,chw->ohw", net.out.weight[:, :, 0, 0], gelu * passed)
+    torch.testing.assert_close(net(x[None])[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_block_is_equation_4():
+    block, x = RestormerBlock(8, heads=2), torch.randn(2, 8, 4, 3)
+
+    def norm(y):  # over channels, at each pixel
+        return (y - y.mean(1, keepdim=True)) / (y.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+
+    middle = block.attention(norm(x)) + x
+    torch.testing.assert_close(block(x), block.feed_forward(norm(middle)) + middle, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_that_cannot_be_divided_are_named():
+    with pytest.raises(ValueError, match="10 channels cannot be divided among 4 heads"):
+        MDTA(10, heads=4)
+
+
+# -- the other parts -----------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_the_non_local_block_is_its_formula():
+    net, x = NonLocal(4, width=2), torch.randn(1, 4, 3, 2)
+    net.out[1].weight.fill_(1.0)
+    net.eval()
+    theta, phi, g = (layer(x)[0].flatten(1) for layer in (net.theta, net.phi, net.g))
+    y = torch.zeros(2, 6)
+    for i in range(6):
+        for j in range(6):
+            y[:, i] += float(theta[:, i] @ phi[:, j]) * g[:, j] / 6
+    torch.testing.assert_close(net(x), net.out(y.view(1, 2, 3, 2)) + x)
+
+
+@torch.no_grad()
+def test_galn_adds_the_weighed_groups_to_the_instance():
+    net, x = GALN(5, dim=4, groups=3, hidden=6).eval(), torch.randn(2, 5)
+    instance = net.instance(x)
+    weights = net.probabilities(instance)
+    assert weights.shape == (2, 3) and (weights > 0).all()
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
+    for n in range(2):
+        expected = instance[n].clone()
+        for k in range(3):  # K parallel layers
+            rows = slice(4 * k, 4 * (k + 1))
+            expected += weights[n, k] * (net.groups.weight[rows] @ x[n] + net.groups.bias[rows])
+        torch.testing.assert_close(net(x)[n], expected)
+
+
+def test_gem_is_the_generalised_mean_and_learns_its_exponent():
+    x = torch.rand(1, 2, 3, 2)
+    pooled = GeM(p=3.0)(x)
+    for c in range(2):
+        values = x[0, c].flatten().tolist()
+        assert pooled[0, c].item() == pytest.approx((sum(v**3 for v in values) / 6) ** (1 / 3), rel=1e-5)
+    gem = GeM()
+    gem(x).sum().backward()
+    assert gem.p.grad.abs() > 0
+    torch.testing.assert_close(GeM(p=60.0)(x), x.amax((2, 3)), rtol=0.05, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert gem(x.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("name", "last"), [("resnet18", 512), ("resnet50", 2048), ("osnet_x0_25", 128)])
+def test_trunks_end_at_a_sixteenth(name, last):
+    trunk = staged_trunk(name, pretrained=False)
+    x = trunk.stem(torch.zeros(1, 3, 64, 32))
+    assert x.shape == (1, trunk.channels[0], 16, 8)
+    for stage, channels in zip(trunk.stages, trunk.channels[1:], strict=True):
+        x = stage.eval()(x)
+        assert x.shape[1] == channels
+    assert x.shape == (1, last, 4, 2)
+
+
+def test_a_trunk_starts_from_a_file_under_the_networks_own_names(tmp_path):
+    import torchvision
+
+    whole = torchvision.models.resnet18(weights=None)
+    torch.save(whole.state_dict(), tmp_path / "resnet18.pth")
+    trunk = staged_trunk("resnet18", pretrained=True, weights=str(tmp_path / "resnet18.pth"))
+    assert torch.equal(trunk.stages[3][1].conv2.weight, whole.layer4[1].conv2.weight)
+    with pytest.raises(ValueError, match="no trunk 'vgg16'; there are: resnet18"):
+        staged_trunk("vgg16")
+
+
+def test_weights_that_cannot_be_had_are_said_so(monkeypatch, caplog):
+    import torchvision
+
+    real = torchvision.models.get_model
+
+    def offline(name, weights=None):
+        if weights:
+            raise OSError("no route to host")
+        return real(name, weights=None)
+
+    monkeypatch.setattr(torchvision.models, "get_model", offline)
+    assert staged_trunk("resnet18", pretrained=True).channels[-1] == 512
+    assert "no ImageNet weights for resnet18 could be had (no route to host)" in caplog.text
+
+
+# -- the restorer --------------------------------------------------------------------------------------------------
+
+
+def test_rates_share_all_but_the_tail():
+    net = RateRestorer(**TINY_SR)
+    whole = [sum(p.numel() for p in part.parameters()) for part in (net.nets["x2"].head, net.nets["x2"].body)]
+    tails = [sum(p.numel() for p in n.tail.parameters()) for n in net.nets.values()]
+    assert sum(p.numel() for p in net.parameters()) == sum(whole) + sum(tails)
+    again = RateRestorer(**TINY_SR)
+    again.load_state_dict(net.state_dict())
+    assert again.nets["x4"].body is again.nets["x2"].body
+
+
+@torch.no_grad()
+def test_each_rate_goes_to_the_nearest_tail():
+    net = RateRestorer(**TINY_SR).eval()
+    assert [net.tail_of(rate) for rate in (1.0, 1.2, 1.5, 2.0, 2.4, 3.0, 4.0, 9.0)] == [1, 1, 2, 2, 2, 3, 4, 4]
+    x = torch.rand(1, 3, 24, 12)
+    assert net(x, 3.0).shape == (1, 3, 72, 36) and net(x, 3.0, size=(64, 32)).shape == (1, 3, 64, 32)
+    torch.testing.assert_close(net(x, 4.0), net.nets["x4"](x))
+    torch.testing.assert_close(net(x, 1.0), x)
+
+
+def test_an_image_that_is_as_large_as_wanted_has_nothing_to_restore():
+    net = RateRestorer(**TINY_SR)
+    assert net.tail_of(2.0, (64, 32), (64, 32)) == 1
+    assert net.tail_of(2.0, (64, 31), (64, 32)) == 2
+
+
+def test_what_is_low_by_nature_is_as_much_lower_as_it_is_narrower():
+    assert seen_rate(1.0, True, (96, 53), 128) == pytest.approx(128 / 53)
+    assert seen_rate(4.0, True, (60, 40), 128) == 4.0
+    assert seen_rate(1.0, False, (100, 60), 128) == 1.0
+
+
+@pytest.mark.parametrize("up", ["bicubic", "bilinear"])
+@torch.no_grad()
+def test_what_the_camera_saw_is_found_in_what_the_loader_made_of_it(up, shared_data):
+    """The model restores the small image, and the loader hands it an enlarged one."""
+    path = next(iter(sorted((shared_data / "cuhk03_p1" / "images").glob("*.jpg"))))
+    original = Image.open(path)
+    small = degrade_image(original, 3.0)
+    enlarged = Resize((256, 128), interpolation=InterpolationMode(up))(small)
+    model = build_model("dgrl", **SMALL)
+    given = []
+    model.restorer.forward = lambda x, rate, size: given.append((x, rate)) or torch.zeros(1, 3, *size)
+    img = model.normalize(to_tensor(enlarged)[None])
+    model.restore(img, [3.0], [(small.height, small.width)], [True])
+    (found, tail), = given
+    assert tail == 3 and found.shape[2:] == (small.height, small.width)
+    assert psnr(found, to_tensor(small)[None]) > (45 if up == "bicubic" else 38)
+
+
+@torch.no_grad()
+def test_images_of_all_rates_and_sizes_are_restored_together_as_alone():
+    model = build_model("dgrl", **SMALL).eval()
+    for p in model.restorer.parameters():
+        p.copy_(0.3 * torch.randn_like(p))
+    img = 0.5 * torch.randn(5, 3, 64, 32)
+    rates, sizes, low = [2.0, 3.0, 2.0, 1.0, 1.0], [[32, 16], [20, 10], [32, 16], [30, 14], [64, 32]], [True] * 5
+    together = model.restore(img, rates, sizes, low)
+    for i in range(5):
+        alone = model.restore(img[i : i + 1], rates[i : i + 1], sizes[i : i + 1], low[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-3, rtol=0)
+    # Rate 1 means low by nature, so 32 / 14 is restored, and 32 / 32 is not.
+    changed = [(together[i] - img[i]).abs().max() > 0.1 for i in range(5)]
+    assert changed == [True, True, True, True, False]
+
+
+# -- the whole -----------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_size():
+    model = build_model("dgrl", num_classes=751, pretrained=False)
+    assert sum(p.numel() for p in model.stems["hr"].restormer.parameters()) == 54_072
+    assert [sum(p.numel() for p in side.parameters()) for side in model.sides] == [14_248_960, 14_964_736]
+    assert sum(m.numel() for n, m in model.named_parameters() if "galn.groups" in n) == 3 * (2048 + 1) * 32 * 512
+    assert [type(m).__name__ for m in model.stages.modules()].count("NonLocal") == 5
+    assert sum(p.numel() for p in model.parameters()) == 174_380_491
+    hr, sr = model.train()(torch.zeros(1, 3, 64, 32), torch.zeros(2, 3, 64, 32))
+    assert hr.shallow.shape == (1, 64, 16, 8) and sr.shallow.shape == (2, 64, 16, 8)
+    assert [f.shape for f in hr.features] == 3 * [(1, 512)] and [s.shape for s in sr.logits] == 3 * [(2, 751)]
+
+
+def test_at_test_only_the_main_branch_runs():
+    img = torch.zeros(1, 3, 64, 32)
+    model = build_model("dgrl", num_classes=5, **SMALL)
+    found = {part.name: part for part in complexity(model, img).parts}
+    assert found["sides"].multiply_adds == 0 and found["sides"].unused == found["sides"].parameters > 0
+    alone = build_model("dgrl", num_classes=5, **SMALL, sides=False)
+    assert complexity(alone, img).multiply_adds == complexity(model, img).multiply_adds
+    ran = []
+    for part in (model.sides, model.heads[1:]):
+        for module in part:
+            module.register_forward_hook(lambda *_: ran.append(1))
+    model.eval().extract(batch_of([True, False]))
+    assert ran == []
+
+
+@torch.no_grad()
+def test_each_resolution_has_its_stem():
+    model = build_model("dgrl", **SMALL).eval()
+    seen = {}
+    for view, stem in model.stems.items():
+        stem.register_forward_hook(lambda _, args, out, view=view: seen.setdefault(view, []).append(args[0]))
+    batch = batch_of([True, False, True, False, False])
+    features = model.extract(batch)
+    torch.testing.assert_close(seen["hr"][0], batch["img"][[1, 3, 4]])
+    restored = model.restore(batch["img"][[0, 2]], [2.0, 2.0], [[32, 16]] * 2, [True] * 2)
+    torch.testing.assert_close(seen["sr"][0], restored)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(5))
+    # In the order of the batch, whichever stem they came through.
+    torch.testing.assert_close(features[[1, 3, 4]], model(batch["img"][[1, 3, 4]]), rtol=1e-4, atol=1e-5)
+    for i in range(5):
+        one = {key: value[i : i + 1] for key, value in batch.items()}
+        torch.testing.assert_close(model.extract(one)[0], features[i], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_in_training_too():
+    model = build_model("dgrl", num_classes=5, **SMALL).train()
+    hr, sr = torch.randn(2, 4, 3, 64, 32)
+    model.stems["sr"].layers[0].conv.weight.zero_()  # a stem that sees nothing
+    a, b = model(hr, sr), model(hr, sr + 1)
+    torch.testing.assert_close(a.sr.shallow, b.sr.shallow)
+    assert not torch.allclose(a.hr.shallow, model(hr + 1, sr).hr.shallow)
+    assert not torch.allclose(a.hr.shallow, a.sr.shallow)
+
+
+def test_the_stems_share_no_parameter():
+    model = build_model("dgrl", **SMALL)
+    hr, sr = ({id(p) for p in stem.parameters()} for stem in model.stems.values())
+    assert not hr & sr and len(hr) == len(sr)
+    for a, b in zip(model.stems["hr"].layers.parameters(), model.stems["sr"].layers.parameters(), strict=True):
+        assert torch.equal(a, b)  # both start from the trunk
+
+
+def test_side_branches_start_as_copies_of_what_they_go_past():
+    model = build_model("dgrl", num_classes=5, pretrained=False, reid="resnet18", sr="bicubic", groups=2)
+    (third, fourth), (last,) = model.sides
+    main = [nn.Sequential(*(b[0] if isinstance(b, nn.Sequential) else b for b in stage)) for stage in model.stages]
+    for side, stage in ((third, main[2]), (fourth, main[3]), (last, main[3])):
+        assert len(side) == len(stage)  # ResNet-18 has two blocks, fewer than asked for
+        assert all(torch.equal(a, b) for a, b in zip(side.parameters(), stage.parameters(), strict=True))
+        assert not {id(p) for p in side.parameters()} & {id(p) for p in stage.parameters()}
+    assert [len(part) for part in build_model("dgrl", pretrained=False, sr="bicubic").sides[0]] == [3, 2]
+
+
+@pytest.mark.parametrize("part", ["restormer", "non_local", "galn", "sides"])
+def test_each_part_can_be_left_out(part):
+    model = build_model("dgrl", num_classes=5, **SMALL, **{part: False}).train()
+    kinds = [type(module).__name__ for module in model.modules()]
+    left = {"restormer": "RestormerBlock", "non_local": "NonLocal", "galn": "GALN"}
+    assert {name: kind in kinds for name, kind in left.items()} == {name: name != part for name in left}
+    output = model(torch.randn(4, 3, 64, 32), torch.randn(4, 3, 64, 32))
+    assert len(output.hr.logits) == (1 if part == "sides" else 3)
+    assert output.sr.features[0].shape == (4, 128 if part == "galn" else 16)
+
+
+def test_every_parameter_gets_a_gradient_but_the_frozen_ones():
+    model = build_model("dgrl", num_classes=5, **SMALL).train()
+    assert not model.restorer.training and not model.restorer.nets["x2"].training
+    for module in model.modules():
+        if isinstance(module, NonLocal):
+            nn.init.ones_(module.out[1].weight)
+    hr = torch.randn(4, 3, 64, 32)
+    sr = model.restore(torch.randn(4, 3, 64, 32), [2.0, 3.0, 4.0, 2.0], [[20, 10]] * 4, [True] * 4)
+    assert not sr.requires_grad
+    out = model(hr, sr)
+    sum(one.logsumexp(1).mean() for view in out for one in view.logits).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert all(name.startswith("restorer.") or name.endswith(".bn.bias") for name in without)
+    assert [name for name in without if name.startswith("heads")] == [f"heads.{i}.bn.bias" for i in range(3)]
+
+
+def test_the_hosts_engines_get_what_they_expect():
+    img = torch.randn(2, 3, 64, 32)
+    assert build_model("dgrl", num_classes=5, loss="softmax", **SMALL).train()(img).shape == (2, 5)
+    logits, features = build_model("dgrl", num_classes=5, loss="triplet", **SMALL).train()(img)
+    assert logits.shape == (2, 5) and features.shape == (2, 16)
+    assert build_model("dgrl", **SMALL).train()(img).shape == (2, 16)
+
+
+@torch.no_grad()
+def test_without_a_restorer_low_images_go_as_they_are():
+    model = build_model("dgrl", **{**SMALL, "sr": "bicubic"}).eval()
+    assert model.restorer is None
+    img = torch.randn(2, 3, 64, 32)
+    assert model.restore(img, [2.0, 4.0], [[20, 10]] * 2, [True] * 2) is img
+    with pytest.raises(ValueError, match="no restorer 'vdsr'; allowed: rcan"):
+        build_model("dgrl", **{**SMALL, "sr": "vdsr"})
+
+
+@pytest.mark.slow
+def test_the_papers_size_takes_a_step_and_extracts():
+    model = build_model("dgrl", num_classes=751, pretrained=False)
+    hr, lr = torch.rand(2, 2, 3, 256, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(hr, model.restore(lr, [4.0, 4.0], [[64, 32]] * 2, [True] * 2))
+    sum(one.float().logsumexp(1).mean() for view in out for one in view.logits).backward()
+    assert out.hr.shallow.shape == (2, 64, 64, 32)
+    with torch.no_grad():
+        features = model.eval().extract(batch_of([True, False], 4.0, 256, 128))
+    assert features.shape == (2, 512) and features.isfinite().all()
