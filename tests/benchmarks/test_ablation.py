@@ -9,7 +9,7 @@ import yaml
 from torchreid_xres.config import load_config, stage_configs
 from torchreid_xres.engine.job import own_runs
 
-BASES = {"psh_rnet": "psh_rnet_mlr_market.yaml", "dgrl": "dgrl_mlr_market.yaml"}
+BASES = {"psh_rnet": "psh_rnet_mlr_market.yaml", "dgrl": "dgrl_mlr_market.yaml", "msifla": "msifla_mlr_cuhk03.yaml"}
 
 
 @pytest.fixture(scope="module")

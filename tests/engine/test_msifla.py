@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from torchreid_xres.config import ConfigError, load_config, stage_configs
+from torchreid_xres.config import ConfigError
 from torchreid_xres.data.degrade import low_size, round_trip
 from torchreid_xres.engine.job import own_runs, run_job
 from torchreid_xres.losses.parts import part_cross_entropy, part_triplet
@@ -187,11 +187,3 @@ def test_wrong_couplings_rates_and_sets_are_refused(engine):
         engine(loss__msifla__coupling="both")
     with pytest.raises(ConfigError, match="different numbers above 1"):
         engine(loss__msifla__rates=[2.0, 1.0])
-
-
-def test_every_row_of_tables_2_and_3_is_a_configuration(repo):
-    rows = [("model.options.shared", "True"), *(("model.options.scales", s) for s in ("[1]", "[2, 1]", "[4, 3, 2, 1]"))]
-    for name in ("mlr_market", "mlr_cuhk03_mini", "vehicle2cam"):
-        for row in [(), *rows]:
-            cfg = load_config(repo / "configs" / f"msifla_{name}.yaml", row)
-            assert stage_configs(cfg)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from torchreid_xres.report.tables import accuracy_table, curve_table
+from torchreid_xres.report.tables import ablation_table, accuracy_table, curve_table
 
 
 def record(model="m", rank1=50.0, **more):
@@ -29,6 +29,12 @@ def test_curves_show_only_models_that_have_one():
     records = [record("a", curve=curve), record("b")]
     head, _, row = cells(curve_table(records, ["mAP"]))
     assert head[-2:] == ["x1", "x4"] and row == ["d", "a", "mAP", "80.0", "20.0"]
+
+
+def test_a_figure_that_is_not_given_is_left_out():
+    row = {"label": "a", "quoted": [88.84, None], "records": [record()]}
+    head, _, (name, *found) = cells(ablation_table({"figures": ["rank1", "mAP"], "rows": [row]}))
+    assert head[-2:] == ["quoted rank-1", "quoted mAP"] and (name, found[-2:]) == ("a", ["88.8", "-"])
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def ablation_table(result: dict, style: str = "github") -> str:
     """Return the rows of an ablation, ours beside the paper's own figures.
 
     Args:
-        result: as ``benchmarks/ablation.py`` writes it.
+        result: as ``benchmarks/ablation.py`` writes it; a figure that the paper does not give is None.
         style: a table format of ``tabulate``.
     """
     figures = [*result["figures"], *(["mAP"] if "mAP" not in result["figures"] else [])]
@@ -114,7 +114,7 @@ def ablation_table(result: dict, style: str = "github") -> str:
         for key in figures:
             line[key.replace("rank", "rank-")] = _spread([record[key] for record in row["records"]])
         for key, value in zip(result["figures"], row["quoted"], strict=True):
-            line[f"quoted {key.replace('rank', 'rank-')}"] = f"{value:.1f}"
+            line[f"quoted {key.replace('rank', 'rank-')}"] = "-" if value is None else f"{value:.1f}"
         lines.append(line)
     return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
 
