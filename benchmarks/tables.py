@@ -17,12 +17,19 @@ from typing import Any
 from tabulate import tabulate
 
 from torchreid_xres.engine.stages import write_json
-from torchreid_xres.report.tables import ablation_table, accuracy_table, curve_table, registry_table
+from torchreid_xres.report.tables import (
+    ablation_table,
+    accuracy_table,
+    curve_table,
+    registry_table,
+    restoration_table,
+)
 
 RESULTS = Path(__file__).parent / "results"
 MAKERS = {
     "accuracy": lambda names: accuracy_table(read(names)),
     "curve": lambda names: curve_table(read(names)),
+    "restoration": lambda names: restoration_table(read(names)),
     "registry": registry_table,
     "ablation": lambda name: ablation_table(kept(name)),
     "rows": lambda name: tabulate(read(name), headers="keys", tablefmt="github", floatfmt=".1f"),
