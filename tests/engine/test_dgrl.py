@@ -2,7 +2,7 @@
 
 import json
 import math
-import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,12 +11,10 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms.functional import to_tensor
 
-from torchreid_xres import host
 from torchreid_xres.config import ConfigError
-from torchreid_xres.data.base import dataset_options
 from torchreid_xres.data.degrade import degrade_image, degrade_tensor
 from torchreid_xres.data.protocol import draw_rate
-from torchreid_xres.data.restored import RestoredPairs, picture_name
+from torchreid_xres.data.restored import picture_name
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, XresEngine
 from torchreid_xres.engine.dgrl import DGRLEngine
@@ -282,46 +280,6 @@ def test_the_restorers_record_stands_beside_bicubic(config, tmp_path):
             assert record[f"ssim_{key}"] == pytest.approx(ssim(image, truth).mean().item(), abs=1e-4)
 
 
-@pytest.fixture(scope="module")
-def tiny_set(tiny_root):
-    """A training set of pairs on tiny images, with a crop and a flip."""
-    from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip, ToTensor
-
-    transform = Compose([RandomHorizontalFlip(), ToTensor(), RandomCrop((64, 32), padding=4)])
-    with dataset_options({"folder": {"synthetic": True, "lr_camera": "1"}, "*": {"pairs": True}}):
-        return host.init_image_dataset(
-            "folder", root=str(tiny_root), transform=transform, mode="train", verbose=False
-        )
-
-
-def test_a_picture_gets_the_crop_and_flip_of_its_original(tiny_set, tmp_path):
-    for path, *_ in tiny_set.train:
-        out = tmp_path / picture_name(tiny_set, path)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        Image.open(path).save(out)
-    pairs = RestoredPairs(tiny_set, tmp_path)
-    assert len(pairs) == len(tiny_set)
-    for index in range(20):
-        item = pairs[index]
-        torch.testing.assert_close(item["img_sr"], item["img_hr"])
-    # Reading the picture leaves the random numbers of what comes after as they are without it.
-    draws = []
-    for dataset in (tiny_set, pairs):
-        torch.manual_seed(5)
-        random.seed(5)
-        items = [dataset[i] for i in range(4)]
-        draws.append((torch.rand(3).tolist(), random.random(), [item["rate_lr"] for item in items]))
-    assert draws[0] == draws[1]
-
-
-def test_sets_without_pictures_are_refused(tiny_set, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no restored pictures of folder in"):
-        RestoredPairs(tiny_set, tmp_path)
-    with pytest.raises(TypeError, match="only sets of this package"):
-        part = [("a.png", 0, 0)]
-        RestoredPairs(host.ImageDataset(part, part, part, mode="train", verbose=False), tmp_path)
-
-
 def restored_by(config, tmp_path, **changes):
     """Return the run of the second stage beside an untrained restorer, done."""
     first, second, _ = own_runs(config(**changes), 0, tmp_path)
@@ -405,6 +363,12 @@ def test_the_stages_follow_each_other_and_training_reads_the_pictures(config, mo
     runs = own_runs(cfg, 0, Path(cfg.data.save_dir))
     trained, whole = (checkpoint.load(runs[i].folder / LAST)["models"]["model"] for i in (0, 2))
     assert all(torch.equal(value, whole[f"restorer.{name}"]) for name, value in trained.items())
+    # So it is all that an evaluation needs.
+    for run in runs[:2]:
+        shutil.rmtree(run.folder)
+    cfg.test.evaluate = True
+    again = run_job(cfg)[0]
+    assert (again["rank1"], again["mAP"], again["curve"]) == (last["rank1"], last["mAP"], last["curve"])
 
 
 @pytest.mark.slow

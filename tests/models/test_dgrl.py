@@ -1,6 +1,4 @@
-"""DGRL's parts against their equations, what each mode runs, and which image goes where."""
-
-import math
+"""DGRL: its heads against their formulas, what each mode runs, and which image goes where."""
 
 import pytest
 import torch
@@ -14,10 +12,7 @@ from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.metrics.image import psnr
 from torchreid_xres.models import build_model
 from torchreid_xres.models.dgrl import GALN, GeM
-from torchreid_xres.models.dgrl_restorer import RateRestorer, seen_rate
 from torchreid_xres.models.nonlocal_block import NonLocal
-from torchreid_xres.models.restormer import GDFN, MDTA, RestormerBlock
-from torchreid_xres.models.staged_trunk import staged_trunk
 from torchreid_xres.report.complexity import complexity
 
 TINY_SR = {"groups": 1, "blocks": 1, "features": 4, "reduction": 2}
@@ -29,104 +24,6 @@ def batch_of(low, rate=2.0, height=64, width=32):
     size = torch.tensor([[height // 2, width // 2]] * count)
     rates = torch.where(torch.tensor(low), rate, 1.0)
     return {"img": torch.randn(count, 3, height, width), "low": torch.tensor(low), "rate": rates, "size": size}
-
-
-# -- Restormer block -----------------------------------------------------------------------------------------------
-
-
-def slow_depthwise(x, kernel):
-    """Correlate each channel of (C, H, W) with its own 3x3 kernel, zeros beyond the border."""
-    channels, height, width = x.shape
-    out = torch.zeros_like(x)
-    for c in range(channels):
-        for i in range(height):
-            for j in range(width):
-                for a in range(3):
-                    for b in range(3):
-                        if 0 <= i + a - 1 < height and 0 <= j + b - 1 < width:
-                            out[c, i, j] += kernel[c, 0, a, b] * x[c, i + a - 1, j + b - 1]
-    return out
-
-
-def slow_mdta(net, x):
-    """Equations 1 and 2 for one image (C, H, W): the attention of head m is (C/h, C/h)."""
-    channels, height, width = x.shape
-    per_head = channels // net.heads
-    qkv = slow_depthwise(torch.einsum("oc,chw->ohw", net.pointwise.weight[:, :, 0, 0], x), net.depthwise.weight)
-    query, key, value = (part.reshape(channels, -1) for part in qkv.split(channels))
-    mixed = torch.zeros(channels, height * width)
-    for m in range(net.heads):
-        rows = range(m * per_head, (m + 1) * per_head)
-        for c in rows:
-            logits = []
-            for d in rows:
-                length = math.sqrt(sum(query[c] ** 2)) * math.sqrt(sum(key[d] ** 2))
-                logits.append(float(net.temperature[m, 0, 0]) * float(sum(query[c] * key[d])) / length)
-            total = sum(math.exp(one) for one in logits)
-            for d, one in zip(rows, logits, strict=True):
-                mixed[c] += math.exp(one) / total * value[d]
-    return torch.einsum("oc,chw->ohw", net.out.weight[:, :, 0, 0], mixed.reshape(channels, height, width))
-
-
-@torch.no_grad()
-def test_mdta_is_equations_1_and_2():
-    net = MDTA(6, heads=2)
-    net.temperature.copy_(torch.tensor([0.5, 3.0]).view(2, 1, 1))
-    x = torch.randn(1, 6, 4, 3)
-    torch.testing.assert_close(net(x)[0], slow_mdta(net, x[0]), rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_mdta_attends_over_channels():
-    net = MDTA(64, heads=4)
-    attention = net.attention(*torch.randn(2, 3, 4, 16, 50).unbind())
-    assert attention.shape == (3, 4, 16, 16)  # whatever the number of pixels
-    torch.testing.assert_close(attention.sum(-1), torch.ones(3, 4, 16))
-    # The attention costs 2 C^2/h multiply-adds a pixel: linear in the pixels, where pixels attending would square them.
-    costs = [complexity(net, torch.zeros(1, 64, side, side)).multiply_adds for side in (8, 16)]
-    assert costs[1] == 4 * costs[0]
-
-
-@torch.no_grad()
-def test_gdfn_is_equation_3():
-    net, x = GDFN(4, expansion=2.0), torch.randn(4, 3, 5)
-    paths = slow_depthwise(torch.einsum("oc,chw->ohw", net.pointwise.weight[:, :, 0, 0], x), net.depthwise.weight)
-    gate, passed = paths.split(8)
-    gelu = gate.clone().apply_(lambda v: v * 0.5 * (1 + math.erf(v / math.sqrt(2))))
-    expected = torch.einsum("oc,chw->ohw", net.out.weight[:, :, 0, 0], gelu * passed)
-    torch.testing.assert_close(net(x[None])[0], expected, rtol=1e-4, atol=1e-5)
-
-
-@torch.no_grad()
-def test_the_block_is_equation_4():
-    block, x = RestormerBlock(8, heads=2), torch.randn(2, 8, 4, 3)
-
-    def norm(y):  # over channels, at each pixel
-        return (y - y.mean(1, keepdim=True)) / (y.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
-
-    middle = block.attention(norm(x)) + x
-    torch.testing.assert_close(block(x), block.feed_forward(norm(middle)) + middle, rtol=1e-4, atol=1e-5)
-
-
-def test_channels_that_cannot_be_divided_are_named():
-    with pytest.raises(ValueError, match="10 channels cannot be divided among 4 heads"):
-        MDTA(10, heads=4)
-
-
-# -- the other parts -----------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def test_the_non_local_block_is_its_formula():
-    net, x = NonLocal(4, width=2), torch.randn(1, 4, 3, 2)
-    net.out[1].weight.fill_(1.0)
-    net.eval()
-    theta, phi, g = (layer(x)[0].flatten(1) for layer in (net.theta, net.phi, net.g))
-    y = torch.zeros(2, 6)
-    for i in range(6):
-        for j in range(6):
-            y[:, i] += float(theta[:, i] @ phi[:, j]) * g[:, j] / 6
-    torch.testing.assert_close(net(x), net.out(y.view(1, 2, 3, 2)) + x)
 
 
 @torch.no_grad()
@@ -156,78 +53,6 @@ def test_gem_is_the_generalised_mean_and_learns_its_exponent():
     torch.testing.assert_close(GeM(p=60.0)(x), x.amax((2, 3)), rtol=0.05, atol=0)
     with torch.autocast("cpu", torch.bfloat16):
         assert gem(x.bfloat16()).dtype == torch.float32
-
-
-@pytest.mark.parametrize(("name", "last"), [("resnet18", 512), ("resnet50", 2048), ("osnet_x0_25", 128)])
-def test_trunks_end_at_a_sixteenth(name, last):
-    trunk = staged_trunk(name, pretrained=False)
-    x = trunk.stem(torch.zeros(1, 3, 64, 32))
-    assert x.shape == (1, trunk.channels[0], 16, 8)
-    for stage, channels in zip(trunk.stages, trunk.channels[1:], strict=True):
-        x = stage.eval()(x)
-        assert x.shape[1] == channels
-    assert x.shape == (1, last, 4, 2)
-
-
-def test_a_trunk_starts_from_a_file_under_the_networks_own_names(tmp_path):
-    import torchvision
-
-    whole = torchvision.models.resnet18(weights=None)
-    torch.save(whole.state_dict(), tmp_path / "resnet18.pth")
-    trunk = staged_trunk("resnet18", pretrained=True, weights=str(tmp_path / "resnet18.pth"))
-    assert torch.equal(trunk.stages[3][1].conv2.weight, whole.layer4[1].conv2.weight)
-    with pytest.raises(ValueError, match="no trunk 'vgg16'; there are: resnet18"):
-        staged_trunk("vgg16")
-
-
-def test_weights_that_cannot_be_had_are_said_so(monkeypatch, caplog):
-    import torchvision
-
-    real = torchvision.models.get_model
-
-    def offline(name, weights=None):
-        if weights:
-            raise OSError("no route to host")
-        return real(name, weights=None)
-
-    monkeypatch.setattr(torchvision.models, "get_model", offline)
-    assert staged_trunk("resnet18", pretrained=True).channels[-1] == 512
-    assert "no ImageNet weights for resnet18 could be had (no route to host)" in caplog.text
-
-
-# -- the restorer --------------------------------------------------------------------------------------------------
-
-
-def test_rates_share_all_but_the_tail():
-    net = RateRestorer(**TINY_SR)
-    whole = [sum(p.numel() for p in part.parameters()) for part in (net.nets["x2"].head, net.nets["x2"].body)]
-    tails = [sum(p.numel() for p in n.tail.parameters()) for n in net.nets.values()]
-    assert sum(p.numel() for p in net.parameters()) == sum(whole) + sum(tails)
-    again = RateRestorer(**TINY_SR)
-    again.load_state_dict(net.state_dict())
-    assert again.nets["x4"].body is again.nets["x2"].body
-
-
-@torch.no_grad()
-def test_each_rate_goes_to_the_nearest_tail():
-    net = RateRestorer(**TINY_SR).eval()
-    assert [net.tail_of(rate) for rate in (1.0, 1.2, 1.5, 2.0, 2.4, 3.0, 4.0, 9.0)] == [1, 1, 2, 2, 2, 3, 4, 4]
-    x = torch.rand(1, 3, 24, 12)
-    assert net(x, 3.0).shape == (1, 3, 72, 36) and net(x, 3.0, size=(64, 32)).shape == (1, 3, 64, 32)
-    torch.testing.assert_close(net(x, 4.0), net.nets["x4"](x))
-    torch.testing.assert_close(net(x, 1.0), x)
-
-
-def test_an_image_that_is_as_large_as_wanted_has_nothing_to_restore():
-    net = RateRestorer(**TINY_SR)
-    assert net.tail_of(2.0, (64, 32), (64, 32)) == 1
-    assert net.tail_of(2.0, (64, 31), (64, 32)) == 2
-
-
-def test_what_is_low_by_nature_is_as_much_lower_as_it_is_narrower():
-    assert seen_rate(1.0, True, (96, 53), 128) == pytest.approx(128 / 53)
-    assert seen_rate(4.0, True, (60, 40), 128) == 4.0
-    assert seen_rate(1.0, False, (100, 60), 128) == 1.0
 
 
 @pytest.mark.parametrize("up", ["bicubic", "bilinear"])
@@ -262,9 +87,6 @@ def test_images_of_all_rates_and_sizes_are_restored_together_as_alone():
     # Rate 1 means low by nature, so 32 / 14 is restored, and 32 / 32 is not.
     changed = [(together[i] - img[i]).abs().max() > 0.1 for i in range(5)]
     assert changed == [True, True, True, True, False]
-
-
-# -- the whole -----------------------------------------------------------------------------------------------------
 
 
 def test_the_papers_size():

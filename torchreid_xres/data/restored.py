@@ -121,19 +121,18 @@ class RestoredPairs(Dataset):
 
     def __init__(self, dataset: Dataset, folder: str | Path) -> None:
         self.dataset = _remembering(dataset)
-        self._sources = {}
+        self._sources: list[tuple[Path, _Remembered]] = []
         for member in members_of(self.dataset):
             if not Path(folder, member.name).is_dir():
                 raise FileNotFoundError(f"no restored pictures of {member.name} in {folder}")
-            for path, *_ in member.train:
-                self._sources[path] = Path(folder, picture_name(member, path)), member.transform
+            self._sources += [(Path(folder, picture_name(member, path)), member.transform) for path, *_ in member.train]
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self.dataset[index]
-        picture, transform = self._sources[item["impath"]]
+        picture, transform = self._sources[index]
         item["img_sr"] = transform.again(read_image(picture))
         return item
 

@@ -77,7 +77,8 @@ class DGRLEngine(XresEngine):
             "reid": cfg.model.reid,
             "reid_weights": file_of(cfg, cfg.model.reid_weights),
             "sr": cfg.sr.name,
-            "sr_weights": file_of(cfg, cfg.sr.weights),
+            # A trained model holds its restorer.
+            "sr_weights": "" if cfg.test.evaluate else file_of(cfg, cfg.sr.weights),
             "sr_options": as_dict(cfg.sr.options),
             "mean": cfg.data.norm_mean,
             "std": cfg.data.norm_std,
@@ -87,7 +88,8 @@ class DGRLEngine(XresEngine):
     def engine_options(cfg: CfgNode) -> dict[str, Any]:
         """Return this engine's own keywords from a configuration."""
         own = as_dict(cfg.loss.dgrl)
-        return {**own, "restored": file_of(cfg, own["restored"]), "label_smooth": cfg.loss.softmax.label_smooth}
+        own["restored"] = "" if cfg.test.evaluate else file_of(cfg, own["restored"])
+        return {**own, "label_smooth": cfg.loss.softmax.label_smooth}
 
     def losses(self, data: dict) -> dict[str, Tensor]:
         known = ~data["low"] | (data["rate_lr"] > 1)
