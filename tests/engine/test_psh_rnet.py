@@ -120,6 +120,14 @@ def test_the_total_is_equations_5_to_12(student):
     assert found == pytest.approx(expected, rel=1e-4)
 
 
+def test_at_the_start_the_sr_loss_is_the_distance_of_the_pair(student):
+    engine = student(sr__options={})  # the paper's VDSR-CA
+    data = next(iter(engine.train_loader))
+    pair = float((data["img_lr"] - data["img_hr"]).abs().mean())
+    assert pair > 0.05
+    assert engine.losses(data)["sr"].item() == pytest.approx(pair, abs=0.01)
+
+
 def test_without_ps_weight_no_teacher_is_needed_or_run(student):
     engine = student(loss__ps__weight=0.0)
     assert engine.teacher is None and "ps" not in engine.losses(next(iter(engine.train_loader)))
