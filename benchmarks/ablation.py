@@ -4,7 +4,7 @@
     python benchmarks/ablation.py --config-file configs/psh_rnet_mlr_market.yaml --list
 
 The tables are in ablations.yaml, with the papers' figures. A row that is done is not run again, and a stage that
-several rows share (a teacher) is run once.
+several rows, also of several tables, share (a teacher) is run once.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def tables_of(model: str) -> dict[str, dict]:
     return tables[model]
 
 
-def run_row(config: str, overrides: list[Any], out: Path) -> list[dict]:
-    """Run one row as a job in ``out`` and return the records of its last stage."""
+def run_row(config: str, overrides: list[Any], out: Path, shared: Path) -> list[dict]:
+    """Run one row as a job in ``out``, all stages but the last in ``shared``; return the records of the last."""
     cfg = load_config(config, [*overrides, "compare.models", [], "data.save_dir", str(out)])
     with logged_to(out, "train"):
-        records = run_job(cfg, shared=out.parent / "shared")
+        records = run_job(cfg, shared=shared)
     last = list(stage_configs(cfg))[-1]
     return [record for record in records if record["stage"] == last]
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="say which tables the configuration's model has, and stop")
     parser.add_argument("--root", help="folder that holds the data sets")
     parser.add_argument("--seeds", type=int, nargs="+", help="train.seed of several runs of each row")
-    parser.add_argument("--out", type=Path, help="folder of the runs; log/ablation_<configuration>_<table> if left out")
+    parser.add_argument("--out", type=Path, help="folder of the runs; log/ablation_<configuration> if left out")
     parser.add_argument("--keep", type=Path, help="also write the result to this JSON file")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="keys changed in every row")
     args = parser.parse_args(argv)
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
             print(shown, file=sys.stdout if args.list else sys.stderr)
             return 0 if args.list else 2
         table = tables[args.table]
-        out = args.out or Path("log") / f"ablation_{Path(args.config_file).stem}_{args.table}"
+        out = args.out or Path("log") / f"ablation_{Path(args.config_file).stem}"
         result = {"table": args.table, "source": table["source"], "figures": table["figures"], "rows": []}
         result["command"] = shlex.join(
             ["python", "benchmarks/ablation.py", "--config-file", args.config_file, "--table", args.table]
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             records = []
             for seed in args.seeds or [cfg.train.seed]:
                 changes = [*common, *table.get("common", []), *row["changes"], "train.seed", seed]
-                records += run_row(args.config_file, changes, out / f"row{number}_seed{seed}")
+                records += run_row(args.config_file, changes, out / args.table / f"row{number}_seed{seed}", out / "shared")
             result["rows"].append({**row, "records": records})
             write_json(result, out / f"{args.table}.json")
         if args.keep:
