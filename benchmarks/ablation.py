@@ -78,7 +78,8 @@ def main(argv: list[str] | None = None) -> int:
             records = []
             for seed in args.seeds or [cfg.train.seed]:
                 changes = [*common, *table.get("common", []), *row["changes"], "train.seed", seed]
-                records += run_row(args.config_file, changes, out / args.table / f"row{number}_seed{seed}", out / "shared")
+                home = out / args.table / f"row{number}_seed{seed}"
+                records += run_row(args.config_file, changes, home, out / "shared")
             result["rows"].append({**row, "records": records})
             write_json(result, out / f"{args.table}.json")
         if args.keep:

@@ -2,7 +2,8 @@ import pytest
 import yaml
 from yacs.config import CfgNode
 
-from torchreid_xres.config import ConfigError, check_config, config_hash, get_config, load_config
+from torchreid_xres.config import ConfigError, check_config, config_hash, load_config
+from torchreid_xres.config_keys import get_config
 
 HOST_KEYS = {
     "model": "name pretrained load_weights resume",

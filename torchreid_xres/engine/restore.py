@@ -96,7 +96,8 @@ def restore(run: Run) -> list[dict]:
         precision=cfg.train.precision,
     )
     manifests = {name: dataset.manifest.sha256 for name, dataset in datasets.items()}
-    return [{"task": "restore", "model": run.label, "stage": run.stage, "manifests": manifests, "machine": machine(), **facts}]
+    facts |= {"manifests": manifests, "machine": machine()}
+    return [{"task": "restore", "model": run.label, "stage": run.stage, **facts}]
 
 
 def _datasets(run: Run) -> dict[str, CrossResolutionDataset]:
