@@ -37,7 +37,7 @@ else:
 
     from torchreid_xres.config import as_dict, file_of, load_config, stage_configs
     from torchreid_xres.data.degrade import low_size
-    from torchreid_xres.engine.base import ENGINES
+    from torchreid_xres.engine.run import model_options
     from torchreid_xres.engine.record import versions
     from torchreid_xres.files import whole_file
     from torchreid_xres.models import MODELS, build_model
@@ -116,7 +116,7 @@ def model_of(cfg: CfgNode, name: str, args: argparse.Namespace, configured: bool
     """Build a model without fetching weights: by a configuration, or at its own default sizes."""
     options: dict[str, Any] = {}
     if configured and name in MODELS:
-        options = existing({**ENGINES[name].build.model_options(cfg), **as_dict(cfg.model.options)})
+        options = existing(model_options(cfg, name))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Initializing zero-element")  # torchreid's classifier of no class
         return build_model(
