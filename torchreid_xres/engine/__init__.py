@@ -1,6 +1,17 @@
 """Engines: importing this package fills :data:`ENGINES`."""
 
-from torchreid_xres.engine import dgrl, dgrl_restorer, keypoints, msifla, prpr, psh_rnet, restore, restorer, sr_reid
+from torchreid_xres.engine import (
+    dgrl,
+    dgrl_restorer,
+    keypoints,
+    kgnet,
+    msifla,
+    prpr,
+    psh_rnet,
+    restore,
+    restorer,
+    sr_reid,
+)
 from torchreid_xres.engine.base import ENGINES, NotFiniteError, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
 
 __all__ = [
@@ -13,6 +24,7 @@ __all__ = [
     "dgrl",
     "dgrl_restorer",
     "keypoints",
+    "kgnet",
     "msifla",
     "prpr",
     "psh_rnet",

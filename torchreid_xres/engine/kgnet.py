@@ -1,0 +1,119 @@
+"""KGNet's training: reconstruction, distillation, identities and triplets of student and teacher.
+
+A. Zheng et al., "Keypoint-guided feature enhancement and alignment for cross-resolution vehicle re-identification",
+Engineering Applications of Artificial Intelligence 2025, Section 3.3. The hourglass is trained before (see
+``engine/keypoints.py``) and fixed; everything else learns at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from yacs.config import CfgNode
+
+from torchreid_xres.config import ConfigError, as_dict, file_of
+from torchreid_xres.engine.base import ENGINES, XresEngine
+from torchreid_xres.engine.sr_reid import RECONSTRUCTION
+from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.losses.batch_hard import batch_hard_triplet
+from torchreid_xres.models.kgnet import Encoded, KGNetOutput
+
+
+@ENGINES.register("kgnet")
+class KGNetEngine(XresEngine):
+    """Minimise Eq. 10 on pairs; a loss of weight 0 is not computed.
+
+    An image that is low resolution by nature has no original: the student alone learns from it.
+
+    Args:
+        *args: see :class:`XresEngine`.
+        weight_rec: lambda_rec of Eq. 10.
+        rec: ``mse`` (Eq. 5) or ``l1``, a mean over images in [0, 1].
+        weight_distill: lambda_d of Eq. 10.
+        margin: of the triplet losses.
+        label_smooth: smooth the identity labels by 0.1.
+        **kwargs: see :class:`XresEngine`.
+
+    Raises:
+        ValueError: if the training set gives no pairs.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        weight_rec: float = 50.0,
+        rec: str = "mse",
+        weight_distill: float = 10.0,
+        margin: float = 0.3,
+        label_smooth: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.weight_rec, self.weight_distill, self.margin = weight_rec, weight_distill, margin
+        self.reconstruction = RECONSTRUCTION[rec]
+        self.smoothing = 0.1 if label_smooth else 0.0
+        if "img_hr" not in self.datamanager.train_loader.dataset[0]:
+            raise ValueError("kgnet trains on pairs: set data.pairs True")
+
+    @staticmethod
+    def model_options(cfg: CfgNode) -> dict[str, Any]:
+        """Return what the model takes from a configuration besides ``model.options``."""
+        return {
+            "reid": cfg.model.reid,
+            "reid_weights": file_of(cfg, cfg.model.reid_weights),
+            "sr": cfg.sr.name,
+            "sr_scale": cfg.sr.scale,
+            "sr_options": as_dict(cfg.sr.options),
+            "mean": cfg.data.norm_mean,
+            "std": cfg.data.norm_std,
+        }
+
+    @staticmethod
+    def engine_options(cfg: CfgNode) -> dict[str, Any]:
+        """Return this engine's own keywords from a configuration.
+
+        Raises:
+            ConfigError: if keypoints are to guide, and nothing has been said of who finds them.
+        """
+        options = as_dict(cfg.model.options)
+        guided = options.get("kgr", True) or options.get("kga", True)
+        if guided and not (options.get("hourglass_weights") or cfg.model.load_weights or cfg.test.evaluate):
+            raise ConfigError("kgnet needs a trained hourglass: set model.options.hourglass_weights to its weights")
+        return {
+            "weight_rec": cfg.loss.sr.weight,
+            "rec": cfg.loss.sr.name,
+            "weight_distill": cfg.loss.ps.weight,
+            "margin": cfg.loss.triplet.margin,
+            "label_smooth": cfg.loss.softmax.label_smooth,
+        }
+
+    def losses(self, data: dict) -> dict[str, Tensor]:
+        pids = data["pid"]
+        known = ~data["low"] | (data["rate_lr"] > 1)
+        if len(pids[known].unique()) < 2:  # no triplets for the teacher
+            known = torch.zeros_like(known)
+        output: KGNetOutput = self.model(data["img_lr"], data["img_hr"][known])
+        found = {"stu": self.identity_loss(output.student, pids)}  # Eq. 8
+        total = found["stu"]
+        if output.teacher is not None:
+            found["tea"] = self.identity_loss(output.teacher, pids[known])  # Eq. 7
+            total = total + found["tea"]  # Eq. 9
+            if self.weight_distill:
+                # Eq. 6, a mean over images and dimensions; the teacher guides and is not guided
+                guide = output.teacher.feature.detach().float()
+                found["distill"] = F.mse_loss(output.student.feature[known].float(), guide)
+                total = total + self.weight_distill * found["distill"]
+            if self.weight_rec and output.restored.requires_grad:
+                original = unwrap(self.model).normalize.undo(data["img_hr"][known])
+                found["rec"] = self.reconstruction(output.restored[known].float(), original)  # Eq. 5
+                total = total + self.weight_rec * found["rec"]
+        accuracy = 100 * (output.student.logits.argmax(1) == pids).float().mean()
+        return {"loss": total, **found, "acc": accuracy}  # Eq. 10
+
+    def identity_loss(self, output: Encoded, pids: Tensor) -> Tensor:
+        """Return L_id + L_tri of one encoder."""
+        identity = F.cross_entropy(output.logits.float(), pids, label_smoothing=self.smoothing)
+        return identity + batch_hard_triplet(output.feature, pids, self.margin)

@@ -1,0 +1,284 @@
+"""KGNet: the keypoints of a vehicle guide the recovery of its image and the alignment of its views.
+
+A. Zheng, L. Zhang, W. Zhang, Z. Wang, C. Li, X. Sheng, "Keypoint-guided feature enhancement and alignment for
+cross-resolution vehicle re-identification", Engineering Applications of Artificial Intelligence 2025. What the paper
+leaves open is as in the works it names: DIC (Ma et al., CVPR 2020) for the fusion of features and keypoints, Omni-SR
+(Wang et al., CVPR 2023) for super-resolution, the bag of tricks (Luo et al., CVPR Workshops 2019) for both encoders;
+with the sizes here the whole has the parameters and operations of the paper's Table 7.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchreid_xres.data.degrade import degrade_tensor
+from torchreid_xres.keypoints import FACES3, FACES3_DISJOINT, FACES4, StackedHourglass, filter_hidden
+from torchreid_xres.keypoints.attention import GroupFusion, KeypointAlignment, face_attention
+from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization
+from torchreid_xres.models.omni_sr import OmniTrunk
+from torchreid_xres.models.registry import MODELS
+from torchreid_xres.models.staged_trunk import staged_trunk
+from torchreid_xres.models.weights import load_weights
+from torchreid_xres.sr.base import init_small
+
+SR = ("omni_sr", "bicubic")
+ROUTES = ("role", "rate")
+
+
+class Guided(NamedTuple):
+    """What the dual keypoint guiding module makes of low-resolution images; without keypoints some of it is None."""
+
+    low: Tensor  # x_lr, (N, 3, 16, 16), [0, 1]
+    maps: Tensor | None  # h_k after Eq. 3, (N, 20, 32, 32)
+    recovery: Tensor | None  # Att(D_k) of front, back, left, right, (N, 4, 16, 16)
+    alignment: Tensor | None  # of front, back, side, (N, 3, 128, 128)
+    restored: Tensor  # x_sr, (N, 3, 128, 128), [0, 1] up to overshoot
+    aligned: Tensor  # x'_sr, of the same size
+
+
+class Encoded(NamedTuple):
+    """What an encoder makes of images."""
+
+    feature: Tensor  # before the normalisation: triplets and distillation, (N, 2048)
+    descriptor: Tensor  # behind it, (N, 2048)
+    logits: Tensor | None  # (N, identities)
+
+
+class KGNetOutput(NamedTuple):
+    """What a training step needs."""
+
+    student: Encoded  # of x'_sr, N images
+    teacher: Encoded | None  # of x_hr, M images; None for M = 0
+    restored: Tensor  # x_sr, (N, 3, 128, 128), [0, 1] up to overshoot
+
+
+class Recovery(nn.Module):
+    """KGR and the SR module: x_lr, with the faces of the vehicle in it, to what its enlargement lacks.
+
+    Args:
+        guided: fuse features and attention (Eq. 4).
+        scale: of the magnification.
+        fusion_blocks: residual blocks of the fusion.
+        features, **sizes: of :class:`OmniTrunk`.
+    """
+
+    def __init__(self, guided: bool, scale: int, fusion_blocks: int, features: int = 64, **sizes: int) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, features, 3, padding=1)
+        self.fusion = GroupFusion(features, len(FACES4), fusion_blocks) if guided else None
+        self.trunk = OmniTrunk(features, **sizes)
+        self.up = nn.Sequential(nn.Conv2d(features, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+        init_small(self.up[0])
+
+    def forward(self, low: Tensor, attention: Tensor | None) -> Tensor:
+        """Turn (N, 3, h, w) and attention (N, 4, h, w) into (N, 3, scale * h, scale * w)."""
+        features = self.head(low)  # f_lr, (N, 64, 16, 16)
+        if self.fusion is not None:
+            features = self.fusion(features, attention)  # f_att, Eq. 4
+        return self.up(self.trunk(features))
+
+
+class Encoder(nn.Module):
+    """E_tea or E_stu: a trunk, average pooling, a normalisation without bias, a classifier without bias.
+
+    Args:
+        num_classes: training identities; 0 for no classifier.
+        reid, pretrained, reid_weights: the trunk, see :func:`~torchreid_xres.models.staged_trunk.staged_trunk`.
+    """
+
+    def __init__(self, num_classes: int, reid: str, pretrained: bool, reid_weights: str) -> None:
+        super().__init__()
+        stem, stages, channels = staged_trunk(reid, pretrained, reid_weights)
+        self.trunk = nn.Sequential(stem, *stages)
+        self.bn = nn.BatchNorm1d(channels[-1])
+        self.bn.bias.requires_grad_(False)
+        self.classifier = nn.Linear(channels[-1], num_classes, bias=False) if num_classes else None
+        if self.classifier is not None:
+            nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def forward(self, img: Tensor, classify: bool = True) -> Encoded:
+        """Encode normalised images (N, 3, H, W)."""
+        feature = self.trunk(img).mean(dim=(2, 3))  # (N, 2048, 8, 8) -> (N, 2048)
+        descriptor = self.bn(feature)
+        logits = self.classifier(descriptor) if classify and self.classifier is not None else None
+        return Encoded(feature, descriptor, logits)
+
+
+@MODELS.register("kgnet", paper="KGNet, EAAI 2025")
+class KGNet(nn.Module):
+    """Low-resolution images go through the dual keypoint guiding module and the student, others to the teacher.
+
+    Low-resolution images come as loaders give them: enlarged to the network's size by interpolation (x'_lr). An image
+    given without its role, ``model(img)``, counts as one of them; :meth:`extract` knows better.
+
+    Args:
+        num_classes: training identities; 0 for features only.
+        loss: ``softmax`` (the student's logits in training) or ``triplet`` (logits and features), for the host's
+            engines.
+        pretrained: start the encoders from ImageNet weights.
+        use_gpu: as in the host; unused.
+        reid: trunk of both encoders: ``resnet50`` or another that ``staged_trunk`` knows.
+        reid_weights: file the trunks start from.
+        dual: a teacher of its own, which starts as a copy of the student; False: one encoder for both (Table 6).
+        kgr: guide the recovery (Table 5).
+        kga: guide the alignment (Table 5).
+        kgr_blocks, kga_blocks: residual blocks of their group convolutions.
+        paired: how KGA reads "two-by-two", see :class:`KeypointAlignment`.
+        disjoint: put each point on one of KGA's three faces only; its side then has no point of front or back.
+        hourglass: sizes of :class:`StackedHourglass`. ``targets: binary`` is Table 5's row without GKL.
+        hourglass_weights: file of a trained one; it stays as loaded.
+        tolerance: of Eq. 3, in cells.
+        sr: ``omni_sr``; or ``bicubic``: x_sr is the image as the loader enlarged it, and there is nothing for KGR.
+        sr_scale: of the SR module: x_lr has 1/8 of the network's sides.
+        sr_options: sizes of the SR module, those of :class:`OmniTrunk`.
+        route: who goes to the student at test: ``role``, the queries, or ``rate``, the images that are low resolution.
+        mean, std: the loader's normalisation.
+
+    Raises:
+        ValueError: for parts that do not exist or do not go together, or files that do not fit.
+
+    Example:
+        >>> sizes = {"sr_options": {"features": 8, "groups": 1, "blocks": 1}, "hourglass": {"stacks": 1, "width": 8}}
+        >>> model = KGNet(pretrained=False, reid="osnet_x0_25", kgr_blocks=1, **sizes).eval()
+        >>> model(torch.zeros(2, 3, 128, 128)).shape
+        torch.Size([2, 128])
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 0,
+        loss: str = "softmax",
+        pretrained: bool = True,
+        use_gpu: bool = False,
+        reid: str = "resnet50",
+        reid_weights: str = "",
+        dual: bool = True,
+        kgr: bool = True,
+        kga: bool = True,
+        kgr_blocks: int = 7,
+        kga_blocks: int = 4,
+        paired: bool = False,
+        disjoint: bool = False,
+        hourglass: Mapping[str, Any] | None = None,
+        hourglass_weights: str = "",
+        tolerance: float = 0.0,
+        sr: str = "omni_sr",
+        sr_scale: int = 8,
+        sr_options: Mapping[str, int] | None = None,
+        route: str = "role",
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        for what, value, allowed in (("SR module", sr, SR), ("route", route, ROUTES)):
+            if value not in allowed:
+                raise ValueError(f"kgnet has no {what} {value!r}; allowed: {', '.join(allowed)}")
+        if kgr and sr == "bicubic":
+            raise ValueError("kgr guides the SR module, and sr is bicubic, which has none: set kgr False")
+        self.loss, self.scale, self.route, self.tolerance = loss, sr_scale, route, tolerance
+        self.normalize = Normalization(mean, std)
+        self.hourglass = None
+        if kgr or kga:
+            self.hourglass = StackedHourglass(**dict(hourglass or {}))
+            if hourglass_weights:
+                load_weights(self.hourglass, hourglass_weights, strict=True)
+            self.hourglass.requires_grad_(False)
+        self.recovery = Recovery(kgr, sr_scale, kgr_blocks, **dict(sr_options or {})) if sr == "omni_sr" else None
+        self.side_faces = FACES3_DISJOINT if disjoint else FACES3
+        self.alignment = KeypointAlignment(kga_blocks, paired) if kga else None
+        self.student = Encoder(num_classes, reid, pretrained, reid_weights)
+        # Of the same weights, so that both speak of the same features from the first step on.
+        self.teacher = copy.deepcopy(self.student) if dual else None
+        self.train()
+
+    def train(self, mode: bool = True) -> KGNet:
+        super().train(mode)
+        if self.hourglass is not None:
+            self.hourglass.eval()
+        return self
+
+    @torch.no_grad()
+    def keypoint_maps(self, img: Tensor) -> Tensor:
+        """Return heat maps (N, 20, H/4, W/4) of images (N, 3, H, W), normalised, without those of hidden points."""
+        maps = self.hourglass(img).float()
+        # Binary maps have no place for hidden points by which they could be told.
+        return filter_hidden(maps, self.tolerance) if self.hourglass.targets == "gaussian" else maps  # Eq. 3
+
+    def guide(self, img: Tensor) -> Guided:
+        """Recover and align low-resolution images.
+
+        Args:
+            img: x'_lr, (N, 3, H, W), normalised; enlarged by interpolation. With the default sizes H and W are
+                multiples of 64.
+        """
+        size = (img.shape[-2], img.shape[-1])
+        small = (size[0] // self.scale, size[1] // self.scale)
+        enlarged = self.normalize.undo(img)
+        # Between the two pixels of the enlargement that are nearest lies what was enlarged; other kernels blur.
+        low = degrade_tensor(enlarged, small, "bilinear_plain")
+        maps = recovery = alignment = None
+        if self.hourglass is not None:
+            maps = self.keypoint_maps(img)
+        restored = enlarged
+        if self.recovery is not None:
+            if self.recovery.fusion is not None:
+                recovery = face_attention(maps, small, FACES4)
+            restored = enlarged + self.recovery(low, recovery)
+        aligned = restored
+        if self.alignment is not None:
+            alignment = face_attention(maps, size, self.side_faces)
+            aligned = self.alignment(restored, alignment)
+        return Guided(low, maps, recovery, alignment, restored, aligned)
+
+    def forward(self, img: Tensor, img_hr: Tensor | None = None) -> Any:
+        """Return descriptors (evaluation), what the host's loss wants (training), or all of both views.
+
+        Args:
+            img: (N, 3, H, W), normalised, low resolution.
+            img_hr: (M, 3, H, W), normalised, high resolution; M may be 0. Gives a :class:`KGNetOutput`.
+        """
+        guided = self.guide(img)
+        aligned = self.normalize(guided.aligned)
+        if img_hr is None:
+            student = self.student(aligned, classify=self.training)
+            if not self.training or student.logits is None:
+                return F.normalize(student.descriptor, dim=1)
+            return (student.logits, student.feature) if self.loss == "triplet" else student.logits
+        if not len(img_hr):
+            return KGNetOutput(self.student(aligned), None, guided.restored)
+        if self.teacher is not None:
+            return KGNetOutput(self.student(aligned), self.teacher(img_hr), guided.restored)
+        # (N + M, 3, H, W): one pass, so that batch normalisation sees both views
+        both = self.student(torch.cat((aligned.to(img_hr.dtype), img_hr)))
+        student, teacher = zip(
+            *((None, None) if part is None else part.split((len(img), len(img_hr))) for part in both), strict=True
+        )
+        return KGNetOutput(Encoded(*student), Encoded(*teacher), guided.restored)
+
+    def extract(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return descriptors (N, 2048), of length 1: the student's or the teacher's, as ``route`` says.
+
+        Args:
+            batch: a loader's batch with ``img``, ``low`` and ``role``. Training images have no role at test; they go by
+                ``low``.
+        """
+        img = batch["img"]
+        chosen = torch.as_tensor(batch["low"], dtype=torch.bool, device=img.device)
+        if self.route == "role":
+            known = {"query": True, "gallery": False}
+            chosen = [known.get(role, low) for role, low in zip(batch["role"], chosen.tolist(), strict=True)]
+            chosen = torch.tensor(chosen, device=img.device)
+        parts = []
+        if chosen.any():
+            aligned = self.normalize(self.guide(img[chosen]).aligned)
+            parts.append(self.student(aligned, classify=False).descriptor)
+        if not chosen.all():
+            parts.append((self.teacher or self.student)(img[~chosen], classify=False).descriptor)
+        order = torch.cat((torch.where(chosen)[0], torch.where(~chosen)[0])).argsort()
+        return F.normalize(torch.cat(parts)[order], dim=1)
