@@ -23,7 +23,8 @@ from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.report.tables import ablation_table
 
-TABLES = Path(__file__).with_name("ablations.yaml")
+ROOT = Path(__file__).resolve().parents[1]
+TABLES = ROOT / "benchmarks" / "ablations.yaml"
 
 
 def tables_of(model: str) -> dict[str, dict]:
@@ -36,6 +37,12 @@ def tables_of(model: str) -> dict[str, dict]:
     if model not in tables:
         raise ConfigError(f"there is no ablation table for {model!r}; there are some for: {', '.join(tables)}")
     return tables[model]
+
+
+def shown(config: str) -> str:
+    """Return a configuration's path as a user types it, from the project's root where it is inside."""
+    path = Path(config).resolve()
+    return str(path.relative_to(ROOT)) if ROOT in path.parents else config
 
 
 def run_row(config: str, overrides: list[Any], out: Path, shared: Path) -> list[dict]:
@@ -70,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         out = args.out or Path("log") / f"ablation_{Path(args.config_file).stem}"
         result = {"table": args.table, "source": table["source"], "figures": table["figures"], "rows": []}
         result["command"] = shlex.join(
-            ["python", "benchmarks/ablation.py", "--config-file", args.config_file, "--table", args.table]
+            ["python", "benchmarks/ablation.py", "--config-file", shown(args.config_file), "--table", args.table]
             + (["--seeds", *map(str, args.seeds)] if args.seeds else [])
             + args.opts
         )
