@@ -39,7 +39,7 @@ def tables_of(model: str) -> dict[str, dict]:
     return tables[model]
 
 
-def shown(config: str) -> str:
+def from_root(config: str) -> str:
     """Return a configuration's path as a user types it, from the project's root where it is inside."""
     path = Path(config).resolve()
     return str(path.relative_to(ROOT)) if ROOT in path.parents else config
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         out = args.out or Path("log") / f"ablation_{Path(args.config_file).stem}"
         result = {"table": args.table, "source": table["source"], "figures": table["figures"], "rows": []}
         result["command"] = shlex.join(
-            ["python", "benchmarks/ablation.py", "--config-file", shown(args.config_file), "--table", args.table]
+            ["python", "benchmarks/ablation.py", "--config-file", from_root(args.config_file), "--table", args.table]
             + (["--seeds", *map(str, args.seeds)] if args.seeds else [])
             + args.opts
         )
