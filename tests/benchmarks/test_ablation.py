@@ -9,7 +9,12 @@ import yaml
 from torchreid_xres.config import load_config, stage_configs
 from torchreid_xres.engine.job import own_runs
 
-BASES = {"psh_rnet": "psh_rnet_mlr_market.yaml", "dgrl": "dgrl_mlr_market.yaml", "msifla": "msifla_mlr_cuhk03.yaml"}
+BASES = {
+    "psh_rnet": "psh_rnet_mlr_market.yaml",
+    "dgrl": "dgrl_mlr_market.yaml",
+    "msifla": "msifla_mlr_cuhk03.yaml",
+    "kgnet": "kgnet_veri776_x8.yaml",
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,8 @@ def test_rows_run_once_and_stand_beside_the_papers(ablation, repo, tmp_path, mon
     assert "51.5 ± 0.7" in shown and "84.7" in shown and "quoted" in shown and "Table II" in shown
     kept = json.loads(keep.read_text())
     assert [row["label"] for row in kept["rows"]] == ["ID", "SR + ID", "SR + ID + PS"]
-    assert kept["command"].endswith("--table losses --seeds 1 2")
+    config = "configs/psh_rnet_mlr_cuhk03_mini.yaml"
+    assert kept["command"] == f"python benchmarks/ablation.py --config-file {config} --table losses --seeds 1 2"
 
 
 def test_an_unknown_table_lists_those_there_are(ablation, repo, capsys):
@@ -65,7 +71,12 @@ def test_an_unknown_table_lists_those_there_are(ablation, repo, capsys):
 
 
 @pytest.mark.parametrize(
-    ("model", "names"), [("psh_rnet", ("losses", "ps_terms")), ("dgrl", ("losses", "components"))]
+    ("model", "names"),
+    [
+        ("psh_rnet", ("losses", "ps_terms")),
+        ("dgrl", ("losses", "components")),
+        ("kgnet", ("components", "encoders", "recovery")),
+    ],
 )
 def test_rows_share_all_stages_but_the_last(repo, model, names):
     tables = yaml.safe_load((repo / "benchmarks" / "ablations.yaml").read_text(encoding="utf-8"))[model]

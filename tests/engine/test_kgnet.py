@@ -124,8 +124,9 @@ def test_the_teacher_learns_nothing_from_the_distillation_and_the_recovery_does(
     engine = engine_of()
     losses = engine.losses(next(iter(engine.train_loader)))
     losses["distill"].backward()
-    touched = {name.split(".")[0] for name, p in engine.model.named_parameters() if p.grad is not None}
-    assert touched == {"recovery", "alignment", "student"}
+    touched = {name for name, p in engine.model.named_parameters() if p.grad is not None}
+    assert not any(name.startswith(("hourglass.", "encoders.teacher.")) for name in touched)
+    assert {name.split(".")[0] for name in touched} == {"recovery", "alignment", "encoders"}
 
 
 def test_a_term_of_weight_zero_is_not_computed(engine_of):
@@ -157,6 +158,22 @@ def test_natural_low_images_have_no_original_to_follow(engine_of):
     assert set(engine.losses(alone)) == {"loss", "stu", "acc"}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"options": {"dual": False}},
+        {"options": {"kgr": False, "kga": False, "dual": False}, "sr__name": "bicubic", "loss__ps__weight": 0.0},
+    ],
+)
+def test_the_encoders_may_have_a_rate_of_their_own(engine_of, changes):
+    rates = {"train__staged_lr": True, "train__new_layers": ["encoders"], "train__base_lr_mult": 0.1}
+    engine = engine_of(**changes, **rates, train__lr=0.01)
+    engine.forward_backward(next(iter(engine.train_loader)))
+    found = {id(p): group["lr"] for group in engine.optimizer.param_groups for p in group["params"]}
+    for name, p in engine.model.named_parameters():
+        assert found[id(p)] == pytest.approx(0.01 if name.startswith("encoders.") else 0.001)
+
+
 # -- running -------------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +187,7 @@ def test_all_but_the_hourglass_moves(engine_of):
         if torch.equal(p, before[name]) and not name.endswith(".gate.fc1.bias")
     }  # fmt: skip
     hourglass = {f"hourglass.{name}" for name, _ in engine.model.hourglass.named_parameters()}
-    assert still == hourglass | {"student.bn.bias", "teacher.bn.bias"}
+    assert still == hourglass | {"encoders.student.bn.bias", "encoders.teacher.bn.bias"}
     statistics = [name for name in before if name.startswith("hourglass.")]
     assert all(torch.equal(engine.model.state_dict()[name], before[name]) for name in statistics)
     assert not any(p.requires_grad for p in engine.model.hourglass.parameters())

@@ -178,7 +178,7 @@ def test_the_hourglass_stays_as_it_is_and_everything_else_learns():
     assert not model.hourglass.training
     assert all(torch.equal(t, state[name]) for name, t in model.hourglass.state_dict().items())
     silent = {name for name, p in model.named_parameters() if p.grad is None}
-    fixed = {f"{encoder}.bn.bias" for encoder in ("student", "teacher")}
+    fixed = {f"encoders.{encoder}.bn.bias" for encoder in ("student", "teacher")}
     assert silent == fixed | {f"hourglass.{name}" for name, _ in model.hourglass.named_parameters()}
 
 
@@ -237,7 +237,7 @@ def test_the_hosts_engines_get_what_they_expect():
 
 def test_one_encoder_sees_both_views_in_one_pass(monkeypatch):
     model = tiny(num_classes=5, dual=False)
-    assert model.teacher is None
+    assert model.teacher is model.student and list(model.encoders) == ["student"]
     seen = []
     model.student.trunk.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     lr, hr = torch.randn(4, 3, 64, 64), torch.randn(2, 3, 64, 64)
@@ -256,12 +256,12 @@ def test_one_encoder_sees_both_views_in_one_pass(monkeypatch):
 
 def test_parts_that_are_off_are_not_there():
     whole = {name.split(".")[0] for name, _ in tiny().named_parameters()}
-    assert whole == {"hourglass", "recovery", "alignment", "student", "teacher"}
+    assert whole == {"hourglass", "recovery", "alignment", "encoders"}
     parts = {name.split(".")[0] for name, _ in tiny(**NO_KEYPOINTS).named_parameters()}
-    assert parts == {"recovery", "student", "teacher"}
+    assert parts == {"recovery", "encoders"}
     assert tiny(kgr=False).recovery.fusion is None and tiny(kga=False).alignment is None
     plain = tiny(**NO_KEYPOINTS, sr="bicubic", dual=False)
-    assert {name.split(".")[0] for name, _ in plain.named_parameters()} == {"student"}
+    assert {name.split(".")[0] for name, _ in plain.named_parameters()} == {"encoders"}
     img = torch.randn(2, 3, 64, 64).clamp(-1, 1)
     torch.testing.assert_close(plain.guide(img).aligned, plain.normalize.undo(img))
     for changes in ({"kgr": False}, {"kga": False}, NO_KEYPOINTS):
@@ -303,7 +303,9 @@ def test_a_trained_hourglass_is_loaded_whole(tmp_path):
 
 def test_low_views_of_training_are_what_the_student_takes():
     """The loader's low view is the enlargement that the network expects: x_lr is found in it again."""
-    model, hr = tiny(), torch.rand(1, 3, 64, 64)
+    model, hr = tiny(), torch.rand(1, 3, 64, 64)  # pixels that know nothing of each other are the worst case
     low = degrade_tensor(hr, (16, 16), "bicubic")
-    found = model.guide(model.normalize(round_trip(hr, (16, 16), "bicubic"))).low
-    assert (found - low).abs().mean() < 0.1 * low.std()
+    lr = round_trip(hr, (16, 16), "bicubic")
+    found = model.guide(model.normalize(lr)).low
+    blurred = degrade_tensor(lr, (16, 16), "area")
+    assert (found - low).abs().mean() < 0.6 * (blurred - low).abs().mean()

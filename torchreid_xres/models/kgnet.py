@@ -192,10 +192,20 @@ class KGNet(nn.Module):
         self.recovery = Recovery(kgr, sr_scale, kgr_blocks, **dict(sr_options or {})) if sr == "omni_sr" else None
         self.side_faces = FACES3_DISJOINT if disjoint else FACES3
         self.alignment = KeypointAlignment(kga_blocks, paired) if kga else None
-        self.student = Encoder(num_classes, reid, pretrained, reid_weights)
-        # Of the same weights, so that both speak of the same features from the first step on.
-        self.teacher = copy.deepcopy(self.student) if dual else None
+        self.encoders = nn.ModuleDict({"student": Encoder(num_classes, reid, pretrained, reid_weights)})
+        if dual:  # of the same weights, so that both speak of the same features from the first step on
+            self.encoders["teacher"] = copy.deepcopy(self.student)
         self.train()
+
+    @property
+    def student(self) -> Encoder:
+        """E_stu."""
+        return self.encoders["student"]
+
+    @property
+    def teacher(self) -> Encoder:
+        """E_tea; a single encoder is its own."""
+        return self.encoders["teacher" if "teacher" in self.encoders else "student"]
 
     def train(self, mode: bool = True) -> KGNet:
         super().train(mode)
@@ -252,7 +262,7 @@ class KGNet(nn.Module):
             return (student.logits, student.feature) if self.loss == "triplet" else student.logits
         if not len(img_hr):
             return KGNetOutput(self.student(aligned), None, guided.restored)
-        if self.teacher is not None:
+        if self.teacher is not self.student:
             return KGNetOutput(self.student(aligned), self.teacher(img_hr), guided.restored)
         # (N + M, 3, H, W): one pass, so that batch normalisation sees both views
         both = self.student(torch.cat((aligned.to(img_hr.dtype), img_hr)))
@@ -279,6 +289,6 @@ class KGNet(nn.Module):
             aligned = self.normalize(self.guide(img[chosen]).aligned)
             parts.append(self.student(aligned, classify=False).descriptor)
         if not chosen.all():
-            parts.append((self.teacher or self.student)(img[~chosen], classify=False).descriptor)
+            parts.append(self.teacher(img[~chosen], classify=False).descriptor)
         order = torch.cat((torch.where(chosen)[0], torch.where(~chosen)[0])).argsort()
         return F.normalize(torch.cat(parts)[order], dim=1)
