@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
@@ -26,7 +25,8 @@ from torchreid_xres.models.kgnet import Encoded, KGNetOutput
 class KGNetEngine(XresEngine):
     """Minimise Eq. 10 on pairs; a loss of weight 0 is not computed.
 
-    An image that is low resolution by nature has no original: the student alone learns from it.
+    An image that is low resolution by nature has no original to restore or to follow; both encoders learn its identity
+    from the image as it is.
 
     Args:
         *args: see :class:`XresEngine`.
@@ -91,26 +91,21 @@ class KGNetEngine(XresEngine):
         }
 
     def losses(self, data: dict) -> dict[str, Tensor]:
-        pids = data["pid"]
+        output: KGNetOutput = self.model(data["img_lr"], data["img_hr"])
+        teacher, student = (self.identity_loss(view, data["pid"]) for view in (output.teacher, output.student))
+        total = teacher + student  # Eq. 9
+        found = {"tea": teacher, "stu": student}  # Eq. 7 and 8
         known = ~data["low"] | (data["rate_lr"] > 1)
-        if len(pids[known].unique()) < 2:  # no triplets for the teacher
-            known = torch.zeros_like(known)
-        output: KGNetOutput = self.model(data["img_lr"], data["img_hr"][known])
-        found = {"stu": self.identity_loss(output.student, pids)}  # Eq. 8
-        total = found["stu"]
-        if output.teacher is not None:
-            found["tea"] = self.identity_loss(output.teacher, pids[known])  # Eq. 7
-            total = total + found["tea"]  # Eq. 9
-            if self.weight_distill:
-                # Eq. 6, a mean over images and dimensions; the teacher guides and is not guided
-                guide = output.teacher.feature.detach().float()
-                found["distill"] = F.mse_loss(output.student.feature[known].float(), guide)
-                total = total + self.weight_distill * found["distill"]
-            if self.weight_rec and output.restored.requires_grad:
-                original = unwrap(self.model).normalize.undo(data["img_hr"][known])
-                found["rec"] = self.reconstruction(output.restored[known].float(), original)  # Eq. 5
-                total = total + self.weight_rec * found["rec"]
-        accuracy = 100 * (output.student.logits.argmax(1) == pids).float().mean()
+        if self.weight_distill and known.any():
+            # Eq. 6, a mean over images and dimensions; the teacher guides and is not guided
+            guide = output.teacher.feature[known].detach().float()
+            found["distill"] = F.mse_loss(output.student.feature[known].float(), guide)
+            total = total + self.weight_distill * found["distill"]
+        if self.weight_rec and known.any() and output.restored.requires_grad:
+            original = unwrap(self.model).normalize.undo(data["img_hr"][known])
+            found["rec"] = self.reconstruction(output.restored[known].float(), original)  # Eq. 5
+            total = total + self.weight_rec * found["rec"]
+        accuracy = 100 * (output.student.logits.argmax(1) == data["pid"]).float().mean()
         return {"loss": total, **found, "acc": accuracy}  # Eq. 10
 
     def identity_loss(self, output: Encoded, pids: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ class Encoded(NamedTuple):
 class KGNetOutput(NamedTuple):
     """What a training step needs."""
 
-    student: Encoded  # of x'_sr, N images
-    teacher: Encoded | None  # of x_hr, M images; None for M = 0
+    student: Encoded  # of x'_sr
+    teacher: Encoded  # of x_hr
     restored: Tensor  # x_sr, (N, 3, 128, 128), [0, 1] up to overshoot
 
 
@@ -251,7 +251,7 @@ class KGNet(nn.Module):
 
         Args:
             img: (N, 3, H, W), normalised, low resolution.
-            img_hr: (M, 3, H, W), normalised, high resolution; M may be 0. Gives a :class:`KGNetOutput`.
+            img_hr: (N, 3, H, W), normalised, the same images at high resolution. Gives a :class:`KGNetOutput`.
         """
         guided = self.guide(img)
         aligned = self.normalize(guided.aligned)
@@ -260,16 +260,12 @@ class KGNet(nn.Module):
             if not self.training or student.logits is None:
                 return F.normalize(student.descriptor, dim=1)
             return (student.logits, student.feature) if self.loss == "triplet" else student.logits
-        if not len(img_hr):
-            return KGNetOutput(self.student(aligned), None, guided.restored)
         if self.teacher is not self.student:
             return KGNetOutput(self.student(aligned), self.teacher(img_hr), guided.restored)
-        # (N + M, 3, H, W): one pass, so that batch normalisation sees both views
+        # (2N, 3, H, W): one pass, so that batch normalisation sees both views
         both = self.student(torch.cat((aligned.to(img_hr.dtype), img_hr)))
-        student, teacher = zip(
-            *((None, None) if part is None else part.split((len(img), len(img_hr))) for part in both), strict=True
-        )
-        return KGNetOutput(Encoded(*student), Encoded(*teacher), guided.restored)
+        views = zip(*((None, None) if part is None else part.chunk(2) for part in both), strict=True)
+        return KGNetOutput(*(Encoded(*view) for view in views), guided.restored)
 
     def extract(self, batch: Mapping[str, Any]) -> Tensor:
         """Return descriptors (N, 2048), of length 1: the student's or the teacher's, as ``route`` says.
