@@ -54,7 +54,8 @@ def keep(jobs: list[Path], name: str, commands: list[str]) -> Path:
 
 def read(names: str) -> list[dict]:
     """Return the kept records of several names, separated by blanks."""
-    return [record for name in names.split() for record in kept(name)]
+    found = [kept(name) for name in names.split()]
+    return [record for content in found for record in (content["rows"] if "rows" in content else content)]
 
 
 def kept(name: str) -> Any:
