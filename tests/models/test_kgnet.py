@@ -292,6 +292,13 @@ def test_parts_that_cannot_be_are_refused(changes, message):
         tiny(**changes)
 
 
+def test_sides_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"at sr_scale 4 .* not \(66, 64\)"):
+        tiny()(torch.zeros(2, 3, 66, 64))
+    with pytest.raises(ValueError, match="must be multiples of 16"):
+        tiny()(torch.zeros(2, 3, 72, 64))
+
+
 def test_a_trained_hourglass_is_loaded_whole(tmp_path):
     trained = build_model("hourglass_vehicle20", **TINY["hourglass"])
     torch.save(trained.state_dict(), tmp_path / "hourglass.pth")

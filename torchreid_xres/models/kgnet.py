@@ -226,8 +226,13 @@ class KGNet(nn.Module):
         Args:
             img: x'_lr, (N, 3, H, W), normalised; enlarged by interpolation. With the default sizes H and W are
                 multiples of 64.
+
+        Raises:
+            ValueError: for sides that are no multiples of the SR module's scale or the hourglass's unit.
         """
         size = (img.shape[-2], img.shape[-1])
+        if size[0] % self.scale or size[1] % self.scale:
+            raise ValueError(f"kgnet at sr_scale {self.scale} takes sides that are multiples of it, not {size}")
         small = (size[0] // self.scale, size[1] // self.scale)
         enlarged = self.normalize.undo(img)
         # Between the two pixels of the enlargement that are nearest lies what was enlarged; other kernels blur.
