@@ -145,7 +145,7 @@ class Head(nn.Module):
         return feature, self.bn(feature)
 
 
-@MODELS.register("dgrl", paper="DGRL")
+@MODELS.register("dgrl", paper="DGRL, Ye and Gao")
 class DGRL(nn.Module):
     """Low-resolution images go through the frozen restorer and the SR stem, high-resolution ones through the HR stem.
 

@@ -18,7 +18,7 @@ from torchreid_xres.sr.image import resize
 from torchreid_xres.sr.rcan import RCAN
 
 
-@MODELS.register("dgrl_restorer", paper="DGRL")
+@MODELS.register("dgrl_restorer", paper="DGRL, Ye and Gao")
 class RateRestorer(nn.Module):
     """Magnifies an image by the rate it was down-sampled at.
 
