@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from torchreid_xres.config import ConfigError
 from torchreid_xres.data.degrade import low_size, round_trip
+from torchreid_xres.engine import checkpoint
+from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.job import own_runs, run_job
 from torchreid_xres.losses.parts import part_cross_entropy, part_triplet
 
@@ -138,6 +140,53 @@ def test_alternate_steps_the_cascade_first_and_then_everything(engine, monkeypat
     assert moved == [(True, False), (True, True)]
     terms = [summary[name] for name in ("ir_x3", "ir_x2", "ir_x1", "ce", "triplet")]
     assert summary["loss"] == pytest.approx(sum(terms), rel=1e-4)
+
+
+@pytest.mark.parametrize("optim, lr", [("adam", 3e-3), ("sgd", 1e-5)])
+def test_alternate_has_an_optimiser_of_the_cascade_for_each_loss(engine, optim, lr):
+    made, batch = engine(train__optim=optim, train__lr=lr)
+    twin, _ = engine(train__optim=optim, train__lr=lr)
+    for _ in range(2):
+        made.forward_backward(batch)
+    cascade, reid = twin.model.cascade, twin.model.reid
+    options = {key: value for key, value in made.optimizer.defaults.items() if key != "lr"}
+    kind = type(made.optimizer)
+    first = kind(cascade.parameters(), lr=lr, **options)
+    second = kind([*cascade.parameters(), *reid.parameters()], lr=lr / 10, **options)
+    for _ in range(2):
+        for losses, optimizer in ((twin.reconstruction_losses, first), (twin.identity_losses, second)):
+            twin.model.zero_grad()
+            losses(batch)["loss"].backward()
+            optimizer.step()
+    for a, b in zip(made.model.parameters(), twin.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_resumed_run_goes_on_with_both_optimisers(tiny_config, tmp_path):
+    changes = {**MSIFLA, "test__start_eval": 9}
+    whole, parts = (tiny_config(**changes, data__save_dir=str(tmp_path / name)) for name in ("whole", "parts"))
+    run_job(whole)
+    run = own_runs(parts, 0, tmp_path / "parts")[-1]
+    engine = run.engine()
+    options = run._run_options()
+    with pytest.raises(KeyboardInterrupt):
+        engine.train = _stopped_after_one(engine.train)
+        engine.run(**options)
+    run_job(parts)
+    states = [checkpoint.load(tmp_path / name / "split0" / "msifla" / LAST) for name in ("whole", "parts")]
+    for a, b in zip(*(state["models"]["model"].values() for state in states), strict=True):
+        assert torch.equal(a, b)
+
+
+def _stopped_after_one(train):
+    calls = []
+
+    def once(*args, **kwargs):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(train(*args, **kwargs))
+
+    return once
 
 
 def test_detached_moves_the_cascade_by_reconstruction_alone(engine, monkeypatch):

@@ -33,7 +33,9 @@ COUPLINGS = {
 class MSIFLAEngine(XresEngine):
     """Train the cascade on the batch's high-resolution images, and everything on the identities of the whole batch.
 
-    One optimiser serves both losses: L_IR gives the re-ID networks no gradient, so its step leaves them as they are.
+    L_IR gives the re-ID networks no gradient, so its step leaves them as they are. In ``alternate`` the cascade has an
+    optimiser for each loss, at the learning rate of that loss's networks: L_ReID is a hundred times the larger, and
+    averages over both losses' gradients, as Adam keeps them, would all but hide L_IR.
 
     Args:
         *args: see :class:`XresEngine`.
@@ -74,6 +76,10 @@ class MSIFLAEngine(XresEngine):
         self.margin = margin
         self.smoothing = 0.1 if label_smooth else 0.0
         self._now = self.joint_losses
+        if coupling == "alternate":
+            self._pull = type(self.optimizer)(self._net.cascade.parameters(), **self.optimizer.defaults)
+            self._optims["pull"] = self._pull  # so that a resumed run has its state
+            self.optimizer.register_step_pre_hook(self._step_pull)
 
     @staticmethod
     def model_options(cfg: CfgNode) -> dict[str, Any]:
@@ -108,6 +114,16 @@ class MSIFLAEngine(XresEngine):
 
     def losses(self, data: dict) -> dict[str, Tensor]:
         return self._now(data)
+
+    def _step_pull(self, *_: Any) -> None:
+        """Before a step on L_ReID: move the cascade by its own optimiser, and leave nothing of it to the other."""
+        if self._now != self.identity_losses:
+            return
+        reid = next(self._net.reid.parameters())
+        groups = (group for group in self.optimizer.param_groups if any(p is reid for p in group["params"]))
+        self._pull.param_groups[0]["lr"] = next(groups)["lr"]
+        self._pull.step()
+        self._pull.zero_grad()
 
     @property
     def _net(self) -> MSIFLA:
