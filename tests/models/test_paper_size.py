@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from torchreid_xres.config import load_config
+from torchreid_xres.config import load_config, stage_configs
+from torchreid_xres.engine.run import model_options
 from torchreid_xres.engine.sr_reid import SRReIDEngine
 from torchreid_xres.models import build_model
 
@@ -22,3 +23,19 @@ def test_paper_size_configurations_train_and_extract(repo, name):
     with torch.no_grad():
         features = model.eval().extract({"img": lr, "low": torch.tensor([True, False])})
     assert features.shape == (2, 2048) and features.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlr_market", "mlr_cuhk03", "mlr_viper", "mlr_dukemtmcreid", "caviar"])
+def test_psh_rnet_takes_a_step_at_paper_size(repo, name):
+    cfg = load_config(repo / "configs" / f"psh_rnet_{name}.yaml")
+    student = stage_configs(cfg)["student"]
+    options = model_options(student, "psh_rnet")
+    model = build_model("psh_rnet", num_classes=751, pretrained=False, **options)
+    img = torch.rand(2, 3, cfg.data.height, cfg.data.width)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(img, full=True)
+    (out.reid.logits.float().logsumexp(1).mean() + out.restored.float().abs().mean()).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    with torch.no_grad():
+        assert model.eval()(img).shape == (2, 6656)
