@@ -55,7 +55,7 @@ def keep(jobs: list[Path], name: str, commands: list[str]) -> Path:
 def read(names: str) -> list[dict]:
     """Return the kept records of several names, separated by blanks."""
     found = [kept(name) for name in names.split()]
-    return [record for content in found for record in (content["rows"] if "rows" in content else content)]
+    return [record for content in found for record in (content["rows"] if isinstance(content, dict) else content)]
 
 
 def kept(name: str) -> Any:
