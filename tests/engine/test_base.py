@@ -126,10 +126,11 @@ def test_a_training_moves_every_part_but_a_frozen_front_end(tiny_config, frozen)
     assert still == ([k for k in before if k.startswith("front_end.")] if frozen else [])
 
 
-def test_clipping_bounds_the_step_of_the_hosts_engine_too(tiny_config):
+@pytest.mark.parametrize(("model", "pairs"), [("osnet_x0_25", False), ("sr_reid", True)])
+def test_clipping_bounds_the_step_of_every_engine(tiny_config, model, pairs):
     def length(**changes):
         cfg = tiny_config(
-            model__name="osnet_x0_25", data__pairs=False,
+            model__name=model, data__pairs=pairs,
             train__optim="sgd", train__lr=1.0, train__weight_decay=0.0, sgd__momentum=0.0, **changes,
         )  # fmt: skip
         engine = own_runs(cfg, 0, Path(cfg.data.save_dir))[0].engine()

@@ -77,6 +77,7 @@ class XresMixin:
         run_facts: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.clip_grad = clip_grad  # before the host's constructor, which may register a model
         super().__init__(*args, **kwargs)
         if precision not in ("fp32", *AUTOCAST):
             raise ValueError(f"precision {precision!r} is not one of fp32, bf16, fp16")
@@ -90,10 +91,13 @@ class XresMixin:
         self.records: dict[str, dict] = {}
         self._fixed: list[nn.Parameter] | None = None
         self._started, self._seconds_before = time.perf_counter(), 0.0
-        if clip_grad > 0:
-            for optimizer in self._optims.values():
-                # As a hook it also reaches the host's engines, whose step is out of our hands.
-                optimizer.register_step_pre_hook(lambda opt, args, kwargs: _clip(opt, clip_grad))
+
+    def register_model(self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None) -> None:
+        """Register as the host does; with ``clip_grad`` the optimiser's steps are clipped."""
+        super().register_model(name, model, optim, sched)
+        if self.clip_grad > 0 and optim is not None:
+            # As a hook it also reaches the host's engines, whose step is out of our hands.
+            optim.register_step_pre_hook(lambda opt, args, kwargs: _clip(opt, self.clip_grad))
 
     # -- running ---------------------------------------------------------------------------------------------
 
