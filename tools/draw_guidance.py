@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from torchreid_xres.data.datasets.reading import images_at
 from torchreid_xres.data.io import read_image
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.run import Run, model_options
@@ -22,8 +23,6 @@ from torchreid_xres.files import whole_file
 from torchreid_xres.models.kgnet import KGNet
 from torchreid_xres.models.weights import load_weights
 from torchreid_xres.report.guidance import draw_guidance, guidance_images
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
 
 def trained(run: Run) -> KGNet:
@@ -49,10 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=6, help="of a folder, so many images")
     args = parser.parse_args(argv)
     try:
-        found = [args.images] if args.images.is_file() else sorted(args.images.rglob("*"))
-        paths = [path for path in found if path.suffix.lower() in SUFFIXES]
-        if not paths or args.count < 1:
-            raise FileNotFoundError(f"no images ({', '.join(SUFFIXES)}) in {args.images}, or --count below 1")
+        if args.count < 1:
+            raise ValueError(f"--count is {args.count}; at least 1 image is drawn")
+        paths = images_at(args.images)
         count = min(args.count, len(paths))
         paths = [paths[i * len(paths) // count] for i in range(count)]
         run = Run.load(args.run)

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
+from torchreid_xres.data.datasets.reading import images_at
 from torchreid_xres.data.io import read_image
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.run import Run, model_options
@@ -24,8 +25,6 @@ from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.msifla import MSIFLA
 from torchreid_xres.models.weights import load_weights
 from torchreid_xres.report.scales import draw_scales, scales_from_rates
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
 
 def trained(run: Run) -> MSIFLA:
@@ -50,10 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=4, help="of a folder, the first so many images")
     args = parser.parse_args(argv)
     try:
-        found = [args.images] if args.images.is_file() else sorted(args.images.rglob("*"))
-        paths = [path for path in found if path.suffix.lower() in SUFFIXES][: args.count]
-        if not paths:
-            raise FileNotFoundError(f"no images ({', '.join(SUFFIXES)}) in {args.images}")
+        if args.count < 1:
+            raise ValueError(f"--count is {args.count}; at least 1 image is drawn")
+        paths = images_at(args.images)[: args.count]
         run = Run.load(args.run)
         model = trained(run)
         data = run.cfg.data

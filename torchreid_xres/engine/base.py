@@ -26,7 +26,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres import host
 from torchreid_xres.engine import checkpoint
-from torchreid_xres.engine.record import make_record, scores
+from torchreid_xres.engine.record import machine, make_record, scores, versions, weights_hash
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import distance_matrix, rank_distances, rank_features
@@ -339,6 +339,43 @@ class XresEngine(XresMixin, host.Engine):
         self.register_model("model", model, optimizer, scheduler)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.precision == "fp16")
 
+    def require_pairs(self) -> None:
+        """Refuse a training set that gives one view of an image only.
+
+        Raises:
+            ValueError: if it gives no pairs.
+        """
+        if "img_hr" not in self.datamanager.train_loader.dataset[0]:
+            raise ValueError(f"{self.run_facts.get('model', type(self).__name__)} trains on pairs: set data.pairs True")
+
+    def keep_record(self, name: str, dataset: Any, save_dir: str, start: float, **figures: Any) -> None:
+        """Keep and write the record of an evaluation that is no ranking.
+
+        Args:
+            name: of the data set.
+            dataset: its gallery.
+            save_dir: folder of the run.
+            start: when the evaluation began, by ``time.perf_counter``.
+            **figures: what was found, and how.
+        """
+        seconds = round(time.perf_counter() - start, 2)
+        network = unwrap(self.model)
+        manifest = getattr(dataset, "manifest", None)
+        self.records[name] = {
+            "dataset": name,
+            "manifest": manifest.sha256 if manifest is not None else None,
+            **self.run_facts,
+            "split_id": getattr(dataset, "split_id", None),
+            "epoch": self.epoch + 1 if self.writer is not None else None,
+            "seconds": seconds,
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "weights_sha256": weights_hash(network),
+            "versions": versions(),
+            "machine": machine(),
+            **figures,
+        }
+        write_json(self.records[name], Path(save_dir or ".") / "results" / f"{name}.json")
+
     def losses(self, data: dict) -> dict[str, Tensor]:
         """Return the losses of a batch by name; ``"loss"`` is the one that is minimised, the rest are shown."""
         raise NotImplementedError
@@ -388,6 +425,14 @@ class _Progress:
     def __iter__(self) -> Iterator:
         title = f"epoch {self.engine.epoch + 1}/{self.engine.max_epoch}"
         return iter(tqdm(self.loader, desc=title, unit="batch", leave=False, disable=not sys.stderr.isatty()))
+
+
+def has_original(batch: Mapping[str, Tensor]) -> Tensor:
+    """Return for each image of a batch of pairs whether ``img_hr`` is high resolution, (N,) bool.
+
+    An image that is low resolution by nature is the best there is of itself.
+    """
+    return ~batch["low"] | (batch["rate_lr"] > 1)
 
 
 def to_device(batch: dict, device: torch.device | str) -> dict:

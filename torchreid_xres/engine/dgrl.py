@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.degrade import low_size
 from torchreid_xres.data.restored import RestoredPairs
-from torchreid_xres.engine.base import ENGINES, XresEngine
+from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.mutual_kl import mutual_kl
 from torchreid_xres.losses.weighted_triplet import weighted_regularised_triplet
@@ -65,8 +65,7 @@ class DGRLEngine(XresEngine):
             raise ConfigError("dgrl needs a loss: one of loss.dgrl.l1, id, wrt and kl must not be 0")
         self.side = side
         self.smoothing = 0.1 if label_smooth else 0.0
-        if "img_hr" not in self.datamanager.train_loader.dataset[0]:
-            raise ValueError("dgrl trains on pairs: set data.pairs True")
+        self.require_pairs()
         if restored:
             self.train_loader = _with_pictures(self.train_loader, restored)
 
@@ -92,7 +91,7 @@ class DGRLEngine(XresEngine):
         return {**own, "label_smooth": cfg.loss.softmax.label_smooth}
 
     def losses(self, data: dict) -> dict[str, Tensor]:
-        known = ~data["low"] | (data["rate_lr"] > 1)
+        known = has_original(data)
         img_sr = data["img_sr"] if "img_sr" in data else self._restored(data)
         output: DGRLOutput = self.model(data["img_hr"][known], img_sr)
         hr, sr = output

@@ -29,9 +29,9 @@ from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.degrade import degrade_tensor
 from torchreid_xres.data.restored import LowView, Patches, low_views, members_of
 from torchreid_xres.engine.base import AUTOCAST, ENGINES, XresEngine
-from torchreid_xres.engine.record import versions, weights_hash
+from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.restore import BATCH_PIXELS
-from torchreid_xres.engine.run import TASKS, Run
+from torchreid_xres.engine.run import TASKS, Run, model_options
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.files import whole_file
 from torchreid_xres.host_mends.training import unwrap
@@ -132,20 +132,7 @@ class RateRestorerEngine(XresEngine):
                     figures[f"psnr_{key}"].append(psnr(image, truth))
                     figures[f"ssim_{key}"].append(ssim(image, truth))
         means = {key: torch.cat(values).mean().item() for key, values in figures.items()}
-        record = {
-            "dataset": dataset_name,
-            "manifest": gallery_loader.dataset.manifest.sha256,
-            **self.run_facts,
-            "epoch": self.epoch + 1 if self.writer is not None else None,
-            "images": len(loader.dataset),
-            "seconds": round(time.perf_counter() - start, 2),
-            "parameters": sum(p.numel() for p in net.parameters()),
-            "weights_sha256": weights_hash(net),
-            "versions": versions(),
-            **means,
-        }
-        self.records[dataset_name] = record
-        write_json(record, Path(save_dir or ".") / "results" / f"{dataset_name}.json")
+        self.keep_record(dataset_name, gallery_loader.dataset, save_dir, start, images=len(loader.dataset), **means)
         for rate in net.rates:
             shown = means[f"psnr_x{rate}"], means[f"psnr_bicubic_x{rate}"]
             logger.info("%s x%d: %.2f dB (bicubic: %.2f dB)", dataset_name, rate, *shown)
@@ -172,7 +159,7 @@ def restore_pairs(run: Run) -> list[dict]:
             "the task 'restore_pairs' needs model.name dgrl_restorer and its weights, model.load_weights; they are "
             f"{cfg.model.name!r} and {cfg.model.load_weights!r}"
         )
-    model = build_model(cfg.model.name, **RateRestorerEngine.model_options(cfg), **as_dict(cfg.model.options))
+    model = build_model(cfg.model.name, **model_options(cfg, cfg.model.name))
     load_weights(model, file_of(cfg, cfg.model.load_weights), strict=True)
     model = model.to("cuda" if cfg.use_gpu else "cpu").eval()
     datasets = members_of(run.datamanager().train_loader.dataset)

@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +21,6 @@ from yacs.config import CfgNode
 
 from torchreid_xres.data.degrade import check_rate, low_size, round_trip
 from torchreid_xres.engine.base import ENGINES, XresEngine, to_device
-from torchreid_xres.engine.record import machine, versions, weights_hash
-from torchreid_xres.engine.stages import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.keypoints import KEYPOINTS, TARGETS, KeypointTable, flip_points, heatmap_loss, hidden, to_points
 from torchreid_xres.keypoints.heatmaps import LOSSES
@@ -161,33 +158,24 @@ class KeypointEngine(XresEngine):
             figures[f"pck{kind}"] = pck(points, truth, self.alpha)
             figures[f"visibility{kind}"] = visibility_accuracy(unseen, truth)
             by_point[f"pck{kind}"] = pck_by_point(points, truth, KEYPOINTS, self.alpha)
-        network = unwrap(self.model)
-        dataset = gallery_loader.dataset
-        record = {
-            "dataset": dataset_name,
-            "manifest": dataset.manifest.sha256,
-            "protocol": {
-                "pck": self.alpha,
-                "rates": list(self.rates),
-                "kernel": self.kernel,
-                "interpolation": self.interpolation,
-                "tolerance": self.tolerance,
-            },
-            **self.run_facts,
-            "split_id": dataset.split_id,
-            "epoch": self.epoch + 1 if self.writer is not None else None,
-            "test_images": len(truth),
-            "visible_points": int((truth[..., 0] >= 0).sum()),
-            "seconds": round(time.perf_counter() - start, 2),
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "weights_sha256": weights_hash(network),
-            "versions": versions(),
-            "machine": machine(),
-            **figures,
-            "by_point": by_point,
+        protocol = {
+            "pck": self.alpha,
+            "rates": list(self.rates),
+            "kernel": self.kernel,
+            "interpolation": self.interpolation,
+            "tolerance": self.tolerance,
         }
-        self.records[dataset_name] = record
-        write_json(record, Path(save_dir or ".") / "results" / f"{dataset_name}.json")
+        self.keep_record(
+            dataset_name,
+            gallery_loader.dataset,
+            save_dir,
+            start,
+            protocol=protocol,
+            test_images=len(truth),
+            visible_points=int((truth[..., 0] >= 0).sum()),
+            **figures,
+            by_point=by_point,
+        )
         logger.info("%s: %s", dataset_name, ", ".join(f"{name} {value:.1f} %" for name, value in figures.items()))
         return figures["pck"] / 100, figures[f"pck_x{self.rates[0]:g}"] / 100
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, as_dict, file_of
-from torchreid_xres.engine.base import ENGINES, XresEngine
+from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
 from torchreid_xres.engine.sr_reid import RECONSTRUCTION
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.batch_hard import batch_hard_triplet
@@ -55,8 +55,7 @@ class KGNetEngine(XresEngine):
         self.weight_rec, self.weight_distill, self.margin = weight_rec, weight_distill, margin
         self.reconstruction = RECONSTRUCTION[rec]
         self.smoothing = 0.1 if label_smooth else 0.0
-        if "img_hr" not in self.datamanager.train_loader.dataset[0]:
-            raise ValueError("kgnet trains on pairs: set data.pairs True")
+        self.require_pairs()
 
     @staticmethod
     def model_options(cfg: CfgNode) -> dict[str, Any]:
@@ -95,7 +94,7 @@ class KGNetEngine(XresEngine):
         teacher, student = (self.identity_loss(view, data["pid"]) for view in (output.teacher, output.student))
         total = teacher + student  # Eq. 9
         found = {"tea": teacher, "stu": student}  # Eq. 7 and 8
-        known = ~data["low"] | (data["rate_lr"] > 1)
+        known = has_original(data)
         if self.weight_distill and known.any():
             # Eq. 6, a mean over images and dimensions; the teacher guides and is not guided
             guide = output.teacher.feature[known].detach().float()

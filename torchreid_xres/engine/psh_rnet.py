@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, as_dict, file_of
-from torchreid_xres.engine.base import ENGINES, XresEngine
+from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.batch_hard import batch_hard_triplet
 from torchreid_xres.losses.pseudo_siamese import pseudo_siamese_loss
@@ -109,8 +109,7 @@ class PSHRNetEngine(HRNetReIDEngine):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.weight_sr, self.weight_ps, self.terms = weight_sr, weight_ps, tuple(terms)
-        if "img_hr" not in self.datamanager.train_loader.dataset[0]:
-            raise ValueError("psh_rnet trains on pairs: set data.pairs True")
+        self.require_pairs()
         self.teacher = None
         if weight_ps:
             if not teacher:
@@ -156,8 +155,7 @@ class PSHRNetEngine(HRNetReIDEngine):
         output: PSHRNetOutput = self.model(data["img_lr"], full=True)
         losses = self.identity_losses(output.reid, data["pid"])
         total = losses.pop("loss")
-        # An image that is low resolution by nature has no original; any other is its own, or has one.
-        known = ~data["low"] | (data["rate_lr"] > 1)
+        known = has_original(data)
         if self.weight_sr and known.any():
             # Eq. 5, on normalised images as in the published code.
             losses["sr"] = F.l1_loss(output.restored[known].float(), data["img_hr"][known])

@@ -7,7 +7,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice, repeat
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +18,6 @@ from yacs.config import CfgNode
 from torchreid_xres.config import file_of
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
 from torchreid_xres.engine.base import ENGINES, XresEngine
-from torchreid_xres.engine.record import machine, versions, weights_hash
-from torchreid_xres.engine.stages import write_json
-from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics.image import psnr, ssim
 from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from torchreid_xres.sr.image import resize
@@ -119,22 +115,8 @@ class RestorerEngine(XresEngine):
         if not figures:
             raise ValueError(f"the gallery of {dataset_name!r} has no full-resolution image to restore")
         means = {key: torch.cat(values).mean().item() for key, values in figures.items()}
-        manifest = getattr(gallery_loader.dataset, "manifest", None)
-        record = {
-            "dataset": dataset_name,
-            "manifest": manifest.sha256 if manifest is not None else None,
-            **self.run_facts,
-            "epoch": self.epoch + 1 if self.writer is not None else None,
-            "images": sum(map(len, figures["psnr_x2"])),
-            "seconds": round(time.perf_counter() - start, 2),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "weights_sha256": weights_hash(unwrap(self.model)),
-            "versions": versions(),
-            "machine": machine(),
-            **means,
-        }
-        self.records[dataset_name] = record
-        write_json(record, Path(save_dir or ".") / "results" / f"{dataset_name}.json")
+        images = sum(map(len, figures["psnr_x2"]))
+        self.keep_record(dataset_name, gallery_loader.dataset, save_dir, start, images=images, **means)
         for name in Pyramid._fields:
             shown = [means[f"{figure}_{key}"] for key in (name, f"bicubic_{name}") for figure in ("psnr", "ssim")]
             logger.info("%s %s: %.2f dB, SSIM %.4f (bicubic: %.2f dB, SSIM %.4f)", dataset_name, name, *shown)

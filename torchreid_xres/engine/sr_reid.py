@@ -46,8 +46,7 @@ class SRReIDEngine(XresEngine):
         self.triplet = host.TripletLoss(margin=margin) if loss == "triplet" else None
         self.weight_sr = weight_sr
         self.reconstruction = RECONSTRUCTION[sr_loss]
-        if "img_hr" not in self.datamanager.train_loader.dataset[0]:
-            raise ValueError("sr_reid trains on pairs: set data.pairs True")
+        self.require_pairs()
 
     @staticmethod
     def model_options(cfg: CfgNode) -> dict[str, Any]:

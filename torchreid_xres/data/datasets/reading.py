@@ -59,6 +59,19 @@ def list_images(folder: Path) -> list[str]:
     return [str(folder / name) for name in names]
 
 
+def images_at(path: Path) -> list[Path]:
+    """Return an image itself, or all images in and below a folder, sorted by path.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    found = [path] if path.is_file() else sorted(path.rglob("*"))
+    images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise FileNotFoundError(f"there are no images in {path}; image files end in {', '.join(IMAGE_SUFFIXES)}")
+    return images
+
+
 def match_name(pattern: str, path: str) -> tuple[str, ...]:
     """Return the groups of ``pattern`` matched from the start of a file's name.
 
