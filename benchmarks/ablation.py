@@ -3,8 +3,8 @@
     python benchmarks/ablation.py --config-file configs/psh_rnet_mlr_cuhk03_mini.yaml --table losses --root DATA
     python benchmarks/ablation.py --config-file configs/psh_rnet_mlr_market.yaml --list
 
-The tables are in ablations.yaml, with the papers' figures. A row that is done is not run again, and a stage that
-several rows, also of several tables, share (a teacher) is run once.
+The tables are in ablations.yaml, with the papers' figures. A row that is done is not run again, nor is one that another
+table has, and a stage that several rows share (a teacher) is run once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from torchreid_xres.config import ConfigError, load_config, stage_configs
+from torchreid_xres.config import ConfigError, config_hash, load_config, stage_configs
 from torchreid_xres.engine.job import run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.stages import write_json
@@ -45,11 +45,17 @@ def from_root(config: str) -> str:
     return str(path.relative_to(ROOT)) if ROOT in path.parents else config
 
 
-def run_row(config: str, overrides: list[Any], out: Path, shared: Path) -> list[dict]:
-    """Run one row as a job in ``out``, all stages but the last in ``shared``; return the records of the last."""
-    cfg = load_config(config, [*overrides, "compare.models", [], "data.save_dir", str(out)])
-    with logged_to(out, "train"):
-        records = run_job(cfg, shared=shared)
+def run_row(config: str, overrides: list[Any], out: Path) -> list[dict]:
+    """Run one row as a job in a folder named after what it is, all stages but the last in a folder that rows share.
+
+    Returns:
+        The records of the last stage.
+    """
+    cfg = load_config(config, [*overrides, "compare.models", []])
+    home = out / "rows" / config_hash(cfg)[:12]
+    cfg = load_config(config, [*overrides, "compare.models", [], "data.save_dir", str(home)])
+    with logged_to(home, "train"):
+        records = run_job(cfg, shared=out / "shared")
     last = list(stage_configs(cfg))[-1]
     return [record for record in records if record["stage"] == last]
 
@@ -81,12 +87,11 @@ def main(argv: list[str] | None = None) -> int:
             + (["--seeds", *map(str, args.seeds)] if args.seeds else [])
             + args.opts
         )
-        for number, row in enumerate(table["rows"]):
+        for row in table["rows"]:
             records = []
             for seed in args.seeds or [cfg.train.seed]:
                 changes = [*common, *table.get("common", []), *row["changes"], "train.seed", seed]
-                home = out / args.table / f"row{number}_seed{seed}"
-                records += run_row(args.config_file, changes, home, out / "shared")
+                records += run_row(args.config_file, changes, out)
             result["rows"].append({**row, "records": records})
             write_json(result, out / f"{args.table}.json")
         if args.keep:

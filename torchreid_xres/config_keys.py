@@ -138,6 +138,9 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.loss.heatmap = CfgNode()
     cfg.loss.heatmap.name = "l1"  # of keypoint heat maps: l1, mse
 
+    cfg.loss.distill = CfgNode()  # KGNet's student follows its teacher
+    cfg.loss.distill.weight = 10.0  # lambda_d
+
     cfg.loss.ps = CfgNode()  # PS-HRNet's pseudo-siamese loss
     cfg.loss.ps.teacher = ""  # file of the teacher's weights
     cfg.loss.ps.weight = 0.5

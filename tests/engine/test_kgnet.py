@@ -33,7 +33,7 @@ CHANGES = {
     "train__max_epoch": 1,
     "loss__sr__name": "mse",
     "loss__sr__weight": 50.0,
-    "loss__ps__weight": 10.0,
+    "loss__distill__weight": 10.0,
 }
 
 
@@ -130,14 +130,14 @@ def test_the_teacher_learns_nothing_from_the_distillation_and_the_recovery_does(
 
 
 def test_a_term_of_weight_zero_is_not_computed(engine_of):
-    engine = engine_of(loss__sr__weight=0.0, loss__ps__weight=0.0)
+    engine = engine_of(loss__sr__weight=0.0, loss__distill__weight=0.0)
     losses = engine.losses(next(iter(engine.train_loader)))
     assert set(losses) == {"loss", "stu", "tea", "acc"}
     assert losses["loss"].item() == pytest.approx((losses["stu"] + losses["tea"]).item())
 
 
 def test_the_bicubic_baseline_has_nothing_to_reconstruct(engine_of):
-    engine = engine_of(options={"kgr": False, "kga": False, "dual": False}, sr__name="bicubic", loss__ps__weight=0.0)
+    engine = engine_of(options={"kgr": False, "kga": False, "dual": False}, sr__name="bicubic", loss__distill__weight=0.0)
     assert set(engine.losses(next(iter(engine.train_loader)))) == {"loss", "stu", "tea", "acc"}
     assert engine.model.recovery is None and engine.model.hourglass is None
 
@@ -163,7 +163,7 @@ def test_natural_low_images_have_no_original_to_follow(engine_of):
     "changes",
     [
         {"options": {"dual": False}},
-        {"options": {"kgr": False, "kga": False, "dual": False}, "sr__name": "bicubic", "loss__ps__weight": 0.0},
+        {"options": {"kgr": False, "kga": False, "dual": False}, "sr__name": "bicubic", "loss__distill__weight": 0.0},
     ],
 )
 def test_the_encoders_may_have_a_rate_of_their_own(engine_of, changes):

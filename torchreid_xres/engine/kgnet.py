@@ -84,7 +84,7 @@ class KGNetEngine(XresEngine):
         return {
             "weight_rec": cfg.loss.sr.weight,
             "rec": cfg.loss.sr.name,
-            "weight_distill": cfg.loss.ps.weight,
+            "weight_distill": cfg.loss.distill.weight,
             "margin": cfg.loss.triplet.margin,
             "label_smooth": cfg.loss.softmax.label_smooth,
         }
