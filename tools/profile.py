@@ -55,6 +55,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--width", type=int, help="pixels; default: data.width")
     parser.add_argument("--low-size", type=int, nargs=2, default=(64, 32), metavar=("H", "W"), help="front ends: input")
     parser.add_argument("--rate", type=float, help="take what an image of this rate takes (a model's extract)")
+    parser.add_argument("--pair", action="store_true", help="an LR and an HR view, where a model takes both")
     parser.add_argument("--batch", type=int, default=1, help="images; all figures are for the whole batch")
     parser.add_argument("--depth", type=int, help="levels of parts; 0: one row; default: 1 for a single model, else 0")
     parser.add_argument("--latency", action="store_true", help="time it, too")
@@ -83,7 +84,7 @@ def subjects(args: argparse.Namespace, cfg: CfgNode) -> Iterator[tuple[str, Call
     """Give the name of each network asked for, a function that builds it, and what it is run on."""
     height, width = args.height or cfg.data.height, args.width or cfg.data.width
     images = torch.rand(args.batch, 3, height, width, device=args.device)
-    batch = {"img": images}
+    batch = {"img": images, **({"img_hr": images} if args.pair else {})}
     if args.rate is not None:
         low = args.rate != 1
         batch |= {
@@ -149,7 +150,7 @@ def measure(args: argparse.Namespace, name: str, build: Callable[[], nn.Module],
         model = build().to(args.device)
         inputs = batch
         if isinstance(batch, dict) and not ("rate" in batch and hasattr(model, "extract")):
-            inputs = batch["img"]
+            inputs = (batch["img"], batch["img_hr"]) if "img_hr" in batch else batch["img"]
         found = complexity(model, inputs, depth)
         return found, latency(model, inputs, args.runs, args.warmup) if args.latency else None
     except (AssertionError, RuntimeError) as error:  # how networks of fixed input size refuse another one
@@ -172,7 +173,9 @@ def main(argv: list[str] | None = None) -> int:
             if took:
                 times[name] = took
             if depth:
-                print(f"\n{name}: {counts[name].tensor_bytes / 2**20:.1f} MiB of tensors at once besides the weights")
+                in_layers, held = counts[name].in_layers / 1e9, counts[name].tensor_bytes / 2**20
+                print(f"\n{name}: {in_layers:.3f} G of the multiply-adds are in convolutions and linear layers;")
+                print(f"{held:.1f} MiB of tensors at once besides the weights")
                 print(complexity_table(counts[name]))
             if took:
                 print(f"{name}: {took}")

@@ -137,7 +137,8 @@ def test_a_term_of_weight_zero_is_not_computed(engine_of):
 
 
 def test_the_bicubic_baseline_has_nothing_to_reconstruct(engine_of):
-    engine = engine_of(options={"kgr": False, "kga": False, "dual": False}, sr__name="bicubic", loss__distill__weight=0.0)
+    options = {"kgr": False, "kga": False, "dual": False}
+    engine = engine_of(options=options, sr__name="bicubic", loss__distill__weight=0.0)
     assert set(engine.losses(next(iter(engine.train_loader)))) == {"loss", "stu", "tea", "acc"}
     assert engine.model.recovery is None and engine.model.hourglass is None
 

@@ -15,6 +15,22 @@ def of(model, *shape, depth=1):
     return complexity(model, torch.rand(*shape), depth)
 
 
+def test_products_of_activations_stand_beside_the_layers():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Linear(6, 4)
+            self.mix = nn.Conv1d(4, 4, 1)
+
+        def forward(self, x):  # (N, L, 6)
+            x = self.embed(x)
+            return self.mix((x @ x.transpose(1, 2) @ x).transpose(1, 2))
+
+    found = of(Attention(), 2, 5, 6)
+    assert found.in_layers == 2 * 5 * 6 * 4 + 2 * 5 * 4 * 4
+    assert found.products == 2 * (5 * 4 * 5) * 2
+
+
 def by_name(found):
     return {part.name: (part.parameters, part.unused, part.multiply_adds) for part in found.parts}
 

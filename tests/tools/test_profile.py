@@ -109,3 +109,10 @@ def test_the_tools_name_does_not_hide_the_standard_librarys(repo):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "profile"
     assert "Traceback" not in done.stderr
+
+
+def test_a_pair_takes_what_both_views_take(profile, repo):
+    file = repo / "configs" / "kgnet_synth_vehicle.yaml"
+    one, pair = (profile("--config-file", file, "--model", "kgnet", *more)[1] for more in ((), ("--pair",)))
+    encoders = [float(rows(shown)["encoders"].split("|")[4]) for shown in (one, pair)]
+    assert encoders[1] == pytest.approx(2 * encoders[0], abs=0.002)

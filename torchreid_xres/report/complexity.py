@@ -10,7 +10,7 @@ import statistics
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
@@ -52,10 +52,13 @@ class Complexity:
         parts: rows that add up to the whole; modules without parameters and multiply-adds are left out.
         tensor_bytes: largest sum of tensors alive at once, input included, parameters and buffers not; what a kernel
             takes for itself while it works is not seen.
+        products: those of the multiply-adds in which no parameter takes part (attention, resizing by a matrix).
+            Counters that watch convolutions and linear layers, which many papers use, leave them out.
     """
 
     parts: tuple[Part, ...]
     tensor_bytes: int
+    products: int
 
     @property
     def parameters(self) -> int:
@@ -72,10 +75,15 @@ class Complexity:
         """All multiply-adds."""
         return sum(part.multiply_adds for part in self.parts)
 
+    @property
+    def in_layers(self) -> int:
+        """Multiply-adds of convolutions and linear layers, what most papers state."""
+        return self.multiply_adds - self.products
+
     def as_dict(self) -> dict[str, Any]:
         """Return totals and parts as JSON can hold them."""
-        totals = {key: getattr(self, key) for key in ("parameters", "unused", "multiply_adds", "tensor_bytes")}
-        return {**totals, "parts": [asdict(part) for part in self.parts]}
+        totals = ("parameters", "unused", "multiply_adds", "products", "tensor_bytes")
+        return {**{key: getattr(self, key) for key in totals}, "parts": [asdict(part) for part in self.parts]}
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ def complexity(model: nn.Module, inputs: Tensor | tuple | Mapping[str, Any], dep
     if depth < 0:
         raise ValueError(f"depth is a number of levels from 0, not {depth!r}")
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-    watch = _Watch(model, inputs)
+    watch = _Watch(model, inputs, counter.flop_registry)
     with _evaluating(model), _plain_attention(), watch, counter, _parts_tracked(model, depth, counter) as flops:
         output = _call(model, inputs)
     del output  # until here: it is alive in the count of memory
@@ -163,7 +171,7 @@ def complexity(model: nn.Module, inputs: Tensor | tuple | Mapping[str, Any], dep
         for name in dict.fromkeys(_part_of(name, depth) for name, _ in model.named_modules())
         if parameters[name] or flops[name]
     )
-    return Complexity(parts, watch.peak)
+    return Complexity(parts, watch.peak, watch.products // 2)
 
 
 def latency(
@@ -238,7 +246,8 @@ def comparison_table(
     """
     rows = []
     for name, counted in found.items():
-        row = {"model": name, **_figures(counted), "tensors (MiB)": f"{counted.tensor_bytes / 2**20:.1f}"}
+        row = {"model": name, **_figures(counted), "of which in layers (G)": _rounded(counted.in_layers / 1e9)}
+        row["tensors (MiB)"] = f"{counted.tensor_bytes / 2**20:.1f}"
         if times:
             row["latency (ms)"] = f"{1e3 * times[name].median:.1f}"
         rows.append(row)
@@ -336,10 +345,14 @@ def _parts_tracked(model: nn.Module, depth: int, counter: FlopCounterMode) -> It
 
 
 class _Watch(TorchDispatchMode):
-    """Sees every operation: which parameters it reads, and how much its results hold."""
+    """Sees every operation: which parameters it reads, how much its results hold, what it costs without a parameter."""
 
-    def __init__(self, model: nn.Module, inputs: Any) -> None:
+    def __init__(self, model: nn.Module, inputs: Any, formulas: Mapping[Any, Callable[..., int]]) -> None:
         super().__init__()
+        self.products = 0
+        self._formulas = formulas
+        # By storage: a linear layer multiplies by a view of its weight. The references keep the addresses from reuse.
+        self._weights = {id(storage): storage for storage in _storages(model.parameters())}
         self.used: set[int] = set()
         self._parameters = {id(parameter) for parameter in model.parameters()}
         # Storages that are not the pass's own; the references keep their addresses from being given to others.
@@ -352,6 +365,9 @@ class _Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         self.used |= self._parameters & {id(leaf) for leaf in tree_leaves((args, kwargs))}
         result = func(*args, **kwargs)
+        formula = self._formulas.get(func._overloadpacket)
+        if formula and not self._weights.keys() & {id(s) for s in _storages(tree_leaves((args, kwargs)))}:
+            self.products += formula(*args, **kwargs, out_val=result)
         self._add(tree_leaves(result))
         return result
 
