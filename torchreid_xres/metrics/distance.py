@@ -98,22 +98,33 @@ def _prepare(qf: Tensor, gf: Tensor, metric: str) -> tuple[_Side, _Side]:
             f"not {tuple(qf.shape)} and {tuple(gf.shape)}"
         )
     dtype = torch.promote_types(torch.promote_types(qf.dtype, gf.dtype), torch.float32)
-    return _side(qf.to(dtype), "query", metric), _side(gf.to(dtype), "gallery", metric)
+    query = _side(qf.to(dtype), "query", metric)
+    return query, query if gf is qf else _side(gf.to(dtype), "gallery", metric)
 
 
-def _side(features: Tensor, role: str, metric: str) -> _Side:
+def squared_norms(features: Tensor, role: str) -> Tensor:
+    """Return the squared lengths (N,) of features (N, D).
+
+    Raises:
+        ValueError: if one is not finite; the message calls them the features of ``role``.
+    """
     with torch.autocast(features.device.type, enabled=False):
         # In chunks: a temporary of the features' own size would be the largest thing in memory here.
         squares = torch.cat([chunk.pow(2).sum(dim=1) for chunk in features.split(_NORM_ROWS)])
-        broken = (~torch.isfinite(squares)).nonzero().flatten()
-        if len(broken):
-            raise ValueError(
-                f"{len(broken)} of {len(features)} {role} features hold NaN, infinity or values whose square "
-                f"overflows {str(features.dtype).removeprefix('torch.')} (first: row {broken[0].item()})"
-            )
-        if metric == "cosine":
-            return _Side(F.normalize(features, p=2, dim=1), None)
-        return _Side(features, squares)
+    broken = (~torch.isfinite(squares)).nonzero().flatten()
+    if len(broken):
+        raise ValueError(
+            f"{len(broken)} of {len(features)} {role} features hold NaN, infinity or values whose square "
+            f"overflows {str(features.dtype).removeprefix('torch.')} (first: row {broken[0].item()})"
+        )
+    return squares
+
+
+def _side(features: Tensor, role: str, metric: str) -> _Side:
+    squares = squared_norms(features, role)
+    if metric == "cosine":
+        return _Side(F.normalize(features, p=2, dim=1), None)
+    return _Side(features, squares)
 
 
 def _block(query: _Side, gallery: _Side, out: Tensor | None = None) -> Tensor:
