@@ -1,5 +1,7 @@
 """The host's evaluation: each fault on the bare host, and its cure, with our evaluator and the host's."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -142,6 +144,29 @@ def test_features_that_are_not_finite_are_refused(tiny, value):
         assert 0 <= engine().test(ranks=[1]) <= 1  # a number like any other
     with pytest.raises(ValueError, match="4 of 4 query features hold NaN"):
         engine().test()
+
+
+@pytest.mark.mend("re-ranking")
+def test_re_ranking_takes_no_square_matrices():
+    centres = torch.randn(40, 8)
+    qf, gf = centres + 0.3 * torch.randn(40, 8), centres.repeat(20, 1) + 0.3 * torch.randn(800, 8)
+    parts = [metrics.compute_distance_matrix(a, b).numpy() for a, b in ((qf, gf), (qf, qf), (gf, gf))]
+
+    def run():
+        tracemalloc.start()
+        found = host.re_ranking(*parts)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found, peak / (4 * 840**2)
+
+    with bare_host():
+        bare, matrices = run()
+        assert matrices > 4
+    found, matrices = run()
+    assert matrices < 3  # its working space is a fixed one, no matter how many images there are
+    np.testing.assert_allclose(found, bare, atol=1e-5)
+    host_mends.use_host_evaluator()
+    np.testing.assert_array_equal(host.re_ranking(*parts), bare)
 
 
 @pytest.mark.mend("accuracy")
