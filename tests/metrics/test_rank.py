@@ -16,6 +16,7 @@ from torchreid_xres.metrics import (
     distance_matrix,
     evaluate_rank,
     protocols,
+    rank,
     rank_distances,
     rank_features,
     rank_tiles,
@@ -288,6 +289,51 @@ def test_single_shot_depends_on_the_seed_alone():
     assert (rank_distances(*BASE, "single_shot", seed=4).first != result.first).any()
 
 
+# --- VehicleID -----------------------------------------------------------------------------------
+
+
+def slow_vehicleid(distmat, pids, draws, seed):
+    """Each draw's gallery: the image of each vehicle with the lowest key; all others are queries."""
+    stream = np.random.PCG64(seed)
+    first = np.full((draws, len(pids)), -1)
+    for draw in range(draws):
+        key = stream.random_raw(len(pids))
+        gallery = [min(np.flatnonzero(pids == pid), key=lambda i: key[i]) for pid in np.unique(pids)]
+        for query in set(range(len(pids))) - set(gallery):
+            ranked = sorted(gallery, key=lambda g, q=query: (distmat[q, g], g))
+            first[draw, query] = [pids[g] == pids[query] for g in ranked].index(True)
+    return first
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_vehicleid_is_the_slow_loop(quantised):
+    rng = np.random.default_rng(0)
+    pids = np.append(rng.integers(0, 12, 60), [50, 51, 51])  # one vehicle with one image, one with two
+    distmat = rng.random((63, 63))
+    if quantised:
+        distmat = np.round(distmat * 5)
+    cameras = np.zeros(63)
+    result = rank_distances(distmat, pids, pids, cameras, cameras, "vehicleid", draws=5, seed=3)
+    first = slow_vehicleid(distmat, pids, 5, 3)
+    np.testing.assert_array_equal(result.first, first)
+    assert not result.valid[60] and result.valid[:60].all()
+    lists = first[first >= 0]
+    assert result.mAP() == pytest.approx((1 / (lists + 1)).mean())
+    np.testing.assert_allclose(result.cmc(4), [(lists < k).mean() for k in range(1, 5)], atol=1e-6)
+    assert len(lists) == 5 * (63 - 14)
+    parts = result.by(pids < 6)
+    some = first[:, pids < 6]
+    assert parts[True].mAP() == pytest.approx((1 / (some[some >= 0] + 1)).mean())
+
+
+def test_vehicleid_wants_one_set_twice():
+    distmat, *labels = BASE
+    with pytest.raises(ValueError, match="not 90 queries and 150 gallery images"):
+        rank_distances(distmat, *labels, "vehicleid")
+    with pytest.raises(ValueError, match="in the same order"):
+        rank_distances(distmat[:, :90], labels[0], labels[0][::-1], labels[2], labels[2], "vehicleid")
+
+
 # --- features and bands --------------------------------------------------------------------------
 
 
@@ -300,6 +346,26 @@ def test_features_rank_like_their_matrix(num_query, protocol):
     expected = rank_distances(distance_matrix(qf, gf), *labels, protocol)
     assert_same(rank_features(qf, gf, *labels, tile=32, protocol=protocol), expected)
     assert_same(rank_features(qf.bfloat16(), gf.half(), *labels, protocol=protocol), expected)
+
+
+def test_a_gpus_way_of_ranking_is_the_same(case, monkeypatch):
+    distmat, *labels = case
+    expected = rank_distances(distmat, *labels)
+    monkeypatch.setattr(rank, "_stays", lambda tile: tile.is_floating_point())
+    monkeypatch.setattr(protocols, "_TIED", 100)
+    assert_same(rank_distances(torch.from_numpy(np.ascontiguousarray(distmat)), *labels), expected)
+
+
+def test_a_gpus_bands(monkeypatch):
+    monkeypatch.setattr(rank, "_stays", lambda tile: True)
+    distmat, *labels = with_junk_and_strangers(BASE)
+    for protocol in ("market", "single_shot"):
+        expected = rank_distances(distmat, *labels, protocol)
+        bands = (torch.from_numpy(distmat[start:stop]) for start, stop in pairwise([0, 1, 30, 30, 90]))
+        assert_same(rank_tiles(bands, *labels, protocol), expected)
+    distmat[30, 2] = np.nan
+    with pytest.raises(ValueError, match="first: query 30"):
+        rank_distances(torch.from_numpy(distmat), *labels)
 
 
 def test_features_by_cosine():
@@ -388,7 +454,7 @@ def test_shapes_are_named():
 
 def test_options_are_checked():
     result = rank_distances(*BASE)
-    with pytest.raises(ValueError, match="'cuhk'; there are: market, single_shot"):
+    with pytest.raises(ValueError, match="'cuhk'; there are: market, single_shot, vehicleid"):
         rank_distances(*BASE, "cuhk")
     with pytest.raises(ValueError, match="draws is 0"):
         rank_distances(*BASE, "single_shot", draws=0)

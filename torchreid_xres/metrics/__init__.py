@@ -8,9 +8,11 @@ from torchreid_xres.metrics.rank import (
     rank_features,
     rank_tiles,
 )
+from torchreid_xres.metrics.roc import Roc
 
 __all__ = [
     "RankResult",
+    "Roc",
     "distance_matrix",
     "distance_tiles",
     "evaluate_rank",

@@ -1,7 +1,8 @@
-"""Who counts in a query's ranked list, and in which place its matches come: market and single shot.
+"""Who counts in a query's ranked list, and in which place its matches come: market, single shot, VehicleID.
 
-A ranker takes bands of distances (rows of consecutive queries, all of the gallery, no NaN) through
-``add(start, band)`` and fills ``first``, ``ap`` and ``inp`` (see ``RankResult`` in ``rank.py``).
+A ranker takes bands of distances (rows of consecutive queries, all of the gallery, no NaN; NumPy's, or a tensor on a
+GPU, which stays there) through ``add(start, band)`` and fills ``first``, ``ap`` and ``inp`` (see ``RankResult`` in
+``rank.py``).
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 # Up to this many matches of a query it is faster to count the images before each than to sort the row:
 # a sort of 16,000 values takes as long as 15 to 100 counts, depending on the processor.
 _COUNTED = 32
+# Distances compared at once to settle ties on a GPU.
+_TIED = 1 << 24
 
 
 class Labels:
@@ -86,20 +91,24 @@ class Market:
         self.inp = np.full(labels.num_query, np.nan)
         self._table = np.empty((_COUNTED, labels.num_gallery), dtype=bool)
 
-    def add(self, start: int, band: np.ndarray) -> None:
+    def add(self, start: int, band: np.ndarray | Tensor) -> None:
         labels = self.labels
         queries = start + np.flatnonzero(labels.valid[start : start + len(band)])
         if not len(queries):
             return
+        rows = queries - start
         owner, mates = labels.mates(queries)
         junk = labels.g_cam[mates] == labels.q_cam[queries][owner]
-        junk_ahead = _junk_ahead(owner, band[queries[owner] - start, mates], junk)
+        junk_ahead = _junk_ahead(owner, entries(band, rows[owner], mates), junk)
         owner, matches = owner[~junk], mates[~junk]
         edges = np.searchsorted(owner, np.arange(len(queries) + 1))
-        places = [
-            self._places(band[query - start], matches[begin:end])
-            for query, (begin, end) in zip(queries, pairwise(edges), strict=True)
-        ]
+        if isinstance(band, Tensor):
+            places = [_places_on_gpu(band, rows[owner], matches)]
+        else:
+            places = [
+                self._places(band[row], matches[begin:end])
+                for row, (begin, end) in zip(rows, pairwise(edges), strict=True)
+            ]
         rank = np.concatenate(places) - junk_ahead[~junk]
         rank = rank[np.lexsort((rank, owner))]
 
@@ -154,29 +163,97 @@ def _places_by_sorting(distances: np.ndarray, matches: np.ndarray) -> np.ndarray
     return place
 
 
-class SingleShot:
+def _places_on_gpu(band: Tensor, row: np.ndarray, match: np.ndarray) -> np.ndarray:
+    """The same for all matches of a band at once (rows ascending)."""
+    _, count = np.unique(row, return_counts=True)
+    slot = np.arange(len(row)) - np.repeat(count.cumsum() - count, count)
+    row, match, slot = (torch.from_numpy(index).to(band.device) for index in (row, match, slot))
+    wanted = band.new_full((len(band), int(count.max())), torch.inf)
+    wanted[row, slot] = band[row, match]
+    ascending = band.sort(dim=1).values
+    place = torch.searchsorted(ascending, wanted)
+    tied = (torch.searchsorted(ascending, wanted, right=True) > place + 1)[row, slot].nonzero().flatten()
+    place = place[row, slot]
+    index = torch.arange(band.shape[1], device=band.device)
+    for some in tied.split(max(1, _TIED // band.shape[1])):
+        i, j = row[some], match[some]
+        ahead = (band[i] == band[i, j][:, None]) & (index < j[:, None])
+        place[some] += ahead.sum(dim=1)
+    return place.cpu().numpy()
+
+
+def entries(band: np.ndarray | Tensor, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Return some entries of a band, wherever it is."""
+    if isinstance(band, Tensor):
+        row, column = (torch.from_numpy(index).to(band.device) for index in (row, column))
+        return band[row, column].cpu().numpy()
+    return band[row, column]
+
+
+class _Drawn:
     """Each draw leaves every gallery identity one image, so each list holds exactly one match.
 
-    Only the query's own identity can lose images to the camera rule. So one draw is one list of images
-    for all queries, and for each identity a second choice, under another camera than the first, for the
-    queries that may not have the first.
+    Attributes:
+        kept: for each draw, the gallery index of each gallery identity's image, by ascending identity.
+        match: (draws, Q) gallery index of the query's match, -1 where the query does not take part.
+    """
+
+    def __init__(self, labels: Labels, draws: int, seed: int, protocol: str) -> None:
+        if draws < 1:
+            raise ValueError(f"draws is {draws}; {protocol} needs at least 1")
+        self.labels = labels
+        self.first = np.full((draws, labels.num_query), -1)
+        self.match = np.full((draws, labels.num_query), -1)
+        self.kept: list[np.ndarray] = []
+        self.ids = np.unique(labels.g_pid)
+        self.column = np.searchsorted(self.ids, labels.q_pid)
+        # The raw stream of a bit generator is the one NumPy promises never to change.
+        self._stream = np.random.PCG64(seed)
+
+    def shuffled(self) -> np.ndarray:
+        """Return the gallery's indices by identity, within an identity at random."""
+        return np.lexsort((self._stream.random_raw(self.labels.num_gallery), self.labels.g_pid))
+
+    def add(self, start: int, band: np.ndarray | Tensor) -> None:
+        if isinstance(band, Tensor):
+            band = band.cpu().numpy()
+        stop = start + len(band)
+        column = self.column[start:stop]
+        for first, kept, match in zip(self.first, self.kept, self.match[:, start:stop], strict=True):
+            rows = np.flatnonzero(match >= 0)
+            match = match[rows, None]
+            others = band[rows[:, None], kept] if len(rows) < len(band) else band.take(kept, axis=1)
+            wanted = band[rows[:, None], match]
+            closer = others < wanted
+            closer |= (others == wanted) & (kept < match)
+            closer[np.arange(len(rows)), column[rows]] = False
+            first[start + rows] = np.count_nonzero(closer, axis=1)
+
+    @property
+    def ap(self) -> np.ndarray:
+        """One match in the list: its precision is the whole average precision, and the INP as well."""
+        taken = self.match >= 0
+        precision = np.where(taken, 1.0 / np.maximum(self.first + 1, 1), 0.0).sum(axis=0)
+        return np.divide(precision, taken.sum(axis=0), out=np.full(len(precision), np.nan), where=taken.any(axis=0))
+
+    inp = ap
+
+
+class SingleShot(_Drawn):
+    """Market's camera rule, and one image of each identity.
+
+    Only the query's own identity can lose images to the camera rule. So one draw is one list of images for all queries,
+    and for each identity a second choice, under another camera than the first, for the queries that may not have the
+    first.
     """
 
     def __init__(self, labels: Labels, draws: int, seed: int) -> None:
-        if draws < 1:
-            raise ValueError(f"draws is {draws}; single_shot needs at least 1")
-        self.labels = labels
-        self.first = np.full((draws, labels.num_query), -1)
-        self.kept = []  # per draw: gallery index for each gallery identity
-        self.match = np.full((draws, labels.num_query), -1)
-        # The raw stream of a bit generator is the one NumPy promises never to change.
-        stream = np.random.PCG64(seed)
-        ids = np.unique(labels.g_pid)
-        self.column = np.searchsorted(ids, labels.q_pid)
+        super().__init__(labels, draws, seed, "single_shot")
+        ids = self.ids
         first_choice = np.full(len(labels.start), -1)
         second_choice = np.full(len(labels.start), -1)
         for draw in range(draws):
-            order = np.lexsort((stream.random_raw(labels.num_gallery), labels.g_pid))
+            order = self.shuffled()
             first_choice[ids] = order[labels.start[ids]]
             pids, cams = labels.g_pid[order], labels.g_cam[order]
             other = cams != labels.g_cam[first_choice[pids]]
@@ -187,23 +264,23 @@ class SingleShot:
             barred = labels.g_cam[chosen] == labels.q_cam
             self.match[draw] = np.where(barred, second_choice[labels.q_pid], chosen)
 
-    def add(self, start: int, band: np.ndarray) -> None:
-        valid = self.labels.valid[start : start + len(band)]
-        queries = start + np.flatnonzero(valid)
-        if len(queries) < len(band):
-            band = band[valid]
-        rows = np.arange(len(band))
-        for first, kept, match in zip(self.first, self.kept, self.match[:, queries], strict=True):
-            others = band.take(kept, axis=1)
-            wanted = band[rows, match][:, None]
-            closer = others < wanted
-            closer |= (others == wanted) & (kept < match[:, None])
-            closer[rows, self.column[queries]] = False
-            first[queries] = np.count_nonzero(closer, axis=1)
 
-    @property
-    def ap(self) -> np.ndarray:
-        """One match in the list: its precision is the whole average precision, and the INP as well."""
-        return np.where(self.labels.valid, 1.0 / np.maximum(self.first + 1, 1), np.nan).mean(axis=0)
+class VehicleID(_Drawn):
+    """One set of test images: in each draw one image of every vehicle is the gallery, all others are queries.
 
-    inp = ap
+    Liu et al., "Deep relative distance learning: tell the difference between similar vehicles", CVPR 2016. Query i and
+    gallery image i are the same image (features of the one may be made at another resolution than the other's).
+    """
+
+    def __init__(self, labels: Labels, draws: int, seed: int) -> None:
+        super().__init__(labels, draws, seed, "vehicleid")
+        if labels.num_query != labels.num_gallery or (labels.q_pid != labels.g_pid).any():
+            raise ValueError(
+                "vehicleid splits one set of images itself: give all of them as queries and again as gallery, in the "
+                f"same order, not {labels.num_query} queries and {labels.num_gallery} gallery images of others"
+            )
+        for draw in range(draws):
+            self.kept.append(self.shuffled()[labels.start[self.ids]])
+            self.match[draw] = self.kept[-1][self.column]
+            self.match[draw, self.kept[-1]] = -1
+        labels.valid = (self.match >= 0).any(axis=0)

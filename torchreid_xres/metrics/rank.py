@@ -10,7 +10,7 @@ sort then gives figures that depend on the processor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from torchreid_xres.metrics.distance import distance_tiles
-from torchreid_xres.metrics.protocols import Labels, Market, SingleShot
+from torchreid_xres.metrics.protocols import Labels, Market, SingleShot, VehicleID
+from torchreid_xres.metrics.roc import Roc
 
+PROTOCOLS = ("market", "single_shot", "vehicleid")
 _ROWS = 64  # rows of a given matrix looked at together: bounds what is held per match
 
 
@@ -32,8 +34,8 @@ class RankResult:
         valid: (Q,) bool; the query has a match in the gallery once the images of its own identity under
             its own camera are removed. Only valid queries enter the figures.
         first: rank of the first match, 0 = top of the list, -1 = invalid query; (Q,), or (draws, Q) for
-            ``single_shot``.
-        ap: (Q,) average precision, 0 to 1, NaN = invalid query; mean over the draws.
+            ``single_shot`` and ``vehicleid``, where -1 is a query that takes no part in the draw.
+        ap: (Q,) average precision, 0 to 1, NaN = invalid query; mean over the draws it takes part in.
         inp: (Q,) inverse negative penalty, matches / (rank of the hardest match, from 1), 0 to 1, NaN =
             invalid query (mINP: Ye et al., "Deep Learning for Person Re-Identification: A Survey and
             Outlook", TPAMI 2021).
@@ -60,16 +62,17 @@ class RankResult:
         if max_rank < 1:
             raise ValueError(f"max_rank is {max_rank}; the CMC curve has at least 1 rank")
         first = self.first[..., self._chosen(mask)]
+        first = first[first >= 0]
         hits = np.bincount(first[first < max_rank], minlength=max_rank).cumsum()
         return hits.astype(np.float32) / np.float32(first.size)
 
     def mAP(self, mask: np.ndarray | None = None) -> float:  # noqa: N802
         """Return the mean average precision, 0 to 1, of the valid queries (those in ``mask``)."""
-        return float(self.ap[self._chosen(mask)].mean())
+        return self._mean(self.ap, mask)
 
     def mINP(self, mask: np.ndarray | None = None) -> float:  # noqa: N802
         """Return the mean inverse negative penalty, 0 to 1, of the valid queries (those in ``mask``)."""
-        return float(self.inp[self._chosen(mask)].mean())
+        return self._mean(self.inp, mask)
 
     def by(self, groups: Sequence | np.ndarray) -> dict[Any, RankResult]:
         """Split the result by a label of the queries: their rate, their camera.
@@ -97,6 +100,12 @@ class RankResult:
             label: RankResult(self.valid[part], self.first[..., part], self.ap[part], self.inp[part])
             for label, part in parts
         }
+
+    def _mean(self, values: np.ndarray, mask: np.ndarray | None) -> float:
+        """Every list counts alike: a query counts as often as it takes part in a draw."""
+        chosen = self._chosen(mask)
+        lists = np.atleast_2d(self.first[..., chosen] >= 0).sum(axis=0)
+        return float(np.average(values[chosen], weights=lists))
 
     def _chosen(self, mask: np.ndarray | None) -> np.ndarray:
         if mask is None:
@@ -161,20 +170,24 @@ def rank_distances(
     protocol: str = "market",
     draws: int = 10,
     seed: int = 0,
+    roc: Roc | None = None,
 ) -> RankResult:
     """Rank a given distance matrix.
 
-    In both protocols the gallery images of the query's own identity under its own camera are removed.
+    But for ``vehicleid`` the gallery images of the query's own identity under its own camera are removed.
 
     Args:
         distmat: (Q, G) distances of any real type, small = alike; infinity is allowed, NaN is not.
         q_pids, g_pids: identities, (Q,) and (G,).
         q_camids, g_camids: cameras, (Q,) and (G,).
-        protocol: ``"market"``, the whole gallery counts; or ``"single_shot"``, in each draw every
-            gallery identity keeps one of its images that are left (that with the lowest random key).
-        draws: number of draws of ``single_shot``.
+        protocol: ``"market"``, the whole gallery counts; ``"single_shot"``, in each draw every
+            gallery identity keeps one of its images that are left (that with the lowest random key); or
+            ``"vehicleid"``: queries and gallery are the same images, in each draw one image of every
+            identity is the gallery and all others are queries, and cameras play no part.
+        draws: number of draws of ``single_shot`` and ``vehicleid``.
         seed: of the draws. They depend on it and on the gallery's order only, and draw 0..9 of 100
             are the same as those of 10.
+        roc: is shown all distances, see :class:`torchreid_xres.metrics.roc.Roc`.
 
     Raises:
         ValueError: for shapes that do not fit, NaN, an unknown protocol, or when no query has a match.
@@ -193,7 +206,7 @@ def rank_distances(
             f"{expected[1]} gallery images make it {expected}"
         )
     bands = (distmat[start : start + _ROWS] for start in range(0, len(distmat), _ROWS))
-    return rank_tiles(bands, q_pids, g_pids, q_camids, g_camids, protocol, draws, seed)
+    return rank_tiles(bands, q_pids, g_pids, q_camids, g_camids, protocol, draws, seed, roc)
 
 
 def rank_features(
@@ -208,6 +221,7 @@ def rank_features(
     protocol: str = "market",
     draws: int = 10,
     seed: int = 0,
+    roc: Roc | None = None,
 ) -> RankResult:
     """Rank features without ever holding the distance matrix: a band of query rows at a time.
 
@@ -215,7 +229,7 @@ def rank_features(
         qf, gf: features (Q, D) and (G, D), any float type.
         metric: ``"euclidean"`` or ``"cosine"``, see :func:`torchreid_xres.metrics.distance_matrix`.
         tile: query rows in a band, 32 or more; ``None`` takes about 16 MB of distances.
-        q_pids, g_pids, q_camids, g_camids, protocol, draws, seed: as for :func:`rank_distances`.
+        q_pids, g_pids, q_camids, g_camids, protocol, draws, seed, roc: as for :func:`rank_distances`.
 
     Raises:
         ValueError: as :func:`rank_distances`, and for features that are not finite.
@@ -232,7 +246,7 @@ def rank_features(
             f"are identities for {expected[0]} queries and {expected[1]} gallery images"
         )
     bands = distance_tiles(qf, gf, metric, tile)
-    return rank_tiles(bands, q_pids, g_pids, q_camids, g_camids, protocol, draws, seed)
+    return rank_tiles(bands, q_pids, g_pids, q_camids, g_camids, protocol, draws, seed, roc)
 
 
 def rank_tiles(
@@ -244,13 +258,14 @@ def rank_tiles(
     protocol: str = "market",
     draws: int = 10,
     seed: int = 0,
+    roc: Roc | None = None,
 ) -> RankResult:
     """Rank distances that come in bands of query rows: for distances made nowhere else in one piece.
 
     Args:
         tiles: arrays (rows, G), which together hold all queries in order. A band is done with before
             the next is asked for, so the maker may reuse its memory.
-        q_pids, g_pids, q_camids, g_camids, protocol, draws, seed: as for :func:`rank_distances`.
+        q_pids, g_pids, q_camids, g_camids, protocol, draws, seed, roc: as for :func:`rank_distances`.
 
     Raises:
         ValueError: as :func:`rank_distances`.
@@ -260,40 +275,57 @@ def rank_tiles(
         >>> rank_tiles(bands, [4, 5, 4], [4, 5], [0, 0, 0], [1, 1]).first.tolist()
         [0, 1, 0]
     """
-    labels = Labels(q_pids, g_pids, q_camids, g_camids)
-    if protocol == "market":
-        ranker = Market(labels)
-    elif protocol == "single_shot":
-        ranker = SingleShot(labels, draws, seed)
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
+    if protocol == "vehicleid":
+        # No image is under its own camera: it is the protocol that keeps a query from being its own match.
+        labels = Labels(q_pids, g_pids, np.zeros(len(q_pids)), np.ones(len(g_pids)))
+        ranker = VehicleID(labels, draws, seed)
     else:
-        raise ValueError(f"unknown protocol {protocol!r}; there are: market, single_shot")
+        labels = Labels(q_pids, g_pids, q_camids, g_camids)
+        ranker = Market(labels) if protocol == "market" else SingleShot(labels, draws, seed)
     start = 0
-    for band in _as_float_arrays(tiles):
+    for band in map(_as_floats, tiles):
         stop = start + len(band)
         if band.ndim != 2 or band.shape[1] != labels.num_gallery or stop > labels.num_query:
             raise ValueError(
-                f"distances of shape {band.shape} from query {start} on do not fit "
+                f"distances of shape {tuple(band.shape)} from query {start} on do not fit "
                 f"{labels.num_query} queries and {labels.num_gallery} gallery images"
             )
-        # min passes a NaN on, and costs one fast read of what the ranking reads next.
-        if np.isnan(band.min(initial=np.inf)):
-            rows = np.flatnonzero(np.isnan(band).any(axis=1))
+        rows = _rows_with_nan(band)
+        if len(rows):
             raise ValueError(
                 f"the distances of {len(rows)} of the queries {start} to {stop - 1} hold NaN "
                 f"(first: query {start + rows[0]}); are the features finite?"
             )
         ranker.add(start, band)
+        if roc is not None:
+            roc.add(start, band)
         start = stop
     if start != labels.num_query:
         raise ValueError(f"the distances cover {start} of {labels.num_query} queries")
     return RankResult(labels.valid, ranker.first, ranker.ap, ranker.inp)
 
 
-def _as_float_arrays(tiles: Iterable[np.ndarray | Tensor]) -> Iterator[np.ndarray]:
+def _as_floats(tile: np.ndarray | Tensor) -> np.ndarray | Tensor:
     """float32 and float64 as they are; every other type in the smaller of them that holds it exactly."""
-    for tile in tiles:
-        if isinstance(tile, Tensor):
-            tile = tile.detach().cpu()
-            tile = (tile.float() if tile.dtype == torch.bfloat16 else tile).numpy()
-        tile = np.asarray(tile)
-        yield tile.astype(np.promote_types(tile.dtype, np.float32), copy=False)
+    if isinstance(tile, Tensor):
+        tile = tile.detach()
+        if _stays(tile):
+            return tile.to(torch.promote_types(tile.dtype, torch.float32))
+        tile = tile.cpu()
+        tile = (tile.float() if tile.dtype == torch.bfloat16 else tile).numpy()
+    tile = np.asarray(tile)
+    return tile.astype(np.promote_types(tile.dtype, np.float32), copy=False)
+
+
+def _stays(tile: Tensor) -> bool:
+    """Whether distances are ranked where they are: sorting them on a GPU is faster than fetching them."""
+    return tile.is_cuda and tile.is_floating_point()
+
+
+def _rows_with_nan(band: np.ndarray | Tensor) -> np.ndarray:
+    if isinstance(band, Tensor):
+        return band.isnan().any(dim=1).nonzero().flatten().cpu().numpy()
+    # min passes a NaN on, and costs one fast read of what the ranking reads next.
+    return np.flatnonzero(np.isnan(band).any(axis=1)) if np.isnan(band.min(initial=np.inf)) else np.empty(0, int)

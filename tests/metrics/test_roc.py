@@ -1,0 +1,114 @@
+"""The verification figures against all thresholds tried one after the other."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from torchreid_xres.metrics import Roc, rank, rank_distances, rank_features, rank_tiles, roc
+
+FPR = (0.0, 0.001, 0.01, 0.1, 0.29, 0.5, 1.0)
+
+
+def make(num_query=60, num_gallery=150, ids=12, cameras=3, seed=0):
+    rng = np.random.default_rng(seed)
+    q_pids, g_pids = rng.integers(0, ids + 3, num_query), rng.integers(0, ids, num_gallery)
+    q_camids, g_camids = rng.integers(0, cameras, num_query), rng.integers(0, cameras, num_gallery)
+    same = q_pids[:, None] == g_pids
+    return (rng.random((num_query, num_gallery)) - 0.3 * same).astype(np.float32), q_pids, g_pids, q_camids, g_camids
+
+
+def slow(distmat, q_pids, g_pids, q_camids, g_camids, rate, some=None):
+    """The best TPR of all thresholds whose FPR is not above the rate."""
+    right, wrong = [], []
+    for q in range(len(q_pids)):
+        junk = (g_pids == q_pids[q]) & (g_camids == q_camids[q])
+        match = (g_pids == q_pids[q]) & ~junk
+        if match.any() and (some is None or some[q]):
+            right.extend(distmat[q, match])
+            wrong.extend(distmat[q, g_pids != q_pids[q]])
+    right, wrong = np.sort(right), np.sort(wrong)
+    thresholds = np.array([-np.inf, *right, *wrong, *np.nextafter(wrong, -np.inf)])
+    accepted_right = right.searchsorted(thresholds, side="right") / len(right)
+    accepted_wrong = wrong.searchsorted(thresholds, side="right") / len(wrong)
+    return accepted_right[accepted_wrong <= rate].max()
+
+
+BASE = make()
+CASES = {
+    "random": BASE,
+    "tied": (np.round(BASE[0] * 20), *BASE[1:]),
+    "all_equal": (np.zeros_like(BASE[0]), *BASE[1:]),
+    "double": (BASE[0].astype(np.float64) + 1e-12, *BASE[1:]),
+    "infinite": (np.where(BASE[0] > 0.5, np.inf, BASE[0]), *BASE[1:]),
+    "wrong_infinite": (np.where(BASE[1][:, None] == BASE[2], BASE[0], np.inf), *BASE[1:]),
+}
+
+
+@pytest.mark.parametrize("slack", [1 << 18, 0], ids=["all_kept", "few_kept"])
+@pytest.mark.parametrize("case", CASES)
+def test_is_the_slow_search(case, slack, monkeypatch):
+    monkeypatch.setattr(roc, "_SLACK", slack)
+    monkeypatch.setattr(rank, "_ROWS", 7)
+    distmat, *labels = CASES[case]
+    rates = np.random.default_rng(1).choice([1.0, 2.0, 4.0], len(distmat))
+    seen = Roc(*labels, fpr=FPR, groups=rates)
+    rank_distances(distmat, *labels, roc=seen)
+    expected = {rate: slow(distmat, *labels, rate) for rate in FPR}
+    assert seen.tpr() == pytest.approx(expected)
+    for group, found in seen.by().items():
+        assert found == pytest.approx({rate: slow(distmat, *labels, rate, rates == group) for rate in FPR})
+    assert list(seen.by()) == [1.0, 2.0, 4.0]
+
+
+def test_few_rates_keep_few_distances(monkeypatch):
+    """What is thrown away on the way must not matter to the lower rates, nor be kept."""
+    monkeypatch.setattr(roc, "_SLACK", 0)
+    distmat, *labels = make(200, 400)
+    seen = Roc(*labels)
+    bands = (distmat[start:stop] for start, stop in pairwise(range(0, 201, 5)))
+    rank_tiles(bands, *labels, roc=seen)
+    assert seen.tpr() == pytest.approx({rate: slow(distmat, *labels, rate) for rate in (1e-2, 1e-3)})
+    assert sum(map(len, seen._all._wrong)) < 0.02 * distmat.size
+
+
+def test_tensors_are_as_arrays(monkeypatch):
+    distmat, *labels = BASE
+    groups = labels[2]
+    expected = Roc(*labels, groups=groups)
+    rank_distances(distmat, *labels, roc=expected)
+    monkeypatch.setattr(rank, "_stays", lambda tile: True)
+    for dtype in (torch.float32, torch.float64):
+        seen = Roc(*labels, groups=groups)
+        rank_distances(torch.from_numpy(distmat).to(dtype), *labels, roc=seen)
+        assert seen.tpr() == expected.tpr() and seen.by() == expected.by()
+
+
+def test_features_show_their_bands():
+    labels = BASE[1:]
+    qf, gf = torch.randint(-2, 3, (60, 6)).float(), torch.randint(-2, 3, (150, 6)).float()
+    seen = Roc(*labels, fpr=(0.1,))
+    rank_features(qf, gf, *labels, tile=32, protocol="single_shot", roc=seen)
+    distances = ((qf[:, None] - gf) ** 2).sum(dim=2).numpy()
+    assert seen.tpr()[0.1] == pytest.approx(slow(distances, *labels, 0.1))
+
+
+def test_a_group_without_a_match_has_no_figures():
+    labels = [1, 2], [1, 3], [0, 0], [1, 1]
+    seen = Roc(*labels, fpr=(0.5,), groups=["near", "far"])
+    rank_distances(np.array([[0.0, 1.0], [0.0, 0.0]]), *labels, roc=seen)
+    assert seen.by() == {"near": {0.5: 1.0}}
+
+
+def test_errors():
+    labels = BASE[1:]
+    for rates in ((), (1.5,), (-0.1,), (float("nan"),)):
+        with pytest.raises(ValueError, match="at least one number from 0 to 1"):
+            Roc(*labels, fpr=rates)
+    with pytest.raises(ValueError, match=r"shape \(60,\), not \(2,\)"):
+        Roc(*labels, groups=[1, 2])
+    with pytest.raises(ValueError, match="no distances yet"):
+        Roc(*labels).tpr()
+    with pytest.raises(ValueError, match="none of the 60 queries has a match"):
+        Roc(labels[0] + 99, *labels[1:])

@@ -1,0 +1,165 @@
+"""Verification: how many matching pairs are accepted when few others are; exact, without the distance matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchreid_xres.metrics.protocols import Labels, entries
+
+# Distances gathered before the largest are thrown away, beside those that are kept.
+_SLACK = 1 << 18
+
+
+class Roc:
+    """True positive rate (TPR) at given false positive rates (FPR), over all query-gallery pairs that count.
+
+    A pair is accepted if its distance is at most some threshold; the threshold is the highest that accepts no more than
+    the share FPR of the pairs of different identities. Market's rule says which pairs count, whatever the ranking's
+    protocol: all but those of one identity under one camera, for the queries that have a match.
+
+    The TPR is exact, ties included: how many wrong pairs may be accepted is known beforehand, and only that many of the
+    lowest distances are kept. So the memory is at most 10 bytes for each of the share max(FPR) of all float32 pairs,
+    and as much again for the groups: 5 MB for Market-1501, 100 MB for MSMT17, at 1e-2.
+
+    Give one to a ranking function, which shows it every band of distances on its way.
+
+    Args:
+        q_pids, g_pids: identities, (Q,) and (G,).
+        q_camids, g_camids: cameras, (Q,) and (G,).
+        fpr: false positive rates, 0 to 1.
+        groups: (Q,) a label of each query (its rate, its camera) to tell the figures by; None for none.
+
+    Raises:
+        ValueError: for labels that do not fit, no rate or one out of range, or when no query has a match.
+
+    Example:
+        >>> from torchreid_xres.metrics import rank_distances
+        >>> labels = [7, 8], [7, 8, 8], [0, 0], [1, 1, 1]
+        >>> roc = Roc(*labels, fpr=(0.0, 0.5))
+        >>> _ = rank_distances(np.array([[0.1, 0.4, 0.5], [0.3, 0.2, 0.6]]), *labels, roc=roc)
+        >>> roc.tpr()
+        {0.0: 0.6666666666666666, 0.5: 0.6666666666666666}
+    """
+
+    def __init__(
+        self,
+        q_pids: Sequence | np.ndarray,
+        g_pids: Sequence | np.ndarray,
+        q_camids: Sequence | np.ndarray,
+        g_camids: Sequence | np.ndarray,
+        fpr: Sequence[float] = (1e-2, 1e-3),
+        groups: Sequence | np.ndarray | None = None,
+    ) -> None:
+        self.fpr = tuple(fpr)
+        if not self.fpr or not all(0 <= rate <= 1 for rate in self.fpr):
+            raise ValueError(f"false positive rates must be at least one number from 0 to 1, not {self.fpr}")
+        self._labels = labels = Labels(q_pids, g_pids, q_camids, g_camids)
+        mates = labels.stop[labels.q_pid] - labels.start[labels.q_pid]
+        wrong = np.where(labels.valid, labels.num_gallery - mates, 0)
+        self._all = _Lowest(wrong.sum(), max(self.fpr))
+        self._groups, self._member = {}, np.zeros(labels.num_query, dtype=np.int64)
+        if groups is not None:
+            groups = np.asarray(groups)
+            if groups.shape != labels.valid.shape:
+                raise ValueError(
+                    f"groups must hold one label per query, shape {labels.valid.shape}, not {groups.shape}"
+                )
+            names, self._member = np.unique(groups, return_inverse=True)
+            totals = np.bincount(self._member, weights=wrong).astype(np.int64)
+            self._groups = {
+                name: _Lowest(total, max(self.fpr)) for name, total in zip(names.tolist(), totals, strict=True)
+            }
+
+    def add(self, start: int, band: np.ndarray | Tensor) -> None:
+        """Take in the distances (rows, G) of consecutive queries, the first of them query ``start``."""
+        labels = self._labels
+        valid, member = (values[start : start + len(band)] for values in (labels.valid, self._member))
+        rows = np.flatnonzero(valid)
+        if not len(rows):
+            return
+        owner, mates = labels.mates(start + rows)
+        match = labels.g_cam[mates] != labels.q_cam[start + rows][owner]
+        right, right_row = entries(band, rows[owner], mates)[match], rows[owner][match]
+
+        groups = list(self._groups.values())
+        bound = np.full(len(band), self._all.bound)
+        if groups:
+            bound = np.maximum(bound, np.array([group.bound for group in groups])[member])
+        bound[~valid] = -np.inf
+        wrong, wrong_row = _below(band, bound, rows[owner], mates)
+        self._all.add(right, wrong)
+        for i, group in enumerate(groups):
+            group.add(right[member[right_row] == i], wrong[member[wrong_row] == i])
+
+    def tpr(self) -> dict[float, float]:
+        """Return FPR to TPR, 0 to 1, over all queries.
+
+        Raises:
+            ValueError: if no distances were taken in.
+        """
+        return {rate: self._all.tpr(rate) for rate in self.fpr}
+
+    def by(self) -> dict[Hashable, dict[float, float]]:
+        """Return the same for each group that has a valid query, its FPR counted within the group."""
+        return {
+            name: {rate: part.tpr(rate) for rate in self.fpr} for name, part in self._groups.items() if part.right
+        }
+
+
+def _below(
+    band: np.ndarray | Tensor, bound: np.ndarray, row: np.ndarray, column: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distances below their row's bound, but for some entries, and their rows."""
+    bound = bound.astype(np.float32 if band.itemsize == 4 else np.float64)
+    if isinstance(band, Tensor):
+        bound, row, column = (torch.from_numpy(part).to(band.device) for part in (bound, row, column))
+    below = band < bound[:, None]
+    below[row, column] = False
+    found, count = band[below], below.sum(1)
+    if isinstance(band, Tensor):
+        found, count = found.cpu().numpy(), count.cpu().numpy()
+    return found, np.repeat(np.arange(len(band)), count)
+
+
+class _Lowest:
+    """The distances of right pairs, and the lowest of wrong pairs."""
+
+    def __init__(self, total: int, rate: float) -> None:
+        self.total = int(total)
+        self.keep = self.allowed(rate) + 1
+        self.bound = np.inf  # no wrong pair as far as this changes the lowest
+        self.right: list[np.ndarray] = []
+        self._wrong: list[np.ndarray] = []
+        self._held = 0
+
+    def allowed(self, rate: float) -> int:
+        """How many wrong pairs may be accepted; 0.29 * 100, which is 28.999999999999996, are 29."""
+        return int(rate * self.total + 1e-6)
+
+    def add(self, right: np.ndarray, wrong: np.ndarray) -> None:
+        if len(right):
+            self.right.append(right)
+        wrong = wrong[wrong < self.bound]
+        self._wrong.append(wrong)
+        self._held += len(wrong)
+        if self._held > self.keep + max(self.keep // 4, _SLACK):
+            lowest = np.concatenate(self._wrong)
+            self._wrong.clear()
+            lowest.partition(self.keep - 1)
+            self.bound = lowest[self.keep - 1]
+            self._wrong, self._held = [lowest[: self.keep].copy()], self.keep
+
+    def tpr(self, rate: float) -> float:
+        if not self.right:
+            raise ValueError("the ROC has seen no distances yet; give it to a ranking function first")
+        right, wrong = np.concatenate(self.right), np.concatenate(self._wrong)
+        allowed = self.allowed(rate)
+        if allowed >= self.total:
+            return 1.0
+        # One wrong pair too many, and all that are as close must stay out; infinitely far ones were never kept.
+        threshold = np.partition(wrong, allowed)[allowed] if allowed < len(wrong) else np.inf
+        return float((right < threshold).mean())
