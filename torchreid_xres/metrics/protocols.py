@@ -89,7 +89,7 @@ class Market:
         self.first = np.full(labels.num_query, -1)
         self.ap = np.full(labels.num_query, np.nan)
         self.inp = np.full(labels.num_query, np.nan)
-        self._table = np.empty((_COUNTED, labels.num_gallery), dtype=bool)
+        self._scratch = np.empty(_COUNTED * labels.num_gallery, dtype=bool)
 
     def add(self, start: int, band: np.ndarray | Tensor) -> None:
         labels = self.labels
@@ -121,9 +121,15 @@ class Market:
     def _places(self, distances: np.ndarray, matches: np.ndarray) -> np.ndarray:
         """How many gallery images, junk and all, come before each match (ascending gallery indices)."""
         distances = np.ascontiguousarray(distances)
+        # What is beyond the farthest match comes before none; mostly that is most of the gallery.
+        near = distances <= distances[matches].max()
+        if 2 * np.count_nonzero(near) < len(near):
+            near = np.flatnonzero(near)
+            distances, matches = distances[near], near.searchsorted(matches)
         if len(matches) > _COUNTED:
             return _places_by_sorting(distances, matches)
-        return _places_by_counting(distances, matches, self._table[: len(matches)])
+        table = self._scratch[: len(matches) * len(distances)].reshape(len(matches), -1)
+        return _places_by_counting(distances, matches, table)
 
 
 def _junk_ahead(owner: np.ndarray, distance: np.ndarray, junk: np.ndarray) -> np.ndarray:
