@@ -25,9 +25,10 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from torchreid_xres import host
-from torchreid_xres.engine import checkpoint
+from torchreid_xres.engine import checkpoint, distributed
 from torchreid_xres.engine.record import machine, make_record, scores, versions, weights_hash
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.host_mends.checkpoints import named_for
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import distance_matrix, rank_distances, rank_features
 from torchreid_xres.metrics.rerank import reranked_distances
@@ -130,6 +131,10 @@ class XresMixin:
             else:
                 start_epoch = host.resume_from_checkpoint(resume, self.model, self.optimizer, self.scheduler)
             logger.info("going on after epoch %d of %d", start_epoch, max_epoch)
+        if distributed.active() and not kwargs.get("test_only"):
+            self.train_loader = distributed.share_batches(self.train_loader, "cuda" if self.use_gpu else "cpu")
+            if not distributed.is_main():
+                self.writer = distributed.Silent()
         super().run(save_dir=save_dir, max_epoch=max_epoch, start_epoch=start_epoch, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> None:
@@ -139,7 +144,8 @@ class XresMixin:
             super().train(*args, **kwargs)
         finally:
             self.train_loader = loader
-        checkpoint.save_atomic(self._state(), self.save_dir / LAST)
+        if distributed.is_main():
+            checkpoint.save_atomic(self._state(), self.save_dir / LAST)
 
     def two_stepped_transfer_learning(self, *args: Any, **kwargs: Any) -> None:
         """Open the layers as the host does, all or ``open_layers``, but never those the model keeps fixed."""
@@ -156,7 +162,8 @@ class XresMixin:
         return {
             "epoch": self.epoch + 1,
             "seconds": self.seconds(),
-            "models": states(self._models),
+            # By the network's own names, so that a run goes on with another number of devices.
+            "models": states({name: unwrap(model) for name, model in self._models.items()}),
             "optimizers": states(self._optims),
             "schedulers": states(self._scheds),
             "config": self.run_facts.get("config_sha256"),
@@ -164,7 +171,10 @@ class XresMixin:
         }
 
     def _restore(self, state: dict) -> int:
-        for kept, parts in (("models", self._models), ("optimizers", self._optims), ("schedulers", self._scheds)):
+        for name, weights in state["models"].items():
+            network = unwrap(self._models[name])
+            network.load_state_dict(named_for(network, weights))
+        for kept, parts in (("optimizers", self._optims), ("schedulers", self._scheds)):
             for name, part_state in state[kept].items():
                 parts[name].load_state_dict(part_state)
         checkpoint.set_random_state(state["random"])
@@ -213,6 +223,14 @@ class XresMixin:
         return self.extract_features(images.cuda() if self.use_gpu else images)
 
     def _features(self, loader: Any, normalize: bool) -> tuple[Tensor, dict[str, np.ndarray]]:
+        joined, facts = distributed.by_shares(self._extracted, loader)
+        if normalize:
+            joined = F.normalize(joined, dim=1)
+        # Sets of the host know nothing of rates.
+        plain = {"rate": np.ones(len(joined)), "low": np.zeros(len(joined), dtype=bool)}
+        return joined, {**plain, **facts}
+
+    def _extracted(self, loader: Any) -> tuple[Tensor, dict[str, np.ndarray]]:
         features, facts = [], defaultdict(list)
         for batch in loader:
             with self.autocast():
@@ -223,12 +241,7 @@ class XresMixin:
             for key in ("pid", "camid", "rate", "low", "size", "impath"):
                 if key in batch:
                     facts[key].append(np.asarray(batch[key]))
-        joined = torch.cat(features)
-        if normalize:
-            joined = F.normalize(joined, dim=1)
-        # Sets of the host know nothing of rates.
-        plain = {"rate": np.ones(len(joined)), "low": np.zeros(len(joined), dtype=bool)}
-        return joined, {**plain, **{key: np.concatenate(kept) for key, kept in facts.items()}}
+        return torch.cat(features), {key: np.concatenate(kept) for key, kept in facts.items()}
 
     @torch.no_grad()
     def _evaluate(
@@ -292,12 +305,13 @@ class XresMixin:
                 for r in self.query_rates
             }
         self.records[dataset_name] = record
-        write_json(record, Path(save_dir or ".") / "results" / f"{dataset_name}.json")
+        if distributed.is_main():
+            write_json(record, Path(save_dir or ".") / "results" / f"{dataset_name}.json")
         logger.info(
             "%s: mAP %.1f %%, %s", dataset_name, record["mAP"],
             ", ".join(f"rank-{r} {record[f'rank{r}']:.1f} %" for r in ranks),
         )
-        if visrank:
+        if visrank and distributed.is_main():
             host.visualize_ranked_results(
                 distance_matrix(qf, gf, dist_metric).numpy(),
                 self.datamanager.fetch_test_loaders(dataset_name),
@@ -337,6 +351,7 @@ class XresEngine(XresMixin, host.Engine):
         super().__init__(datamanager, use_gpu=use_gpu, **kwargs)
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.register_model("model", model, optimizer, scheduler)
+        self._step = distributed.synchronised(self)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.precision == "fp16")
 
     def require_pairs(self) -> None:
@@ -374,7 +389,8 @@ class XresEngine(XresMixin, host.Engine):
             "machine": machine(),
             **figures,
         }
-        write_json(self.records[name], Path(save_dir or ".") / "results" / f"{name}.json")
+        if distributed.is_main():
+            write_json(self.records[name], Path(save_dir or ".") / "results" / f"{name}.json")
 
     def losses(self, data: dict) -> dict[str, Tensor]:
         """Return the losses of a batch by name; ``"loss"`` is the one that is minimised, the rest are shown."""
@@ -384,7 +400,7 @@ class XresEngine(XresMixin, host.Engine):
         """Take one step; a loss that is not finite stops the run before it reaches the weights."""
         data = to_device(data, "cuda" if self.use_gpu else "cpu")
         with self.autocast():
-            losses = self.losses(data)
+            losses = self._step(data)
         summary = {name: value.item() for name, value in losses.items()}
         self._check_finite(summary, data)
         self.optimizer.zero_grad()
@@ -424,7 +440,8 @@ class _Progress:
 
     def __iter__(self) -> Iterator:
         title = f"epoch {self.engine.epoch + 1}/{self.engine.max_epoch}"
-        return iter(tqdm(self.loader, desc=title, unit="batch", leave=False, disable=not sys.stderr.isatty()))
+        shown = sys.stderr.isatty() and distributed.is_main()
+        return iter(tqdm(self.loader, desc=title, unit="batch", leave=False, disable=not shown))
 
 
 def has_original(batch: Mapping[str, Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import distributed as dist
 
 from torchreid_xres.files import whole_file
 
@@ -52,7 +53,7 @@ def random_state() -> dict:
         "numpy": (kind, keys.tolist(), int(position), int(has_gauss), float(gauss)),
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
+    if _has_gpus():
         state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 
@@ -64,8 +65,13 @@ def set_random_state(state: dict) -> None:
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and _has_gpus():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _has_gpus() -> bool:
+    # A process among several has one GPU, whose generator it seeds in each epoch; the others' are not to be touched.
+    return torch.cuda.is_available() and not (dist.is_available() and dist.is_initialized())
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torchreid_xres.config import load_config
+from torchreid_xres.engine import distributed
 from torchreid_xres.engine.job import clear, missed_figures, run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.report.tables import record_tables
@@ -52,23 +53,24 @@ def train(description: str, argv: Sequence[str] | None = None) -> int:
             flags += [f"data.{key}", value]
     try:
         cfg = load_config(args.config_file or None, [*flags, *args.opts])
-        if args.fresh:
-            clear(Path(cfg.data.save_dir))
-        with logged_to(cfg.data.save_dir, "test" if cfg.test.evaluate else "train"):
-            print(f"Configuration\n{cfg}\n")
-            records = run_job(cfg)
-            for table in record_tables(records, ranks=[r for r in (1, 5, 10) if r in cfg.test.ranks]):
-                print("\n" + table)
-            missed = missed_figures(cfg, records)
-            for line in missed:
-                print(f"MISSED {line}")
-            print(json.dumps({"save_dir": cfg.data.save_dir, "records": len(records), "missed": len(missed)}))
+        with distributed.processes(cfg.use_gpu):
+            if args.fresh:
+                distributed.on_main(lambda: clear(Path(cfg.data.save_dir)))
+            with logged_to(cfg.data.save_dir, "test" if cfg.test.evaluate else "train"):
+                print(f"Configuration\n{cfg}\n")
+                records = run_job(cfg)
+                for table in record_tables(records, ranks=[r for r in (1, 5, 10) if r in cfg.test.ranks]):
+                    print("\n" + table)
+                missed = missed_figures(cfg, records)
+                for line in missed:
+                    print(f"MISSED {line}")
+                print(json.dumps({"save_dir": cfg.data.save_dir, "records": len(records), "missed": len(missed)}))
     except KeyboardInterrupt:
         print("stopped; the same command goes on after the last finished epoch", file=sys.stderr)
         return 130
     except (ValueError, TypeError, LookupError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         # A message that names the key, path or value; the traceback is in the log.
         text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
+        print(f"{distributed.label()}{type(error).__name__}: {text}", file=sys.stderr)
         return 2
     return 1 if missed else 0

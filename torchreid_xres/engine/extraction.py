@@ -17,6 +17,7 @@ from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.run import Run
+from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models.weights import load_weights
 
 
@@ -35,7 +36,7 @@ def run_features(folder: str | Path, roles: Sequence[str] = ROLES) -> dict[str, 
     run = Run.load(folder)
     run.cfg.test.evaluate = True
     engine = run.engine()
-    load_weights(engine.model, run.folder / LAST, strict=True)
+    load_weights(unwrap(engine.model), run.folder / LAST, strict=True)
     engine.set_model_mode("eval")
     digest = weights_hash(engine.model)
     found = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, as_dict, config_hash, stage_configs, stages_used, with_folders
+from torchreid_xres.engine import distributed
 from torchreid_xres.engine.run import Run
 from torchreid_xres.engine.stages import Stages
 
@@ -40,7 +41,9 @@ def run_job(cfg: CfgNode, shared: Path | None = None) -> list[dict]:
     if cfg.test.rerank:
         logger.warning("test.rerank acts with test.evaluate True; this training is evaluated without it")
     stages = Stages(folder, config_hash(cfg))
-    folder.joinpath("config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    distributed.require_seen(stages.path)
+    if distributed.is_main():
+        folder.joinpath("config.yaml").write_text(cfg.dump(), encoding="utf-8")
     records = []
     for split in splits:
         for run in [*compared_runs(cfg, split, folder), *own_runs(cfg, split, folder, shared)]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TextIO
+
+from torchreid_xres.engine.distributed import is_main
 
 
 class _Tee:
@@ -35,11 +38,19 @@ def logged_to(folder: str | Path, name: str) -> Iterator[Path]:
     """Copy standard output and this package's log messages to ``<folder>/<name>-<time>.log``.
 
     Progress bars go to standard error and so stay out of the file. (The host's ``Logger`` closes the real standard
-    output when it is collected; this gives it back.)
+    output when it is collected; this gives it back.) Of several processes only the first one prints and writes.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{time.strftime('%Y-%m-%d-%H-%M-%S')}.log"
+    if not is_main():
+        try:
+            with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+                yield path
+        except BaseException:
+            traceback.print_exc()
+            raise
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     stdout = sys.stdout
     with open(path, "a", encoding="utf-8", buffering=1) as file:
         sys.stdout = _Tee(stdout, file)

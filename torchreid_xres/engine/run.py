@@ -16,8 +16,10 @@ from torchreid_xres import host
 from torchreid_xres.config import ConfigError, as_dict, file_of, load_config
 from torchreid_xres.data.base import DATASETS
 from torchreid_xres.data.manager import XresDataManager
-from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngine, XresMixin
+from torchreid_xres.engine import distributed
+from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.weights import load_weights
 from torchreid_xres.registry import Registry
@@ -52,8 +54,11 @@ class Run:
             self.label = f"{self.model_name} [{stage}]"
 
     def work(self) -> list[dict]:
-        """Do the stage's task and return its records."""
-        return TASKS[self.cfg.task].build(self)
+        """Do the stage's task and return its records; of several processes all do it only if it says so."""
+        task = TASKS[self.cfg.task]
+        if task.meta.get("together"):
+            return task.build(self)
+        return distributed.on_main(lambda: task.build(self))
 
     @classmethod
     def load(cls, folder: str | Path) -> Run:
@@ -77,7 +82,8 @@ class Run:
 
     def train(self) -> list[dict]:
         """Train to the last epoch, evaluate, and return the records of the targets."""
-        self.save()
+        if distributed.is_main():
+            self.save()
         engine = self.engine()
         # What another run learned is this model's, not the compared ones'.
         resume = "" if self.compared else file_of(self.cfg, self.cfg.model.resume)
@@ -99,7 +105,7 @@ class Run:
                     f"test.evaluate needs weights: name model.load_weights, or a data.save_dir with a trained run "
                     f"(there is no {trained})"
                 )
-            load_weights(engine.model, trained, strict=True)
+            load_weights(unwrap(engine.model), trained, strict=True)
         engine.run(**self._run_options())
         return list(engine.records.values())
 
@@ -111,12 +117,11 @@ class Run:
         model = self._model(datamanager.num_train_pids)
         if cfg.train.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        if cfg.use_gpu:
-            model = nn.DataParallel(model).cuda()
-        optimizer = host.build_optimizer(model, **optimizer_options(cfg))
-        scheduler = build_scheduler(cfg, optimizer)
         stock = TripletEngine if cfg.loss.name == "triplet" else SoftmaxEngine
         engine = ENGINES[self.model_name].build if self.model_name in ENGINES else stock
+        model = distributed.parallel(model, cfg.use_gpu, whole_step=issubclass(engine, XresEngine))
+        optimizer = host.build_optimizer(model, **optimizer_options(cfg))
+        scheduler = build_scheduler(cfg, optimizer)
         return engine(
             datamanager,
             model,
@@ -143,6 +148,7 @@ class Run:
             **engine.engine_options(cfg),
         )
 
+    @distributed.in_turn()
     def datamanager(self) -> XresDataManager:
         """Return the loaders, and leave the targets' manifests in the folder."""
         cfg = self.cfg
@@ -151,6 +157,7 @@ class Run:
             "interpolation": cfg.data.interpolation,
             "seed": cfg.data.protocol_seed,
             "pictures": cfg.data.pictures,
+            "cache_mb": cfg.data.cache_mb,
             # The host's own models have no use for the second view.
             "pairs": cfg.data.pairs and not self.compared,
         }
@@ -189,11 +196,12 @@ class Run:
             market1501_500k=cfg.market1501.use_500k_distractors,
         )
         for target in manager.targets:
-            if target in DATASETS:
+            if target in DATASETS and distributed.is_main():
                 manifest = manager.test_loader[target]["gallery"].dataset.manifest
                 manifest.save(self.folder / f"manifest_{target}.json")
         return manager
 
+    @distributed.in_turn()
     def _model(self, num_classes: int) -> nn.Module:
         cfg = self.cfg
         if self.model_name in MODELS:
@@ -236,10 +244,7 @@ class Run:
         }
 
 
-TASKS.register("train")(lambda run: run.train())
-
-
-TASKS.register("train")(lambda run: run.train())
+TASKS.register("train", together=True)(lambda run: run.train())
 
 
 def model_options(cfg: CfgNode, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torchreid_xres.engine import distributed
 from torchreid_xres.files import whole_file
 
 logger = logging.getLogger(__name__)
@@ -42,21 +43,23 @@ class Stages:
     def __init__(self, folder: str | Path, key: str) -> None:
         self.path = Path(folder) / "stages.json"
         self.key = key
-        self.done: dict[str, Any] = {}
+        self.done: dict[str, Any] = distributed.on_main(self._read)
+
+    def _read(self) -> dict[str, Any]:
         if self.path.exists():
             try:
                 kept = json.loads(self.path.read_text(encoding="utf-8"))
                 held, done = kept["key"], kept["done"]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{self.path} is damaged ({error}); remove it to start over") from error
-            if held != key:
+            if held != self.key:
                 raise ValueError(
-                    f"{self.path.parent} holds another experiment (configuration {held[:12]}, this one is {key[:12]}): "
-                    "name another data.save_dir, or start over with --fresh"
+                    f"{self.path.parent} holds another experiment (configuration {held[:12]}, this one is "
+                    f"{self.key[:12]}): name another data.save_dir, or start over with --fresh"
                 )
-            self.done = done
-        else:
-            write_json({"key": key, "done": {}}, self.path)
+            return done
+        write_json({"key": self.key, "done": {}}, self.path)
+        return {}
 
     def run(self, name: str, work: Callable[[], Any]) -> Any:
         """Return the kept result of ``name``, or do the work, keep its result and return it."""
@@ -65,6 +68,9 @@ class Stages:
             return self.done[name]
         # Through JSON, so that the first call returns what later ones will.
         result = json.loads(json.dumps(work()))
-        self.done[name] = result
-        write_json({"key": self.key, "done": self.done}, self.path)
+        self.done[name] = distributed.on_main(lambda: self._keep(name, result))
+        return self.done[name]
+
+    def _keep(self, name: str, result: Any) -> Any:
+        write_json({"key": self.key, "done": {**self.done, name: result}}, self.path)
         return result

@@ -111,7 +111,7 @@ def _plain(name: str) -> str:
     return ".".join(parts[1:] if parts[0] == "module" else parts)
 
 
-def _named_for(model: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
+def named_for(model: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
     """Name ``weights`` as ``model`` does, whichever of the two is wrapped or compiled."""
     names = {_plain(name): name for name in model.state_dict()}
     return {names.get(_plain(name), name): value for name, value in weights.items()}
@@ -128,7 +128,7 @@ def _resume_from_checkpoint(original: Callable) -> Callable:
         fpath: str | os.PathLike, model: nn.Module, optimizer: Any = None, scheduler: Any = None
     ) -> int:
         checkpoint = _load(fpath)
-        model.load_state_dict(_named_for(model, checkpoint["state_dict"]))
+        model.load_state_dict(named_for(model, checkpoint["state_dict"]))
         for key, part in (("optimizer", optimizer), ("scheduler", scheduler)):
             if part is None:
                 continue
@@ -151,7 +151,7 @@ def _resume_from_checkpoint(original: Callable) -> Callable:
 def _load_pretrained_weights(original: Callable) -> Callable:
     def load_pretrained_weights(model: nn.Module, weight_path: str | os.PathLike) -> None:
         checkpoint = _load(weight_path)
-        given = _named_for(model, checkpoint.get("state_dict", checkpoint))
+        given = named_for(model, checkpoint.get("state_dict", checkpoint))
         own = model.state_dict()
         fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
         if not fitting:
