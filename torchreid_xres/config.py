@@ -236,7 +236,7 @@ def config_hash(cfg: CfgNode) -> str:
     Where files lie, how often a line is printed and whether the run only evaluates do not count.
     """
     plain = as_dict(cfg)
-    for key in ("root", "save_dir", "workers"):
+    for key in ("root", "save_dir", "workers", "cache_mb"):
         plain["data"].pop(key)
     plain["model"].pop("resume")
     plain["train"].pop("print_freq")

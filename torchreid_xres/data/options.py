@@ -24,6 +24,7 @@ COMMON_OPTIONS: dict[str, Any] = {
     "query_rate": None,  # one rate for all low queries, for resolution curves
     "pairs": False,  # training items carry img_hr, img_lr, rate_lr
     "pair_rates": None,  # rates of img_lr for images that are not low; None = rates
+    "cache_mb": 0,  # a training set that takes no more than so many MiB at the network's size is kept in memory
 }
 
 _given: ContextVar[Mapping[str, Mapping[str, Any]]] = ContextVar("dataset_options", default={})  # noqa: B039
@@ -79,7 +80,7 @@ def resolve_options(
     if options["interpolation"] not in INTERPOLATIONS:
         allowed = ", ".join(INTERPOLATIONS)
         raise ValueError(f"{name}: no interpolation {options['interpolation']!r}; allowed: {allowed}")
-    for key, kind in (("seed", int), ("pairs", bool), ("pictures", str)):
+    for key, kind in (("seed", int), ("pairs", bool), ("pictures", str), ("cache_mb", int)):
         if type(options[key]) is not kind:
             raise ValueError(f"{name}: the option {key!r} is of type {kind.__name__}, not {options[key]!r}")
     if options["rates"] is None:

@@ -29,7 +29,7 @@ from torchreid_xres.keypoints.scores import pck, pck_by_point, visibility_accura
 logger = logging.getLogger(__name__)
 
 # Steps of the host's training transform that leave every pixel where it is.
-_STAYS_IN_PLACE = ("Resize", "ToTensor", "Normalize", "ColorJitter", "RandomPatch", "RandomErasing")
+_STAYS_IN_PLACE = ("Resize", "ToNormalized", "ColorJitter", "RandomPatch", "RandomErasing")
 
 
 @ENGINES.register("hourglass_vehicle20")
