@@ -93,7 +93,7 @@ def active() -> bool:
 
 def is_main() -> bool:
     """Return whether this is the process that writes: the first, or the only one."""
-    return not launched() or dist.get_rank() == 0
+    return process() == 0
 
 
 def world() -> int:
@@ -101,9 +101,14 @@ def world() -> int:
     return dist.get_world_size() if active() else 1
 
 
+def process() -> int:
+    """Return this process's number, 0 if it is the only one."""
+    return dist.get_rank() if launched() else 0
+
+
 def label() -> str:
     """Return what a message of this process begins with: nothing if it is the first."""
-    return "" if is_main() else f"process {dist.get_rank()} on {socket.gethostname()}: "
+    return f"process {process()} on {socket.gethostname()}: " if process() else ""
 
 
 def on_main(work: Callable[[], T]) -> T:
@@ -291,7 +296,7 @@ class _Plan:
         return torch.cat(by_view, dim=1).flatten(0, 1)
 
     def own(self, grad: Tensor) -> Tensor:
-        rank = dist.get_rank()
+        rank = process()
         by_view = grad.unflatten(0, (self.views, self.starts[-1]))
         return by_view[:, self.starts[rank] : self.starts[rank + 1]].flatten(0, 1)
 
@@ -324,7 +329,7 @@ def _parts(length: int) -> list[int]:
 
 
 def _share(x: Tensor) -> Tensor:
-    return x.tensor_split(world())[dist.get_rank()]
+    return x.tensor_split(world())[process()]
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
@@ -425,9 +430,9 @@ class SharedLoader:
         # Through a loader, so that the generators are used in the order of one process.
         drawn = DataLoader(_Indices(self.loader.dataset), batch_sampler=self.loader.batch_sampler, collate_fn=list)
         batches = list(drawn)
-        _seed_own_draws(seed + 1 + dist.get_rank())
+        _seed_own_draws(seed + 1 + process())
         share = self.loader.batch_size // world()
-        first = dist.get_rank() * share
+        first = process() * share
         loaded = DataLoader(
             self.loader.dataset,
             batch_sampler=[batch[first : first + share] for batch in batches],
@@ -479,7 +484,7 @@ def by_shares(
     if not active() or images < world():
         return work(loader)
     ends = [0, *accumulate(_parts(images))]
-    rank = dist.get_rank()
+    rank = process()
     rows, facts = work(
         DataLoader(
             Subset(loader.dataset, range(ends[rank], ends[rank + 1])),

@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TextIO
 
-from torchreid_xres.engine.distributed import is_main
+from torchreid_xres.engine.distributed import is_main, process
 
 
 class _Tee:
@@ -38,7 +38,8 @@ def logged_to(folder: str | Path, name: str) -> Iterator[Path]:
     """Copy standard output and this package's log messages to ``<folder>/<name>-<time>.log``.
 
     Progress bars go to standard error and so stay out of the file. (The host's ``Logger`` closes the real standard
-    output when it is collected; this gives it back.) Of several processes only the first one prints and writes.
+    output when it is collected; this gives it back.) Of several processes the first one prints and writes, another
+    one its traceback only.
     """
     folder = Path(folder)
     path = folder / f"{name}-{time.strftime('%Y-%m-%d-%H-%M-%S')}.log"
@@ -47,7 +48,8 @@ def logged_to(folder: str | Path, name: str) -> Iterator[Path]:
             with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
                 yield path
         except BaseException:
-            traceback.print_exc()
+            folder.mkdir(parents=True, exist_ok=True)
+            path.with_suffix(f".{process()}.log").write_text(traceback.format_exc(), encoding="utf-8")
             raise
         return
     folder.mkdir(parents=True, exist_ok=True)
