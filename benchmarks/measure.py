@@ -119,9 +119,10 @@ def compared(rows: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
     return [{"what": what, **row, "ratio": row["seconds"] / rows[0]["seconds"]} for row in rows]
 
 
-def finish(args: argparse.Namespace, rows: list[dict[str, Any]], **more: Any) -> None:
+def finish(args: argparse.Namespace, title: str, rows: list[dict[str, Any]], **more: Any) -> None:
     """Print the table and the facts, and write both to ``args.keep``."""
     found = facts(args)
+    print(f"{title}\n")
     print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g"))
     print(*(f"{name}: {value}" for name, value in {**more, **found}.items()), sep="\n")
     if args.keep:

@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     qf, gf, labels = make(args)
     rows, more = from_matrix(args, qf, gf, labels) if args.matrix else ([], {})
     rows += from_features(args, qf, gf, labels)
-    measure.finish(args, rows, **more)
+    measure.finish(args, "Ranking", rows, **more)
     return 0
 
 

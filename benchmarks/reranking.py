@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
             row["moved"] = int((abs(found - exact) > 1e-5).sum())
         row["mAP"] = f"{rank_distances(found, *labels).mAP():.8f}"
     before = rank_features(qf, gf, *labels).mAP()
-    measure.finish(args, rows, mAP_without=before, result_MB=4e-6 * args.queries * args.gallery)
+    measure.finish(args, "Re-ranking", rows, mAP_without=before, result_MB=4e-6 * args.queries * args.gallery)
     return 0
 
 
