@@ -18,7 +18,8 @@ def run(benchmark_module, tmp_path):
         assert kept["machine"]["threads"] == 1 and len(kept["machine"]["load"]) == 3
         assert torch.__version__.startswith(kept["versions"]["torch"])
         for row in kept["rows"]:
-            assert row["lower quartile"] <= row["seconds"] <= row["upper quartile"]
+            middle = row["ms, one" if name == "search" else "seconds"]
+            assert row["lower quartile"] <= middle <= row["upper quartile"]
         return kept
 
     return run
@@ -45,3 +46,16 @@ def test_reranking(run):
     assert float(rows["ours, from features"]["mAP"]) != pytest.approx(kept["mAP_without"], abs=1e-9)
     fewer = run("reranking", *TINY, "--no-given")["rows"]
     assert [row["side"] for row in fewer] == ["matrix product", "ours, from features"]
+
+
+def test_search(run, capsys):
+    pytest.importorskip("faiss")
+    sizes = ["--gallery", "3000", "--queries", "30", "--dim", "16", "--intrinsic", "6", "--lists", "20"]
+    kept = run("search", *sizes, "--probes", "1", "20", "--one-by-one", "3", "--machine-gb", "0.1")
+    exact, few, all_lists = kept["rows"]
+    assert exact["recall"] == all_lists["recall"] == 1 and 0.1 < few["recall"] < 1
+    assert kept["disk"]["same answers"]
+    ten, hundred, _ = kept["shards"]
+    assert ten["GB"] == pytest.approx(10 * (4 * 16 + 8) / 1e3) and ten["machines of 0.1 GB"] == 8
+    assert hundred["images each"] * hundred["machines of 0.1 GB"] >= 100_000_000
+    assert "| exact" in capsys.readouterr().out
