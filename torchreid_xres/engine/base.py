@@ -89,6 +89,8 @@ class XresMixin:
         self.query_rates = tuple(query_rates)
         self.flip = flip
         self.run_facts = dict(run_facts or {})
+        if distributed.active():
+            self.run_facts["processes"] = distributed.world()
         self.records: dict[str, dict] = {}
         self._fixed: list[nn.Parameter] | None = None
         self._started, self._seconds_before = time.perf_counter(), 0.0

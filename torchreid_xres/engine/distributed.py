@@ -131,12 +131,18 @@ def on_main(work: Callable[[], T]) -> T:
             failure, box[1] = error, f"{type(error).__name__}: {error}"
         finally:
             _alone = False
-    dist.broadcast_object_list(box)
+    dist.broadcast_object_list(box, src=0)
     if failure is not None:
         raise failure
     if box[1]:
         raise RuntimeError(f"the first process failed with {box[1]}")
     return box[0]
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    if active():
+        dist.all_reduce(torch.zeros(()))  # through gloo: NCCL's barrier would use a GPU
 
 
 @contextmanager
@@ -152,7 +158,7 @@ def in_turn() -> Iterator[None]:
     for now in range(3):
         if now == turn:
             yield
-        dist.all_reduce(torch.zeros(()))  # a barrier through gloo: NCCL's would use a GPU
+        wait()
 
 
 def require_seen(path: Path) -> None:
@@ -178,19 +184,24 @@ class Silent:
 
 
 def parallel(model: nn.Module, use_gpu: bool, whole_step: bool) -> nn.Module:
-    """Return a network on its device or devices: DataParallel in a single process, else its part in this one.
+    """Return a network on its device, or this process's part of it among several.
+
+    Without torchrun the host's engines use all GPUs through DataParallel, as the host does. Ours use one: DataParallel
+    would mix up the views of a batch, and knows only a network's forward.
 
     Args:
         model: the network.
         use_gpu: use the GPUs.
-        whole_step: the engine synchronises its whole step (:func:`synchronised`); else the network's forward is.
+        whole_step: for an engine of ours, which synchronises its whole step (:func:`synchronised`).
     """
-    if not launched():
-        return nn.DataParallel(model).cuda() if use_gpu else model
+    if not active():
+        if not use_gpu:
+            return model
+        if whole_step or launched():
+            return model.cuda()
+        return nn.DataParallel(model).cuda()
     if use_gpu:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model).cuda()
-    if not active():
-        return model
     return ProcessParallel(model if whole_step else _ddp(model))
 
 
@@ -260,8 +271,10 @@ def shared(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         ValueError: if a result does not have a row for each image, or a multiple of that (several views of the
             batch, one behind the other).
     """
+    if not active():
+        return function(*args, **kwargs)
     lengths = dict.fromkeys(len(x) for x in _tensors((args, kwargs)))
-    if any(0 < length < world() for length in lengths) or not active():
+    if any(0 < length < world() for length in lengths):
         return function(*args, **kwargs)  # layers fail on no images at all, so all processes take those few
     with own_draws():
         result = function(*_mapped(_share, args), **_mapped(_share, kwargs))
@@ -283,7 +296,7 @@ class _Plan:
             for length in lengths:
                 if list(rows) == [views * part for part in _parts(length)]:
                     self.views = views
-                    self.starts = [0, *accumulate(part for part in _parts(length))]
+                    self.starts = [0, *accumulate(_parts(length))]
                     return
         raise ValueError(
             f"a result of {' + '.join(map(str, rows))} rows in the processes cannot be put together: the batch has "
@@ -423,7 +436,7 @@ class SharedLoader:
 
     def __iter__(self) -> Iterator[dict]:
         state = [random_state()]
-        dist.broadcast_object_list(state)
+        dist.broadcast_object_list(state, src=0)
         set_random_state(state[0])
         with random_state_kept():
             seed = int(torch.randint(2**62, ()))

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
 from torchreid_xres.data.degrade import degrade_image, low_size
+from torchreid_xres.engine import distributed
 from torchreid_xres.engine.base import AUTOCAST
 from torchreid_xres.engine.record import machine, weights_hash
 from torchreid_xres.engine.run import TASKS, Run
@@ -64,7 +65,7 @@ class Picture(NamedTuple):
         return [folder / level / f"{self.name}.png" for level in LEVELS]
 
 
-@TASKS.register("restore")
+@TASKS.register("restore", together=True)
 def restore(run: Run) -> list[dict]:
     """Write the pyramids of a run's data sets into its folder.
 
@@ -124,7 +125,8 @@ def write_pyramids(
 
     A line in ``restored.jsonl`` tells what an image's pictures were made from (source file, rate, kernel, restorer):
     they are made again if that changes, or if one is missing. A stopped call goes on with the images it was at.
-    (Images of one size share a batch. A stop makes other batches, which may round a pixel otherwise.)
+    (Images of one size share a batch. A stop makes other batches, which may round a pixel otherwise; so do several
+    processes, each of which takes a part of the images.)
 
     Args:
         model: the restorer, on the device it is to run on.
@@ -146,14 +148,15 @@ def write_pyramids(
     device = next(model.parameters()).device
     restorer = f"{model.residual} {precision} {weights_hash(model)}"
     pictures = _pictures(datasets, restorer)
-    done = _still_true(folder / DONE, pictures)
-    todo = [p for p in pictures.values() if p.name not in done or not all(f.is_file() for f in p.files(folder))]
-    todo.sort(key=_seen_size)  # so that a batch fills up
+    # By one, before another begins to write.
+    todo = distributed.on_main(lambda: _names_to_do(folder, pictures))
+    mine = [pictures[name] for name in todo[distributed.process() :: distributed.world()]]
     start = time.perf_counter()
-    loader = DataLoader(_SeenImages(todo), batch_size=None, num_workers=workers)
-    bar = tqdm(total=len(todo), desc="restore", unit="image", leave=False, disable=not sys.stderr.isatty())
+    loader = DataLoader(_SeenImages(mine), batch_size=None, num_workers=workers)
+    shown = sys.stderr.isatty() and distributed.is_main()
+    bar = tqdm(total=len(mine), desc="restore", unit="image", leave=False, disable=not shown)
     with torch.inference_mode(), _Writer(folder, max(1, workers)) as writer, bar:
-        names = iter(todo)
+        names = iter(mine)
         writing: list[Future] = []
         for batch in _batches(loader, batch_size):
             with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
@@ -167,6 +170,7 @@ def write_pyramids(
             writing = [writer.submit(p, images) for p, *images in zip(islice(names, len(batch)), *arrays, strict=True)]
         for picture in writing:
             picture.result()
+    distributed.wait()
     seconds = time.perf_counter() - start
     facts = {
         "images": len(pictures),
@@ -194,18 +198,27 @@ def _pictures(datasets: Mapping[str, CrossResolutionDataset], restorer: str) -> 
     return pictures
 
 
+def _names_to_do(folder: Path, pictures: Mapping[str, Picture]) -> list[str]:
+    done = _still_true(folder, pictures)
+    todo = [p for p in pictures.values() if p.name not in done or not all(f.is_file() for f in p.files(folder))]
+    return [p.name for p in sorted(todo, key=_seen_size)]  # so that a batch fills up
+
+
 def _seen_size(picture: Picture) -> tuple[int, int]:
     with PIL.Image.open(picture.path) as image:  # the header only
         return low_size(image.height, image.width, picture.rate)
 
 
-def _still_true(path: Path, pictures: Mapping[str, Picture]) -> set[str]:
-    """Return the images that the record at ``path`` rightly calls restored, and leave no other lines in it.
+def _still_true(folder: Path, pictures: Mapping[str, Picture]) -> set[str]:
+    """Return the images that the records in ``folder`` rightly call restored; one record with no other lines is left.
 
     Before anything is written: a stopped call must not leave a line that says what its pictures were before.
     """
     kept = {}
-    if path.is_file():
+    records = sorted(folder.glob(_record_of("*")))
+    for path in (folder / DONE, *records):
+        if not path.is_file():
+            continue
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 entry = json.loads(line)
@@ -214,9 +227,16 @@ def _still_true(path: Path, pictures: Mapping[str, Picture]) -> set[str]:
                 continue  # cut short by a kill
             if name not in pictures or pictures[name].key == key:
                 kept[name] = key
-    with whole_file(path) as scratch:
+    with whole_file(folder / DONE) as scratch:
         scratch.write_text("".join(_line(*entry) for entry in kept.items()), encoding="utf-8")
+    for path in records:
+        path.unlink()
     return kept.keys() & pictures.keys()
+
+
+def _record_of(process: int | str) -> str:
+    """Return the name of the record that a process besides the first one keeps, until the next call."""
+    return f"{Path(DONE).stem}.{process}.jsonl"
 
 
 def _line(name: str, key: str) -> str:
@@ -256,7 +276,8 @@ class _Writer:
         self.lock = Lock()
 
     def __enter__(self) -> _Writer:
-        self.record = open(self.folder / DONE, "a", encoding="utf-8")
+        name = DONE if distributed.is_main() else _record_of(distributed.process())
+        self.record = open(self.folder / name, "a", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:

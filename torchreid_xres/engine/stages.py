@@ -68,6 +68,7 @@ class Stages:
             return self.done[name]
         # Through JSON, so that the first call returns what later ones will.
         result = json.loads(json.dumps(work()))
+        distributed.wait()  # or one that fails yet would find it done
         self.done[name] = distributed.on_main(lambda: self._keep(name, result))
         return self.done[name]
 
