@@ -170,6 +170,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.train.warmup_shape = "linear"  # linear: up to train.lr in steps; constant: all at warmup_factor
     cfg.train.precision = "fp32"  # fp32, bf16 (CPU and GPU), fp16 (GPU, with loss scaling)
     cfg.train.channels_last = True  # memory layout of convolutions; same numbers up to rounding, faster
+    cfg.train.compile = False  # torch.compile, in training and evaluation: minutes at the start, faster afterwards
     cfg.train.clip_grad = 0.0  # largest norm of the whole gradient; 0: no clipping
 
     cfg.test.metric = ""  # market, single_shot; empty: as the data set says

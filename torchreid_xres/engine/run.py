@@ -18,6 +18,7 @@ from torchreid_xres.data.base import DATASETS
 from torchreid_xres.data.manager import XresDataManager
 from torchreid_xres.engine import distributed
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
+from torchreid_xres.engine.compiled import compile_network
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models import MODELS, build_model
@@ -117,6 +118,8 @@ class Run:
         model = self._model(datamanager.num_train_pids)
         if cfg.train.channels_last:
             model = model.to(memory_format=torch.channels_last)
+        if cfg.train.compile:
+            compile_network(model, self.model_name)
         stock = TripletEngine if cfg.loss.name == "triplet" else SoftmaxEngine
         engine = ENGINES[self.model_name].build if self.model_name in ENGINES else stock
         model = distributed.parallel(model, cfg.use_gpu, whole_step=issubclass(engine, XresEngine))

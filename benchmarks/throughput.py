@@ -1,0 +1,174 @@
+"""Images a second of training and of extraction: the host's own loop, and ours with one option after the other.
+
+    python benchmarks/throughput.py --model resnet50 osnet_x1_0 --root DATA
+    python benchmarks/throughput.py --config-file configs/msifla_quickstart.yaml
+
+Files are decoded in the loop, by one process. A network of the host is trained by its softmax engine at the input size
+of ``data.height`` and ``data.width``; a method by the configuration's last stage that trains, the stages before it
+with random weights. Sides take turns. "Pictures kept": the training set stays in memory after its first epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import measure
+import torch
+
+from torchreid_xres import host
+from torchreid_xres.config import ConfigError, load_config
+from torchreid_xres.engine import checkpoint
+from torchreid_xres.engine.base import LAST, XresMixin
+from torchreid_xres.engine.job import compared_runs, own_runs
+from torchreid_xres.engine.run import Run, optimizer_options
+from torchreid_xres.host_mends.training import unwrap
+
+ROOT = Path(__file__).resolve().parents[1]
+HOST = "host"
+
+# One after the other: each side keeps the options of those before it.
+OPTIONS = {
+    "ours": ["train.channels_last", False, "train.precision", "fp32", "train.compile", False, "data.cache_mb", 0],
+    "+ channels last": ["train.channels_last", True],
+    "+ bf16": ["train.precision", "bf16"],
+    "+ pictures kept": ["data.cache_mb", 2048],
+    "+ compile": ["train.compile", True],
+}
+
+
+def last_run(cfg: Any, name: str, folder: Path) -> Run:
+    """Return the run that is measured, and make what it needs of the stages before it."""
+    if name:
+        return compared_runs(cfg, 0, folder)[0]
+    *before, run = [run for run in own_runs(cfg, 0, folder) if run.cfg.task != "fuse"]
+    for earlier in before:
+        if earlier.cfg.task == "train":
+            engine = earlier.engine()
+            earlier.save()
+            checkpoint.save_atomic({"models": {"model": unwrap(engine.model).state_dict()}}, earlier.folder / LAST)
+        else:
+            earlier.work()
+    return run
+
+
+def endless(loader: Iterable) -> Iterator[dict]:
+    """Give whole batches for ever; what is left at an epoch's end would be another size."""
+    size = loader.batch_size
+    return (batch for epoch in cycle([loader]) for batch in epoch if len(batch["pid"]) == size)
+
+
+def our_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
+    """Return a function that trains on some batches, and one that extracts the features of as many."""
+    engine: XresMixin = run.engine()
+    engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, run.folder
+    train, test = endless(engine.train_loader), endless(engine.test_loader[run.cfg.data.targets[0]]["gallery"])
+
+    def training() -> None:
+        engine.set_model_mode("train")
+        for _ in range(batches):
+            engine.forward_backward(next(train))
+
+    @torch.no_grad()
+    def extraction() -> None:
+        engine.set_model_mode("eval")
+        for _ in range(batches):
+            with engine.autocast():
+                engine.extract(next(test)).float().cpu()
+
+    return {"training": training, "extraction": extraction}
+
+
+def host_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
+    """Return the same of the host: its data manager, its engine, in single precision."""
+    cfg = run.cfg
+    manager = host.ImageDataManager(
+        root=cfg.data.root, sources=list(cfg.data.sources), targets=list(cfg.data.targets), height=cfg.data.height,
+        width=cfg.data.width, transforms=list(cfg.data.transforms), use_gpu=cfg.use_gpu, workers=0,
+        batch_size_train=cfg.train.batch_size, batch_size_test=cfg.test.batch_size,
+    )  # fmt: skip
+    model = host.build_model(
+        run.model_name, manager.num_train_pids, loss=cfg.loss.name, pretrained=False, use_gpu=cfg.use_gpu
+    )
+    model = model.cuda() if cfg.use_gpu else model
+    optimizer = host.build_optimizer(model, **optimizer_options(cfg))
+    engine = host.ImageSoftmaxEngine(manager, model, optimizer, use_gpu=cfg.use_gpu)
+    train, test = endless(engine.train_loader), endless(engine.test_loader[cfg.data.targets[0]]["gallery"])
+
+    def training() -> None:
+        engine.set_model_mode("train")
+        for _ in range(batches):
+            engine.forward_backward(next(train))
+
+    @torch.no_grad()
+    def extraction() -> None:
+        engine.set_model_mode("eval")
+        for _ in range(batches):
+            images, _, _ = engine.parse_data_for_eval(next(test))
+            engine.extract_features(images.cuda() if cfg.use_gpu else images).cpu()
+
+    return {"training": training, "extraction": extraction}
+
+
+def rows_of(config: str, overrides: list[Any], name: str, args: argparse.Namespace, scratch: Path) -> list[dict]:
+    """Return the rows of one network: work, side, images a second, and how many times the first side's."""
+    calls: dict[str, dict[str, Callable[[], Any]]] = {}
+    changes = list(overrides)
+    for side, more in OPTIONS.items():
+        if side == "+ compile" and not args.compile:
+            continue
+        changes += more
+        cfg = load_config(config, [*changes, "compare.models", [name] if name else []])
+        run = last_run(cfg, name, scratch / side)
+        if name and not calls:
+            calls[HOST] = host_calls(run, args.batches)
+        calls[side] = our_calls(run, args.batches)
+        label = run.label
+    rows = []
+    for work in ("training", "extraction"):
+        images = args.batches * (cfg.train.batch_size if work == "training" else cfg.test.batch_size)
+        measured, _ = measure.by_turns({side: pair[work] for side, pair in calls.items()}, args.repeats)
+        first = measured[0]["seconds"]
+        for row in measured:
+            rows.append({
+                "network": label, "work": work, "batch": images // args.batches, "side": row["side"],
+                "img/s": images / row["seconds"], "lower quartile": images / row["upper quartile"],
+                "upper quartile": images / row["lower quartile"], "times the first": first / row["seconds"],
+                "MB": row["MB"],
+            })  # fmt: skip
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", nargs="+", default=[], help="networks of the host")
+    parser.add_argument("--config-file", nargs="+", default=[], help="methods, by their configurations")
+    parser.add_argument("--root", help="folder that holds the data sets; a temporary one if left out")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", help="keys changed in every run")
+    parser.add_argument("--batches", type=int, default=2, help="of each timed run")
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile")
+    measure.options(parser, repeats=5)
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    rows = []
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            common = ["train.seed", args.seed, "data.workers", 0, "data.root", args.root or scratch, *args.set]
+            wanted = [(str(ROOT / "configs" / "quickstart.yaml"), name) for name in args.model]
+            for config, name in wanted + [(config, "") for config in args.config_file]:
+                folder = Path(scratch) / f"{len(rows)}"
+                rows += rows_of(config, [*common, "data.save_dir", str(folder)], name, args, folder)
+    except (ConfigError, LookupError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    measure.finish(args, "Images a second", rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
