@@ -108,7 +108,14 @@ def test_errors():
             Roc(*labels, fpr=rates)
     with pytest.raises(ValueError, match=r"shape \(60,\), not \(2,\)"):
         Roc(*labels, groups=[1, 2])
-    with pytest.raises(ValueError, match="no distances yet"):
-        Roc(*labels).tpr()
+    seen = Roc(*labels)
+    with pytest.raises(ValueError, match="seen 0 of 60 queries"):
+        seen.tpr()
+    rank_distances(BASE[0], *labels, roc=seen)
+    with pytest.raises(ValueError, match=r"seen 60 queries, cannot take in .* from query 0 on"):
+        rank_distances(BASE[0], *labels, roc=seen)
+    with pytest.raises(ValueError, match="60 queries and 150 gallery images, which has seen 0"):
+        rank_distances(BASE[0][:, :100], *(part[:100] if len(part) > 60 else part for part in labels),
+                       roc=Roc(*labels))  # fmt: skip
     with pytest.raises(ValueError, match="none of the 60 queries has a match"):
         Roc(labels[0] + 99, *labels[1:])

@@ -25,7 +25,7 @@ class Roc:
     lowest distances are kept. So the memory is at most 10 bytes for each of the share max(FPR) of all float32 pairs,
     and as much again for the groups: 5 MB for Market-1501, 100 MB for MSMT17, at 1e-2.
 
-    Give one to a ranking function, which shows it every band of distances on its way.
+    Give one to one call of a ranking function, with the same labels; it is shown every band of distances on its way.
 
     Args:
         q_pids, g_pids: identities, (Q,) and (G,).
@@ -61,6 +61,7 @@ class Roc:
         mates = labels.stop[labels.q_pid] - labels.start[labels.q_pid]
         wrong = np.where(labels.valid, labels.num_gallery - mates, 0)
         self._all = _Lowest(wrong.sum(), max(self.fpr))
+        self._seen = 0
         self._groups, self._member = {}, np.zeros(labels.num_query, dtype=np.int64)
         if groups is not None:
             groups = np.asarray(groups)
@@ -75,8 +76,19 @@ class Roc:
             }
 
     def add(self, start: int, band: np.ndarray | Tensor) -> None:
-        """Take in the distances (rows, G) of consecutive queries, the first of them query ``start``."""
+        """Take in the distances (rows, G) of the next queries, the first of them query ``start``.
+
+        Raises:
+            ValueError: for distances of another gallery or of queries seen before, as of a second ranking.
+        """
         labels = self._labels
+        if start != self._seen or band.shape[1] != labels.num_gallery or start + len(band) > labels.num_query:
+            raise ValueError(
+                f"a ROC of {labels.num_query} queries and {labels.num_gallery} gallery images, which has seen "
+                f"{self._seen} queries, cannot take in distances {tuple(band.shape)} from query {start} on; each "
+                "ranking needs a new one, with its own labels"
+            )
+        self._seen += len(band)
         valid, member = (values[start : start + len(band)] for values in (labels.valid, self._member))
         rows = np.flatnonzero(valid)
         if not len(rows):
@@ -99,15 +111,23 @@ class Roc:
         """Return FPR to TPR, 0 to 1, over all queries.
 
         Raises:
-            ValueError: if no distances were taken in.
+            ValueError: if the distances of some queries are missing yet.
         """
+        self._check_complete()
         return {rate: self._all.tpr(rate) for rate in self.fpr}
 
     def by(self) -> dict[Hashable, dict[float, float]]:
         """Return the same for each group that has a valid query, its FPR counted within the group."""
+        self._check_complete()
         return {
             name: {rate: part.tpr(rate) for rate in self.fpr} for name, part in self._groups.items() if part.right
         }
+
+    def _check_complete(self) -> None:
+        if self._seen < self._labels.num_query:
+            raise ValueError(
+                f"the ROC has seen {self._seen} of {self._labels.num_query} queries; give it to a ranking first"
+            )
 
 
 def _below(
@@ -154,8 +174,6 @@ class _Lowest:
             self._wrong, self._held = [lowest[: self.keep].copy()], self.keep
 
     def tpr(self, rate: float) -> float:
-        if not self.right:
-            raise ValueError("the ROC has seen no distances yet; give it to a ranking function first")
         right, wrong = np.concatenate(self.right), np.concatenate(self._wrong)
         allowed = self.allowed(rate)
         if allowed >= self.total:
