@@ -46,10 +46,10 @@ QUICK = {
     "triplet": {**STOCK, **IDENTITIES, "loss.name": "triplet", "train.max_epoch": 1, "data.workers": 0},
 }
 METHODS = {
-    "softmax": {**STOCK, "train.fixbase_epoch": 1, "train.open_layers": ["fc", "classifier"]},
+    "softmax": {**STOCK, "train.fixbase_epoch": 1, "train.open_layers": ["fc", "classifier"], "train.max_epoch": 2},
     "psh_rnet": {
         **NATURAL, **IDENTITIES,
-        "model.name": "psh_rnet", "model.options": {"backbone": "hrnet_w18_small"}, "train.max_epoch": 1,
+        "model.name": "psh_rnet", "model.options": {"backbone": "hrnet_w18_small"},
         "stages": {
             "teacher": {"model": {"name": "hrnet_reid"}, "train": {"staged_lr": False}},
             "student": {"loss": {"ps": {"teacher": "{teacher}/" + LAST}}},
@@ -73,7 +73,7 @@ METHODS = {
         "train.new_layers": ["cascade"], **CAREFUL,
     },
     "prpr": {  # the tasks train, restore and fuse
-        "model.name": "prpr", "model.options": RESTORER, "data.pairs": False, "train.max_epoch": 1,
+        "model.name": "prpr", "model.options": RESTORER, "data.pairs": False,
         "stages": {
             "restorer": {"model": {"name": "prpr_restorer"}, "train": {"epoch_batches": 2}},
             "pyramid": {"task": "restore", "model": {"name": "prpr_restorer", "load_weights": "{restorer}/" + LAST}},
@@ -87,7 +87,7 @@ METHODS = {
     "keypoints": {
         "model.name": "hourglass_vehicle20", "model.options": {"stacks": 2, "depth": 2, "width": 8}, **CAREFUL,
         "data.sources": ["synth_vehicle"], "data.targets": ["synth_vehicle"], "data.height": 64, "data.width": 64,
-        "data.pairs": False, "train.batch_size": 4, "train.max_epoch": 1,
+        "data.pairs": False, "train.batch_size": 4,
         "data.options": {
             "folder": {}, "synth_vehicle": {
                 "train_identities": 4, "test_identities": 2, "cameras": 2, "images_per_camera": 3, "query_rate": 1.0,
@@ -187,7 +187,8 @@ def test_only_the_first_process_writes(quick):
 @pytest.fixture(scope="module")
 def methods(tiny_root, tmp_path_factory):
     home = tmp_path_factory.mktemp("methods")
-    return tuple(run(home / run.__name__, tiny_root, METHODS) for run in (alone, together))
+    cases = {name: {"train.max_epoch": 1, **keys} for name, keys in METHODS.items()}
+    return tuple(run(home / run.__name__, tiny_root, cases) for run in (alone, together))
 
 
 @pytest.mark.slow

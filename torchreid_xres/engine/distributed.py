@@ -399,7 +399,8 @@ def share_batches(loader: Any, device: torch.device | str) -> Any:
     """
     if isinstance(loader, DataLoader):
         return SharedLoader(loader, device)
-    loader.loader = SharedLoader(loader.loader, device)
+    if not isinstance(loader, SharedLoader):  # of a run before
+        loader.loader = share_batches(loader.loader, device)
     return loader
 
 
