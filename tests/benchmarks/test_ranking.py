@@ -42,7 +42,7 @@ def test_reranking(run):
     kept = run("reranking", *TINY, "--noise", "0.5")
     rows = {row["side"]: row for row in kept["rows"]}
     assert all(row["moved"] == 0 for side, row in rows.items() if side != "matrix product")
-    assert len({row["mAP"] for side, row in rows.items() if side != "matrix product"}) == 1
+    assert all(row["mAP off by"] < 1e-6 for side, row in rows.items() if side != "matrix product")
     assert float(rows["ours, from features"]["mAP"]) != pytest.approx(kept["mAP_without"], abs=1e-9)
     fewer = run("reranking", *TINY, "--no-given")["rows"]
     assert [row["side"] for row in fewer] == ["matrix product", "ours, from features"]
