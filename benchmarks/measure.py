@@ -11,6 +11,7 @@ import ctypes
 import gc
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -109,14 +110,20 @@ def facts(args: argparse.Namespace) -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "versions": versions(),
-        "settings": {name: value for name, value in vars(args).items() if name not in ("keep", "cython")},
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "settings": {name: value for name, value in vars(args).items() if name not in ("keep", "cython", "root")},
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_arguments(args)]),
     }
 
 
 def compared(rows: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
     """Return the rows with what they measure in front, and their seconds in units of the first row's at the end."""
     return [{"what": what, **row, "ratio": row["seconds"] / rows[0]["seconds"]} for row in rows]
+
+
+def _arguments(args: argparse.Namespace) -> list[str]:
+    """Return the command line as another machine can use it: DATA in place of where the data lie, and no output."""
+    given = [part for part in sys.argv[1:] if part not in ("--keep", str(args.keep))]
+    return ["DATA" if part == str(getattr(args, "root", None)) else part for part in given]
 
 
 def finish(args: argparse.Namespace, title: str, rows: list[dict[str, Any]], **more: Any) -> None:

@@ -1,0 +1,53 @@
+"""The benchmarks of speed at tiny sizes: every side runs, and the first is measured beside itself."""
+
+import json
+
+import pytest
+
+TINY = [
+    "data.height", 32, "data.width", 16, "train.batch_size", 8, "test.batch_size", 8,
+    "data.options.synth_person", {"train_identities": 8, "test_identities": 4, "images_per_camera": 2},
+]  # fmt: skip
+
+
+def run(module, tmp_path, *args):
+    keep = tmp_path / "kept.json"
+    assert module.main([*map(str, args), "--repeats", "1", "--keep", str(keep)]) == 0
+    return json.loads(keep.read_text())
+
+
+def test_a_host_network_and_the_options_one_after_the_other(benchmark_module, tmp_path):
+    module = benchmark_module("throughput")
+    kept = run(module, tmp_path, "--model", "osnet_x0_25", "--batches", 1, "--set", *TINY)
+    sides = ["host", "ours", "+ channels last", "+ bf16", "+ pictures kept"]
+    assert [row["side"] for row in kept["rows"]] == sides * 2
+    assert kept["rows"][0]["times the first"] == kept["rows"][5]["times the first"] == 1
+    assert all(row["img/s"] > 0 and row["batch"] == 8 for row in kept["rows"])
+
+
+def test_a_method_after_its_earlier_stages(benchmark_module, repo, tmp_path):
+    module = benchmark_module("throughput")
+    config = repo / "configs" / "psh_rnet_quickstart.yaml"
+    kept = run(module, tmp_path, "--config-file", config, "--batches", 1, "--set", *TINY, "data.height", 64,
+               "data.width", 32, "train.batch_size", 12)  # fmt: skip
+    assert {row["network"] for row in kept["rows"]} == {"psh_rnet [student]"}
+    assert kept["rows"][0]["side"] == "ours"
+
+
+def test_front_ends_stand_beside_a_network(benchmark_module, tmp_path):
+    module = benchmark_module("front_ends")
+    kept = run(module, tmp_path, "--only", "bicubic", "fsrcnn", "--reid", "osnet_x0_25", "--batch", 1)
+    rows = {row["front end"]: row for row in kept["rows"]}
+    assert list(rows) == ["osnet_x0_25", "bicubic", "fsrcnn"]
+    assert rows["osnet_x0_25"]["times osnet_x0_25"] == 1
+    assert rows["bicubic"]["parameters (M)"] == 0
+    assert rows["fsrcnn"]["parameters (M)"] == pytest.approx(0.0128, abs=1e-4)
+    assert rows["fsrcnn"]["PSNR (dB)"] is None
+
+
+def test_psnr_on_real_crops(benchmark_module, shared_data, tmp_path):
+    module = benchmark_module("front_ends")
+    args = ("--only", "bicubic", "fsrcnn", "--reid", "osnet_x0_25", "--root", shared_data, "--count", 2)
+    kept = run(module, tmp_path, *args, "--crops", "market1501_samples")
+    assert all(10 < row["PSNR (dB)"] < 40 for row in kept["rows"][1:])
+    assert str(shared_data) not in json.dumps(kept)
