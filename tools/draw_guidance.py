@@ -16,10 +16,9 @@ from pathlib import Path
 from tabulate import tabulate
 
 from torchreid_xres.data.datasets.reading import images_at
-from torchreid_xres.data.io import read_image
+from torchreid_xres.data.io import picture_path, read_image, save_image
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.run import Run, model_options
-from torchreid_xres.files import whole_file
 from torchreid_xres.models.kgnet import KGNet
 from torchreid_xres.models.weights import load_weights
 from torchreid_xres.report.guidance import draw_guidance, guidance_images
@@ -43,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a trained run")
     parser.add_argument("images", type=Path, help="an image, or a folder of images")
-    parser.add_argument("--out", type=Path, default=Path("guidance.png"))
+    parser.add_argument("--out", type=picture_path, default=Path("guidance.png"))
     parser.add_argument("--rate", type=float, help="at which the images are given; default: the largest in training")
     parser.add_argument("--count", type=int, default=6, help="of a folder, so many images")
     args = parser.parse_args(argv)
@@ -62,8 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, LookupError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    with whole_file(args.out) as scratch:
-        draw_guidance(vehicles).save(scratch, format="PNG")
+    save_image(draw_guidance(vehicles), args.out)
     rows = []
     for path, one in zip(paths, vehicles, strict=True):
         enlarged, restored = (f"{figure:.1f}" for figure in one.quality())

@@ -17,10 +17,9 @@ import torch
 from tabulate import tabulate
 
 from torchreid_xres.data.datasets.reading import images_at
-from torchreid_xres.data.io import read_image
+from torchreid_xres.data.io import picture_path, read_image, save_image
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.run import Run, model_options
-from torchreid_xres.files import whole_file
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.msifla import MSIFLA
 from torchreid_xres.models.weights import load_weights
@@ -44,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a trained run")
     parser.add_argument("images", type=Path, help="an image, or a folder of images")
-    parser.add_argument("--out", type=Path, default=Path("scales.png"))
+    parser.add_argument("--out", type=picture_path, default=Path("scales.png"))
     parser.add_argument("--rates", type=float, nargs="+", default=[4, 3, 2, 1], help="at which the images are given")
     parser.add_argument("--count", type=int, default=4, help="of a folder, the first so many images")
     args = parser.parse_args(argv)
@@ -65,8 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, LookupError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    with whole_file(args.out) as scratch:
-        draw_scales(drawn).save(scratch, format="PNG")
+    save_image(draw_scales(drawn), args.out)
     quality = torch.stack([one.quality() for one in drawn]).mean(0)  # (rates, scales, 2)
     rows = [
         {"given at": f"x{rate:g}"}

@@ -1,5 +1,6 @@
 """read_image: every kind of picture becomes 8-bit RGB, every kind of damage an OSError that names the file."""
 
+import argparse
 import pickle
 
 import numpy as np
@@ -7,7 +8,7 @@ import PIL.Image
 import pytest
 from PIL import ImageFile
 
-from torchreid_xres.data.io import read_image
+from torchreid_xres.data.io import picture_path, read_image, save_image
 
 
 @pytest.fixture
@@ -123,3 +124,15 @@ def test_real_images(shared_data):
     for file in files:
         read = read_image(file)
         assert read.mode == "RGB" and np.asarray(read).std() > 5
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.png", "PNG"), ("a.JPG", "JPEG"), ("new/a.webp", "WEBP")])
+def test_a_picture_is_written_as_its_name_says(tmp_path, name, kind):
+    path = picture_path(str(tmp_path / name))
+    save_image(PIL.Image.new("RGB", (3, 2), "red"), path)
+    assert PIL.Image.open(path).format == kind and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_picture_of_another_kind_is_refused():
+    with pytest.raises(argparse.ArgumentTypeError, match=r"a\.gif: pictures end in \.png"):
+        picture_path("a.gif")

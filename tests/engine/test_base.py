@@ -168,6 +168,10 @@ def test_the_record_says_what_was_evaluated_and_how(tiny_config):
     assert len(record["cmc"]) == 50 and record["cmc"][0] == pytest.approx(record["rank1"], abs=1e-3)
     assert sum(part["queries"] for part in record["by_rate"].values()) == 18
     assert set(record["curve"]) == {"1", "4"}
+    assert sum(part["queries"] for part in record["by_camera"].values()) == 18
+    for part in (record, *record["by_rate"].values()):
+        assert set(part["tpr"]) == {"fpr0.01", "fpr0.001"}
+        assert 0 <= part["tpr"]["fpr0.001"] <= part["tpr"]["fpr0.01"] <= 100
     assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
     written = json.loads((folder / "results" / "folder.json").read_text())
     assert written["weights_sha256"] == record["weights_sha256"]

@@ -48,7 +48,8 @@ def test_a_folder_of_images_becomes_a_picture_and_a_table(tool, trained, tiny_ro
     assert "enlarged" in lines[0] and "restored" in lines[0]
     # 18 images of 6 identities: every sixth is another one.
     assert [line.split()[1][:3] for line in lines[2:]] == ["008", "010", "012"]
-    assert PIL.Image.open(out).size == (13 * 68 + 4, 16 + 3 * 68 + 4)
+    picture = PIL.Image.open(out)
+    assert picture.format == "PNG" and picture.size == (13 * 68 + 4, 16 + 3 * 68 + 4)
 
 
 def test_it_says_what_it_lacks(tool, trained, tiny_root, tmp_path, capsys):

@@ -213,7 +213,7 @@ class CrossResolutionDataset(host.ImageDataset):
         shape = len(self.data), *first.size
         if PictureCache.needed(*shape) > self.options["cache_mb"] * 2**20:
             return None
-        return PictureCache(*shape)
+        return PictureCache(*shape, resize=first)
 
     def read(self, path: str) -> PIL.Image.Image:
         """Return an image as captured; a set whose captured size is fixed brings it there."""
@@ -277,7 +277,7 @@ class CrossResolutionDataset(host.ImageDataset):
             return img if paired else degrade_image(img, rate, self.options["kernel"])
 
         if self._cache is not None:
-            return self._cache.get(range(len(self.data))[index], read, self.transform.transforms[0])
+            return self._cache.get(range(len(self.data))[index], read)
         img = read()
         return img, (img.height, img.width)
 

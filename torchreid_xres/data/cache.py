@@ -18,16 +18,20 @@ class PictureCache:
         count: pictures, by index from 0.
         height: of each, pixels.
         width: of each, pixels.
+        resize: brings a picture to that size.
 
     Example:
-        >>> cache = PictureCache(count=2, height=4, width=2)
-        >>> img, size = cache.get(1, lambda: PIL.Image.new("RGB", (8, 8), "red"), lambda img: img.resize((2, 4)))
+        >>> cache = PictureCache(2, 4, 2, resize=lambda img: img.resize((2, 4)))
+        >>> img, size = cache.get(1, read=lambda: PIL.Image.new("RGB", (8, 8), "red"))
         >>> img.size, size
         ((2, 4), (8, 8))
     """
 
-    def __init__(self, count: int, height: int, width: int) -> None:
+    def __init__(
+        self, count: int, height: int, width: int, resize: Callable[[PIL.Image.Image], PIL.Image.Image]
+    ) -> None:
         self._shape = count, height, width
+        self._resize = resize
         # Anonymous and shared: no file behind it, and none of the small limits of /dev/shm.
         self._pictures = np.frombuffer(mmap.mmap(-1, self.needed(*self._shape)), np.uint8).reshape(*self._shape, 3)
         self._sizes = np.frombuffer(mmap.mmap(-1, count * 8), np.int32).reshape(count, 2)  # as read; 0: absent
@@ -38,22 +42,19 @@ class PictureCache:
         return count * height * width * 3
 
     def __reduce__(self) -> tuple:
-        return type(self), self._shape
+        return type(self), (*self._shape, self._resize)
 
-    def get(
-        self, index: int, read: Callable[[], PIL.Image.Image], resize: Callable[[PIL.Image.Image], PIL.Image.Image]
-    ) -> tuple[PIL.Image.Image, tuple[int, int]]:
+    def get(self, index: int, read: Callable[[], PIL.Image.Image]) -> tuple[PIL.Image.Image, tuple[int, int]]:
         """Return a picture at the cache's size, and the height and width it was read with.
 
         Args:
             index: which.
             read: gives the picture as RGB; called if it is not here yet.
-            resize: brings it to the cache's size.
         """
         height, width = self._sizes[index].tolist()
         if not height:
             img = read()
             height, width = img.height, img.width
-            self._pictures[index] = np.asarray(resize(img))
+            self._pictures[index] = np.asarray(self._resize(img))
             self._sizes[index] = height, width  # last: another process may look at any time
         return PIL.Image.fromarray(self._pictures[index]), (height, width)

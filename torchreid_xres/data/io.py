@@ -1,16 +1,22 @@
-"""Reading images: an 8-bit RGB picture, whole, or an error that names the file."""
+"""Reading and writing images: an 8-bit RGB picture, whole, or an error that names the file."""
 
 from __future__ import annotations
 
+import argparse
 import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 from PIL import ImageFile
+
+from torchreid_xres.files import whole_file
+
+_WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 # What Pillow's plug-ins raise on damaged files, beside OSError.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, PIL.Image.DecompressionBombError)
@@ -38,6 +44,29 @@ def read_image(path: str | PathLike) -> PIL.Image.Image:
         raise FileNotFoundError(f"{path}: there is no such image file") from None
     except _DAMAGE as fault:
         raise OSError(f"{path}: cannot be read as an image: {fault}") from fault
+
+
+def picture_path(text: str) -> Path:
+    """Return a path that :func:`save_image` can write; for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: for an ending of another kind.
+    """
+    path = Path(text)
+    if path.suffix.lower() not in _WRITTEN:
+        raise argparse.ArgumentTypeError(f"{text}: pictures end in {', '.join(_WRITTEN)}")
+    return path
+
+
+def save_image(img: PIL.Image.Image, path: Path) -> None:
+    """Write a picture in the format its name ends in, whole or not at all.
+
+    Args:
+        img: the picture.
+        path: its file, as :func:`picture_path` allows it.
+    """
+    with whole_file(path) as scratch:
+        img.save(scratch, format=_WRITTEN[path.suffix.lower()])
 
 
 def _to_rgb(img: PIL.Image.Image) -> PIL.Image.Image:

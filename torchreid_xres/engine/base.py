@@ -30,7 +30,7 @@ from torchreid_xres.engine.record import machine, make_record, scores, versions,
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.host_mends.checkpoints import named_for
 from torchreid_xres.host_mends.training import unwrap
-from torchreid_xres.metrics import distance_matrix, rank_distances, rank_features
+from torchreid_xres.metrics import Roc, distance_matrix, rank_distances, rank_features
 from torchreid_xres.metrics.rerank import reranked_distances
 from torchreid_xres.registry import Registry
 
@@ -267,14 +267,17 @@ class XresMixin:
         start = time.perf_counter()
         gf, gallery = self._features(gallery_loader, normalize_feature)
 
-        def ranked(loader: Any) -> tuple[Any, Tensor, dict]:
+        def ranked(loader: Any) -> tuple[Any, Roc, Tensor, dict]:
             qf, query = self._features(loader, normalize_feature)
             labels = (query["pid"], gallery["pid"], query["camid"], gallery["camid"])
-            if not rerank:
-                return rank_features(qf, gf, *labels, metric=dist_metric, **how), qf, query
-            return rank_distances(reranked_distances(qf, gf, dist_metric), *labels, **how), qf, query
+            roc = Roc(*labels, groups=query["rate"])
+            if rerank:
+                result = rank_distances(reranked_distances(qf, gf, dist_metric), *labels, roc=roc, **how)
+            else:
+                result = rank_features(qf, gf, *labels, metric=dist_metric, roc=roc, **how)
+            return result, roc, qf, query
 
-        result, qf, query = ranked(query_loader)
+        result, roc, qf, query = ranked(query_loader)
         seconds = time.perf_counter() - start
         record = make_record(
             dataset=dataset_name,
@@ -282,6 +285,8 @@ class XresMixin:
             result=result,
             ranks=ranks,
             rates=query["rate"],
+            cameras=query["camid"],
+            roc=roc,
             model=unwrap(self.model),
             protocol={
                 **how,

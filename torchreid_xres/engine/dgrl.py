@@ -17,10 +17,14 @@ from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.degrade import low_size
 from torchreid_xres.data.restored import RestoredPairs
 from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
+from torchreid_xres.engine.distributed import shared
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.mutual_kl import mutual_kl
 from torchreid_xres.losses.weighted_triplet import weighted_regularised_triplet
 from torchreid_xres.models.dgrl import DGRLOutput
+
+# What the restorer has to know of a low view.
+LOW_VIEW = ("img_lr", "rate_lr", "low", "size")
 
 
 @ENGINES.register("dgrl")
@@ -92,7 +96,7 @@ class DGRLEngine(XresEngine):
 
     def losses(self, data: dict) -> dict[str, Tensor]:
         known = has_original(data)
-        img_sr = data["img_sr"] if "img_sr" in data else self._restored(data)
+        img_sr = data["img_sr"] if "img_sr" in data else shared(self._restored, {key: data[key] for key in LOW_VIEW})
         output: DGRLOutput = self.model(data["img_hr"][known], img_sr)
         hr, sr = output
         pids = torch.cat((data["pid"][known], data["pid"]))

@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, file_of
 from torchreid_xres.engine.base import ENGINES, XresEngine, to_device
+from torchreid_xres.engine.distributed import shared
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.multi_scale_reconstruction import multi_scale_reconstruction
 from torchreid_xres.losses.parts import part_cross_entropy, part_triplet
@@ -134,20 +135,20 @@ class MSIFLAEngine(XresEngine):
         versions = self._versions(data)
         inputs = [versions[rate] for rate in (*self.rates, 1)]
         # (4 N_h, 3, H, W): x_1/4, x_1/3, x_1/2, x_h through the cascade as one batch
-        return self._reconstruction(self._net.cascade(torch.cat(inputs)), versions)
+        return self._reconstruction(shared(self._net.cascade, torch.cat(inputs)), versions)
 
     def identity_losses(self, data: dict) -> dict[str, Tensor]:
         """Return L_ReID of eq. 14 as ``loss``, and its parts; all images count, as the loader gives them."""
         with torch.set_grad_enabled(self.coupling != "detached"):
-            images = self._net.cascade(data["img"])
-        return self._identity(self._net.identify(images), data["pid"])
+            images = shared(self._net.cascade, data["img"])
+        return self._identity(shared(self._net.identify, images), data["pid"])
 
     def joint_losses(self, data: dict) -> dict[str, Tensor]:
         """Return both losses, from one pass: a high-resolution image serves in both."""
         versions, high, count = self._versions(data), ~data["low"], len(data["img"])
-        images = self._net.cascade(torch.cat([data["img"], *(versions[rate] for rate in self.rates)]))
+        images = shared(self._net.cascade, torch.cat([data["img"], *(versions[rate] for rate in self.rates)]))
         made = [torch.cat((image[count:], image[:count][high])) for image in images]
-        identity = self._identity(self._net.identify([image[:count] for image in images]), data["pid"])
+        identity = self._identity(shared(self._net.identify, [image[:count] for image in images]), data["pid"])
         reconstruction = self._reconstruction(made, versions)
         # Two backward passes would add their gradients; the sum's are the same.
         return {**identity, **reconstruction, "loss": identity["loss"] + reconstruction["loss"]}

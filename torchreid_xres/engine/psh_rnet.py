@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
+from torchreid_xres.engine.distributed import shared
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.batch_hard import batch_hard_triplet
 from torchreid_xres.losses.pseudo_siamese import pseudo_siamese_loss
@@ -162,7 +163,7 @@ class PSHRNetEngine(HRNetReIDEngine):
             total = total + self.weight_sr * losses["sr"]
         if self.weight_ps and known.any():
             with torch.no_grad():
-                target = self.teacher(data["img_hr"][known], full=True).named()
+                target = shared(self.teacher, data["img_hr"][known], full=True).named()
             student = {name: value[known] for name, value in output.reid.named().items()}
             losses["ps"] = pseudo_siamese_loss(target, student, self.terms)  # eq. 11
             total = total + self.weight_ps * losses["ps"]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from torchreid_xres import __version__
+from torchreid_xres.metrics import Roc
 
 PACKAGES = ("torch", "torchvision", "torchreid", "timm", "numpy", "Pillow", "opencv-python-headless")
 
@@ -61,6 +62,8 @@ def make_record(
     result: Any,
     ranks: Sequence[int],
     rates: np.ndarray,
+    cameras: np.ndarray,
+    roc: Roc,
     model: nn.Module,
     protocol: Mapping[str, Any],
     run: Mapping[str, Any],
@@ -73,6 +76,8 @@ def make_record(
         result: the ranking (:class:`torchreid_xres.metrics.rank.RankResult`).
         ranks: CMC ranks to name.
         rates: down-sampling rate of each query, shape (Q,).
+        cameras: of each query, (Q,).
+        roc: what the ranking has shown its distances to, in groups by rate.
         model: the evaluated network.
         protocol: metric and its settings.
         run: what the caller knows of the run (model name, seeds, configuration hash, epoch, sizes, seconds).
@@ -80,11 +85,19 @@ def make_record(
     Returns:
         A dictionary that JSON can hold; figures in per cent.
     """
-    by_rate = {}
-    for rate in sorted(set(rates.tolist())):
-        mask = rates == rate
-        if result.valid[mask].any():
-            by_rate[f"{rate:g}"] = {"queries": int(mask.sum()), **scores(result, ranks, mask)}
+
+    def by(labels: np.ndarray) -> dict:
+        masks = {f"{label:g}": labels == label for label in sorted(set(labels.tolist()))}
+        return {
+            label: {"queries": int(mask.sum()), **scores(result, ranks, mask)}
+            for label, mask in masks.items()
+            if result.valid[mask].any()
+        }
+
+    by_rate = by(rates)
+    for rate, found in roc.by().items():
+        if f"{rate:g}" in by_rate:
+            by_rate[f"{rate:g}"]["tpr"] = _per_cent(found)
     return {
         "dataset": dataset,
         "manifest": manifest.sha256 if manifest is not None else None,
@@ -96,5 +109,11 @@ def make_record(
         "machine": machine(),
         **scores(result, ranks),
         "cmc": [round(100 * float(c), 4) for c in result.cmc(50)],
+        "tpr": _per_cent(roc.tpr()),
         "by_rate": by_rate,
+        "by_camera": by(cameras),
     }
+
+
+def _per_cent(tpr: Mapping[float, float]) -> dict[str, float]:
+    return {f"fpr{rate:g}": 100 * value for rate, value in tpr.items()}
