@@ -51,3 +51,10 @@ def test_psnr_on_real_crops(benchmark_module, shared_data, tmp_path):
     kept = run(module, tmp_path, *args, "--crops", "market1501_samples")
     assert all(10 < row["PSNR (dB)"] < 40 for row in kept["rows"][1:])
     assert str(shared_data) not in json.dumps(kept)
+
+
+def test_loading_of_pairs_stands_beside_the_hosts_loader_twice(benchmark_module, tmp_path):
+    kept = run(benchmark_module("loading"), tmp_path, "--count", 32, "--height", 32, "--width", 16, "--native", 32, 16)
+    assert len(kept["rows"]) == 12
+    for row in kept["rows"]:
+        assert row["img/s"] > 0 and (row["times the host"] == 1) == row["side"].startswith("host")
