@@ -14,7 +14,7 @@ from torch import distributed as dist
 from torch import nn
 
 from torchreid_xres.config import load_config
-from torchreid_xres.engine import distributed
+from torchreid_xres.engine import distributed, parallel
 from torchreid_xres.engine.job import run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.run import Run
@@ -39,13 +39,13 @@ class Watch:
         self.steps, self.shares, self.draws, self.stop = [], [], [], None
 
     def __enter__(self):
-        self.real = Run.engine, distributed.SharedLoader._whole
+        self.real = Run.engine, parallel.SharedLoader._whole
         Run.engine = lambda run: self.engine(self.real[0](run))
-        distributed.SharedLoader._whole = lambda loader, part: self.whole(loader, part)
+        parallel.SharedLoader._whole = lambda loader, part: self.whole(loader, part)
         return self
 
     def __exit__(self, *_):
-        Run.engine, distributed.SharedLoader._whole = self.real
+        Run.engine, parallel.SharedLoader._whole = self.real
 
     def engine(self, engine):
         engine.model.apply(calmed)

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from torchreid_xres.data.samplers import IdentitySampler
-from torchreid_xres.engine import checkpoint, distributed
+from torchreid_xres.engine import checkpoint, distributed, parallel
 from torchreid_xres.engine.base import LAST
 
 HERE = Path(__file__).parent
@@ -226,8 +226,8 @@ def test_a_users_error_ends_all_processes_with_its_message(tiny_root, tmp_path):
 @pytest.fixture
 def second_of_two(monkeypatch):
     """Pretend to be the second of two processes, as far as nothing is sent."""
-    monkeypatch.setattr(distributed, "world", lambda: 2)
-    monkeypatch.setattr(distributed, "process", lambda: 1)
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    monkeypatch.setattr(parallel, "process", lambda: 1)
 
 
 @pytest.mark.parametrize("sampler, batch, needed", [(None, 7, 2), ("identities", 9, 6)])
@@ -236,20 +236,20 @@ def test_a_batch_that_cannot_be_shared_is_refused(second_of_two, sampler, batch,
     sampler = IdentitySampler(pids, batch, 3) if sampler else None
     loader = DataLoader(pids, batch_size=batch, sampler=sampler)
     with pytest.raises(ValueError, match=rf"train\.batch_size {batch} is the whole batch.* multiple of {needed}"):
-        distributed.SharedLoader(loader, "cpu")
+        parallel.SharedLoader(loader, "cpu")
 
 
 def test_views_one_behind_the_other_are_put_together_by_view(second_of_two, monkeypatch):
     first, second = torch.tensor([0, 1, 10, 11]), torch.tensor([2, 12])  # images 0, 1 | 2; views 0 to 2, 10 to 12
-    monkeypatch.setattr(distributed, "gather_rows", lambda share, rows: [first, second])
-    plan = distributed._Plan([4, 2], [3])
+    monkeypatch.setattr(parallel, "gather_rows", lambda share, rows: [first, second])
+    plan = parallel._Plan([4, 2], [3])
     assert plan.join(second).tolist() == [0, 1, 2, 10, 11, 12]
     assert plan.own(torch.arange(6)).tolist() == [2, 5]
 
 
 def test_a_result_without_a_row_for_each_image_is_refused(second_of_two):
     with pytest.raises(ValueError, match=r"a result of 1 \+ 1 rows .* the batch has 6 or 4 images"):
-        distributed._Plan([1, 1], [6, 4])
+        parallel._Plan([1, 1], [6, 4])
 
 
 def test_without_torchrun_everything_is_done_here(monkeypatch):
@@ -257,4 +257,4 @@ def test_without_torchrun_everything_is_done_here(monkeypatch):
     with distributed.processes(use_gpu=True), distributed.in_turn(), distributed.own_draws():
         assert distributed.is_main() and not distributed.active() and distributed.label() == ""
     layer = torch.nn.Linear(2, 2)
-    assert distributed.parallel(layer, use_gpu=False, whole_step=True) is layer
+    assert parallel.parallel(layer, use_gpu=False, whole_step=True) is layer

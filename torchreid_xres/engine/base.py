@@ -25,7 +25,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from torchreid_xres import host
-from torchreid_xres.engine import checkpoint, distributed
+from torchreid_xres.engine import checkpoint, distributed, parallel
 from torchreid_xres.engine.record import machine, make_record, scores, versions, weights_hash
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.host_mends.checkpoints import named_for
@@ -134,7 +134,7 @@ class XresMixin:
                 start_epoch = host.resume_from_checkpoint(resume, self.model, self.optimizer, self.scheduler)
             logger.info("going on after epoch %d of %d", start_epoch, max_epoch)
         if distributed.active() and not kwargs.get("test_only"):
-            self.train_loader = distributed.share_batches(self.train_loader, "cuda" if self.use_gpu else "cpu")
+            self.train_loader = parallel.share_batches(self.train_loader, "cuda" if self.use_gpu else "cpu")
             if not distributed.is_main():
                 self.writer = distributed.Silent()
         super().run(save_dir=save_dir, max_epoch=max_epoch, start_epoch=start_epoch, **kwargs)
@@ -225,7 +225,7 @@ class XresMixin:
         return self.extract_features(images.cuda() if self.use_gpu else images)
 
     def _features(self, loader: Any, normalize: bool) -> tuple[Tensor, dict[str, np.ndarray]]:
-        joined, facts = distributed.by_shares(self._extracted, loader)
+        joined, facts = parallel.by_shares(self._extracted, loader)
         if normalize:
             joined = F.normalize(joined, dim=1)
         # Sets of the host know nothing of rates.
@@ -358,7 +358,7 @@ class XresEngine(XresMixin, host.Engine):
         super().__init__(datamanager, use_gpu=use_gpu, **kwargs)
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.register_model("model", model, optimizer, scheduler)
-        self._step = distributed.synchronised(self)
+        self._step = parallel.synchronised(self)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.precision == "fp16")
 
     def require_pairs(self) -> None:

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, file_of
 from torchreid_xres.engine.base import ENGINES, XresEngine, to_device
-from torchreid_xres.engine.distributed import shared
+from torchreid_xres.engine.parallel import shared
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.multi_scale_reconstruction import multi_scale_reconstruction
 from torchreid_xres.losses.parts import part_cross_entropy, part_triplet

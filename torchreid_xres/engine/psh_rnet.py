@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
-from torchreid_xres.engine.distributed import shared
+from torchreid_xres.engine.parallel import shared
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.batch_hard import batch_hard_triplet
 from torchreid_xres.losses.pseudo_siamese import pseudo_siamese_loss

@@ -16,7 +16,7 @@ from torchreid_xres import host
 from torchreid_xres.config import ConfigError, as_dict, file_of, load_config
 from torchreid_xres.data.base import DATASETS
 from torchreid_xres.data.manager import XresDataManager
-from torchreid_xres.engine import distributed
+from torchreid_xres.engine import distributed, parallel
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
 from torchreid_xres.engine.compiled import compile_network
 from torchreid_xres.engine.stages import write_json
@@ -122,7 +122,7 @@ class Run:
             compile_network(model, self.model_name)
         stock = TripletEngine if cfg.loss.name == "triplet" else SoftmaxEngine
         engine = ENGINES[self.model_name].build if self.model_name in ENGINES else stock
-        model = distributed.parallel(model, cfg.use_gpu, whole_step=issubclass(engine, XresEngine))
+        model = parallel.parallel(model, cfg.use_gpu, whole_step=issubclass(engine, XresEngine))
         optimizer = host.build_optimizer(model, **optimizer_options(cfg))
         scheduler = build_scheduler(cfg, optimizer)
         return engine(
