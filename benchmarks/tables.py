@@ -17,6 +17,7 @@ from typing import Any
 from tabulate import tabulate
 
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.report.keypoints import keypoint_table
 from torchreid_xres.report.tables import (
     ablation_table,
     accuracy_table,
@@ -30,9 +31,11 @@ MAKERS = {
     "accuracy": lambda names: accuracy_table(read(names)),
     "curve": lambda names: curve_table(read(names)),
     "restoration": lambda names: restoration_table(read(names)),
+    "keypoints": lambda names: keypoint_table(read(names)),
     "registry": registry_table,
     "ablation": lambda name: ablation_table(kept(name)),
-    "rows": lambda name: tabulate(read(name), headers="keys", tablefmt="github", floatfmt=".1f"),
+    "ratios": lambda name: ratio_table(read(name)),
+    "rows": lambda name: tabulate(read(name), headers="keys", tablefmt="github", floatfmt=".3g"),
 }
 MARK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -50,6 +53,13 @@ def keep(jobs: list[Path], name: str, commands: list[str]) -> Path:
     path = RESULTS / f"{name}.json"
     write_json(records, path)
     return path
+
+
+def ratio_table(rows: list[dict]) -> str:
+    """Return a benchmark's rows without times and speeds, which belong to one machine."""
+    own = ("seconds", "img/s", "ms a crop", "lower quartile", "upper quartile", "runs")
+    kept = [{key: value for key, value in row.items() if key not in own} for row in rows]
+    return tabulate(kept, headers="keys", tablefmt="github", floatfmt=".3g")
 
 
 def read(names: str) -> list[dict]:
