@@ -121,9 +121,10 @@ def compared(rows: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
 
 
 def _arguments(args: argparse.Namespace) -> list[str]:
-    """Return the command line as another machine can use it: DATA in place of where the data lie, and no output."""
+    """Return the command line as another machine can use it: DATA in place of where the data lie, no other folders."""
     given = [part for part in sys.argv[1:] if part not in ("--keep", str(args.keep))]
-    return ["DATA" if part == str(getattr(args, "root", None)) else part for part in given]
+    given = ["DATA" if part == str(getattr(args, "root", None)) else part for part in given]
+    return [Path(part).name if Path(part).is_absolute() else part for part in given]
 
 
 def finish(args: argparse.Namespace, title: str, rows: list[dict[str, Any]], **more: Any) -> None:
