@@ -20,6 +20,7 @@ from typing import Any
 
 import measure
 import torch
+from torch import Tensor
 
 from torchreid_xres import host
 from torchreid_xres.config import ConfigError, load_config
@@ -63,11 +64,9 @@ def endless(loader: Iterable) -> Iterator[dict]:
     return (batch for epoch in cycle([loader]) for batch in epoch if len(batch["pid"]) == size)
 
 
-def our_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
+def calls_of(engine: Any, target: str, batches: int, extract: Callable[[dict], Tensor]) -> dict[str, Callable[[], Any]]:
     """Return a function that trains on some batches, and one that extracts the features of as many."""
-    engine: XresMixin = run.engine()
-    engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, run.folder
-    train, test = endless(engine.train_loader), endless(engine.test_loader[run.cfg.data.targets[0]]["gallery"])
+    train, test = endless(engine.train_loader), endless(engine.test_loader[target]["gallery"])
 
     def training() -> None:
         engine.set_model_mode("train")
@@ -78,10 +77,21 @@ def our_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
     def extraction() -> None:
         engine.set_model_mode("eval")
         for _ in range(batches):
-            with engine.autocast():
-                engine.extract(next(test)).float().cpu()
+            extract(next(test)).float().cpu()
 
     return {"training": training, "extraction": extraction}
+
+
+def our_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
+    """Return what a run does (see :func:`calls_of`)."""
+    engine: XresMixin = run.engine()
+    engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, run.folder
+
+    def extract(batch: dict) -> Tensor:
+        with engine.autocast():
+            return engine.extract(batch)
+
+    return calls_of(engine, run.cfg.data.targets[0], batches, extract)
 
 
 def host_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
@@ -98,21 +108,12 @@ def host_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
     model = model.cuda() if cfg.use_gpu else model
     optimizer = host.build_optimizer(model, **optimizer_options(cfg))
     engine = host.ImageSoftmaxEngine(manager, model, optimizer, use_gpu=cfg.use_gpu)
-    train, test = endless(engine.train_loader), endless(engine.test_loader[cfg.data.targets[0]]["gallery"])
 
-    def training() -> None:
-        engine.set_model_mode("train")
-        for _ in range(batches):
-            engine.forward_backward(next(train))
+    def extract(batch: dict) -> Tensor:
+        images, _, _ = engine.parse_data_for_eval(batch)
+        return engine.extract_features(images.cuda() if cfg.use_gpu else images)
 
-    @torch.no_grad()
-    def extraction() -> None:
-        engine.set_model_mode("eval")
-        for _ in range(batches):
-            images, _, _ = engine.parse_data_for_eval(next(test))
-            engine.extract_features(images.cuda() if cfg.use_gpu else images).cpu()
-
-    return {"training": training, "extraction": extraction}
+    return calls_of(engine, cfg.data.targets[0], batches, extract)
 
 
 def rows_of(config: str, overrides: list[Any], name: str, args: argparse.Namespace, scratch: Path) -> list[dict]:
