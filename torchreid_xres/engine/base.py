@@ -267,17 +267,17 @@ class XresMixin:
         start = time.perf_counter()
         gf, gallery = self._features(gallery_loader, normalize_feature)
 
-        def ranked(loader: Any) -> tuple[Any, Roc, Tensor, dict]:
+        def ranked(loader: Any, verified: bool) -> tuple[Any, Roc | None, Tensor, dict]:
             qf, query = self._features(loader, normalize_feature)
             labels = (query["pid"], gallery["pid"], query["camid"], gallery["camid"])
-            roc = Roc(*labels, groups=query["rate"])
+            roc = Roc(*labels, groups=query["rate"]) if verified else None
             if rerank:
                 result = rank_distances(reranked_distances(qf, gf, dist_metric), *labels, roc=roc, **how)
             else:
                 result = rank_features(qf, gf, *labels, metric=dist_metric, roc=roc, **how)
             return result, roc, qf, query
 
-        result, roc, qf, query = ranked(query_loader)
+        result, roc, qf, query = ranked(query_loader, verified=True)
         seconds = time.perf_counter() - start
         record = make_record(
             dataset=dataset_name,
@@ -308,7 +308,7 @@ class XresMixin:
         )
         if self.query_rates:
             record["curve"] = {
-                f"{r:g}": scores(ranked(self.datamanager.query_loader(dataset_name, r))[0], ranks)
+                f"{r:g}": scores(ranked(self.datamanager.query_loader(dataset_name, r), verified=False)[0], ranks)
                 for r in self.query_rates
             }
         self.records[dataset_name] = record
