@@ -1,6 +1,6 @@
 """What the benchmarks of speed share: threads, clocks, memory peaks, the facts of the machine, and the file they write.
 
-Sides take turns, so that a busy machine slows all alike. With one thread the clock is the processor time of this
+Sides take turns, so that a busy machine slows all alike. With one thread the clock is the processor time of the side's
 process, in which waiting for a busy machine does not count; with more it is the wall's.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import multiprocessing
 import os
 import platform
 import shlex
@@ -16,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def by_turns(
     """Run each side several times and return a row for each, and what each returned.
 
     Args:
-        sides: name to call.
+        sides: name to call; one with a method ``timed`` (see :class:`Remote`) measures itself.
         repeats: timed runs, after one that is not (in which the memory is measured).
         once: sides so slow that their first run is the timed one.
 
@@ -54,13 +56,11 @@ def by_turns(
         for name, call in sides.items():
             if turn and name in once:
                 continue
-            before = None if turn else start_of_peak()
-            start = clock()
-            results[name] = call()
-            elapsed = clock() - start
-            if not turn:
-                peaks[name] = None if before is None else round(peak() - before, 1)
-            if turn or name in once:
+            first = turn == 0
+            elapsed, more, results[name] = call.timed(first) if hasattr(call, "timed") else timed(call, first)
+            if first:
+                peaks[name] = more
+            if not first or name in once:
                 seconds[name].append(elapsed)
     rows = []
     for name, times in seconds.items():
@@ -68,6 +68,79 @@ def by_turns(
         row = {"side": name, "seconds": middle, "lower quartile": low, "upper quartile": high}
         rows.append(row | {"runs": len(times), "MB": peaks[name]})
     return rows, results
+
+
+def timed(call: Callable[[], Any], with_memory: bool) -> tuple[float, float | None, Any]:
+    """Return the seconds of a call, the peak of memory beyond what was held before in MB, and its result."""
+    before = start_of_peak() if with_memory else None
+    start = clock()
+    result = call()
+    return clock() - start, None if before is None else round(peak() - before, 1), result
+
+
+class Remote:
+    """Calls that live in a process of their own: no side finds the memory or the caches that another left.
+
+    Args:
+        make: a function of a module that returns them by name.
+        *args: its arguments, which can be pickled.
+    """
+
+    def __init__(self, make: Callable[..., Mapping[str, Callable[[], Any]]], *args: Any) -> None:
+        self._pipe, theirs = multiprocessing.Pipe()
+        work = (theirs, torch.get_num_threads(), make, args)
+        self._process = multiprocessing.get_context("spawn").Process(target=_serve, args=work, daemon=True)
+        self._process.start()
+        theirs.close()
+        self._received()
+
+    def call(self, name: str) -> RemoteCall:
+        """Return one of the calls, as a side."""
+        return RemoteCall(self, name)
+
+    def timed(self, name: str, with_memory: bool) -> tuple[float, float | None, Any]:
+        """Let the process measure one of its calls; its result stays there."""
+        self._pipe.send((name, with_memory))
+        return (*self._received(), None)
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join()
+
+    def _received(self) -> Any:
+        try:
+            found = self._pipe.recv()
+        except EOFError:
+            raise RuntimeError("a side's process ended; its reason stands above") from None
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+class RemoteCall:
+    """One call of a process of its own."""
+
+    def __init__(self, remote: Remote, name: str) -> None:
+        self.remote, self.name = remote, name
+
+    def timed(self, with_memory: bool) -> tuple[float, float | None, Any]:
+        return self.remote.timed(self.name, with_memory)
+
+
+def _serve(pipe: Connection, threads: int, make: Callable[..., Mapping[str, Callable]], args: tuple) -> None:
+    """Make the calls and measure them when asked, until nobody asks any more."""
+    torch.set_num_threads(threads)
+    try:
+        calls = make(*args)
+        pipe.send("ready")
+        while True:
+            name, with_memory = pipe.recv()
+            pipe.send(timed(calls[name], with_memory)[:2])
+    except EOFError:
+        return
+    except Exception as error:  # the asking process says it
+        pipe.send(error)
 
 
 def clock() -> float:

@@ -5,7 +5,8 @@
 
 Files are decoded in the loop, by one process. A network of the host is trained by its softmax engine at the input size
 of ``data.height`` and ``data.width``; a method by the configuration's last stage that trains, the stages before it
-with random weights. Sides take turns. "Pictures kept": the training set stays in memory after its first epoch.
+with random weights. Each side has a process of its own; they take turns. "Memory kept": what a batch frees serves the
+next one (:mod:`torchreid_xres.engine.memory`); "pictures kept": the training set stays in memory after its first epoch.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torchreid_xres.config import ConfigError, load_config
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.job import compared_runs, own_runs
+from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.run import Run, optimizer_options
 from torchreid_xres.host_mends.training import unwrap
 
@@ -38,6 +40,7 @@ OPTIONS = {
     "ours": ["train.channels_last", False, "train.precision", "fp32", "train.compile", False, "data.cache_mb", 0],
     "+ channels last": ["train.channels_last", True],
     "+ bf16": ["train.precision", "bf16"],
+    "+ memory kept": [],
     "+ pictures kept": ["data.cache_mb", 2048],
     "+ compile": ["train.compile", True],
 }
@@ -94,17 +97,14 @@ def our_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
     return calls_of(engine, run.cfg.data.targets[0], batches, extract)
 
 
-def host_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
+def host_calls(cfg: Any, name: str, batches: int) -> dict[str, Callable[[], Any]]:
     """Return the same of the host: its data manager, its engine, in single precision."""
-    cfg = run.cfg
     manager = host.ImageDataManager(
         root=cfg.data.root, sources=list(cfg.data.sources), targets=list(cfg.data.targets), height=cfg.data.height,
         width=cfg.data.width, transforms=list(cfg.data.transforms), use_gpu=cfg.use_gpu, workers=0,
         batch_size_train=cfg.train.batch_size, batch_size_test=cfg.test.batch_size,
     )  # fmt: skip
-    model = host.build_model(
-        run.model_name, manager.num_train_pids, loss=cfg.loss.name, pretrained=False, use_gpu=cfg.use_gpu
-    )
+    model = host.build_model(name, manager.num_train_pids, loss=cfg.loss.name, pretrained=False, use_gpu=cfg.use_gpu)
     model = model.cuda() if cfg.use_gpu else model
     optimizer = host.build_optimizer(model, **optimizer_options(cfg))
     engine = host.ImageSoftmaxEngine(manager, model, optimizer, use_gpu=cfg.use_gpu)
@@ -116,24 +116,34 @@ def host_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
     return calls_of(engine, cfg.data.targets[0], batches, extract)
 
 
-def rows_of(config: str, overrides: list[Any], name: str, args: argparse.Namespace, scratch: Path) -> list[dict]:
+def calls_of_side(side: str, config: str, overrides: list[Any], name: str, folder: Path, batches: int) -> dict:
+    """Return the calls of one side, in the process that is its own."""
+    cfg = load_config(config, overrides)
+    if side == HOST:
+        return host_calls(cfg, name, batches)
+    if list(OPTIONS).index(side) >= list(OPTIONS).index("+ memory kept"):
+        keep_freed_memory()
+    return our_calls(last_run(cfg, name, folder), batches)
+
+
+def rows_of(config: str, overrides: list[Any], name: str, args: argparse.Namespace, folder: Path) -> list[dict]:
     """Return the rows of one network: work, side, images a second, and how many times the first side's."""
-    calls: dict[str, dict[str, Callable[[], Any]]] = {}
-    changes = list(overrides)
+    changes = [*overrides, "compare.models", [name] if name else []]
+    cfg = load_config(config, changes)
+    label = name or [run for run in own_runs(cfg, 0, folder) if run.cfg.task != "fuse"][-1].label
+    sides = {HOST: changes} if name else {}
     for side, more in OPTIONS.items():
-        if side == "+ compile" and not args.compile:
-            continue
-        changes += more
-        cfg = load_config(config, [*changes, "compare.models", [name] if name else []])
-        run = last_run(cfg, name, scratch / side)
-        if name and not calls:
-            calls[HOST] = host_calls(run, args.batches)
-        calls[side] = our_calls(run, args.batches)
-        label = run.label
+        changes = changes + more
+        if side != "+ compile" or args.compile:
+            sides[side] = changes
+    remotes = {
+        side: measure.Remote(calls_of_side, side, config, given, name, folder / side, args.batches)
+        for side, given in sides.items()
+    }
     rows = []
     for work in ("training", "extraction"):
         images = args.batches * (cfg.train.batch_size if work == "training" else cfg.test.batch_size)
-        measured, _ = measure.by_turns({side: pair[work] for side, pair in calls.items()}, args.repeats)
+        measured, _ = measure.by_turns({side: remote.call(work) for side, remote in remotes.items()}, args.repeats)
         first = measured[0]["seconds"]
         for row in measured:
             rows.append({
@@ -142,6 +152,8 @@ def rows_of(config: str, overrides: list[Any], name: str, args: argparse.Namespa
                 "upper quartile": images / row["lower quartile"], "times the first": first / row["seconds"],
                 "MB": row["MB"],
             })  # fmt: skip
+    for remote in remotes.values():
+        remote.close()
     return rows
 
 

@@ -12,6 +12,7 @@ from torchreid_xres.config import load_config
 from torchreid_xres.engine import distributed
 from torchreid_xres.engine.job import clear, missed_figures, run_job
 from torchreid_xres.engine.logs import logged_to
+from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.report.tables import record_tables
 
 
@@ -53,6 +54,7 @@ def train(description: str, argv: Sequence[str] | None = None) -> int:
             flags += [f"data.{key}", value]
     try:
         cfg = load_config(args.config_file or None, [*flags, *args.opts])
+        keep_freed_memory()
         with distributed.processes(cfg.use_gpu):
             if args.fresh:
                 distributed.on_main(lambda: clear(Path(cfg.data.save_dir)))
