@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from torchreid_xres import host
 from torchreid_xres.data.base import DATASETS, ROLES, dataset_options
-from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.run import Run
@@ -24,7 +24,7 @@ from torchreid_xres.models.weights import load_weights
 def run_features(folder: str | Path, roles: Sequence[str] = ROLES) -> dict[str, FeatureSet]:
     """Extract the features of a trained run's images, by role: what its first target and its first source hold.
 
-    They are kept in the run's folder and read from there when the weights are the same.
+    They are kept in the run's folder and read from there when weights and data set are the same.
 
     Args:
         folder: where the run was trained (it holds ``last.pth.tar``).
@@ -33,27 +33,50 @@ def run_features(folder: str | Path, roles: Sequence[str] = ROLES) -> dict[str, 
     Raises:
         FileNotFoundError: if no run was trained there.
     """
+    return engine_features(*trained_engine(folder), roles)
+
+
+def trained_engine(folder: str | Path, dataset: str = "", root: str | Path = "") -> tuple[Run, XresMixin]:
+    """Return a trained run and its engine, with loaders, ready to evaluate.
+
+    Args:
+        folder: where the run was trained (it holds ``last.pth.tar``).
+        dataset: registered name of the data set to evaluate on; empty: the run's first target.
+        root: folder that holds the data sets now; empty: where the run had them.
+
+    Raises:
+        FileNotFoundError: if no run was trained there, or the data set is not there.
+    """
     run = Run.load(folder)
     run.cfg.test.evaluate = True
+    if dataset:
+        run.cfg.data.targets = [dataset]
+    if root:
+        run.cfg.data.root = str(root)
     engine = run.engine()
     load_weights(unwrap(engine.model), run.folder / LAST, strict=True)
     engine.set_model_mode("eval")
+    return run, engine
+
+
+def engine_features(run: Run, engine: XresMixin, roles: Sequence[str] = ROLES) -> dict[str, FeatureSet]:
+    """Do the work of :func:`run_features` with the engine of :func:`trained_engine`."""
     digest = weights_hash(engine.model)
     found = {}
     for role in roles:
+        name = (run.cfg.data.sources if role == "train" else run.cfg.data.targets)[0]
         path = run.folder / "features" / f"{role}.npz"
         if path.is_file():
             found[role] = FeatureSet.load(path)
-            if found[role].weights_sha256 == digest:
+            if (found[role].weights_sha256, found[role].dataset) == (digest, name):
                 continue
-        found[role] = _extracted(run, engine, role, digest)
+        found[role] = _extracted(run, engine, name, role, digest)
         found[role].save(path)
     return found
 
 
-def _extracted(run: Run, engine: object, role: str, digest: str) -> FeatureSet:
+def _extracted(run: Run, engine: XresMixin, name: str, role: str, digest: str) -> FeatureSet:
     manager = engine.datamanager
-    name = (run.cfg.data.sources if role == "train" else run.cfg.data.targets)[0]
     if role == "train":
         plain = {"*": {"pairs": False}, **({name: {"pairs": False}} if name in DATASETS else {})}
         with dataset_options(manager.options), dataset_options(plain):
