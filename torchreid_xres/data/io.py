@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from PIL import ImageFile
+from PIL import ImageFile, ImageOps
 
 from torchreid_xres.files import whole_file
 
@@ -22,14 +22,15 @@ _WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, PIL.Image.DecompressionBombError)
 
 
-def read_image(path: str | PathLike) -> PIL.Image.Image:
-    """Read an image file as 8-bit RGB; EXIF orientation is not applied.
+def read_image(path: str | PathLike, upright: bool = False) -> PIL.Image.Image:
+    """Read an image file as 8-bit RGB.
 
     Palettes, grey and CMYK are converted; transparency is laid on white; 16-bit grey is scaled to 8 bits.
     Of an animation the first frame is returned.
 
     Args:
         path: the image file.
+        upright: turn the picture as its EXIF orientation says, as viewers show it. Data sets are read as stored.
 
     Returns:
         A PIL image of mode ``RGB``, decoded, with no tie to the file.
@@ -39,7 +40,7 @@ def read_image(path: str | PathLike) -> PIL.Image.Image:
     """
     try:
         with _whole_images_only(), PIL.Image.open(path) as img:
-            return _to_rgb(img)
+            return to_rgb(ImageOps.exif_transpose(img) if upright else img)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: there is no such image file") from None
     except _DAMAGE as fault:
@@ -69,7 +70,12 @@ def save_image(img: PIL.Image.Image, path: Path) -> None:
         img.save(scratch, format=_WRITTEN[path.suffix.lower()])
 
 
-def _to_rgb(img: PIL.Image.Image) -> PIL.Image.Image:
+def to_rgb(img: PIL.Image.Image) -> PIL.Image.Image:
+    """Return a picture of any mode as :func:`read_image` does.
+
+    Raises:
+        ValueError: for pixels that 8 bits cannot hold: floating-point ones, or more than 16 bits.
+    """
     if img.mode == "RGB":
         return img.convert("RGB")
     if img.mode == "F":

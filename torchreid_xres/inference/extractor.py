@@ -1,0 +1,271 @@
+"""Features of any pictures by a trained network, each by the way that its own size asks for."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode, Resize
+from torchvision.transforms.functional import to_pil_image
+from yacs.config import CfgNode
+
+from torchreid_xres.data.degrade import check_rate
+from torchreid_xres.data.manager import ToNormalized
+from torchreid_xres.engine.base import AUTOCAST
+from torchreid_xres.engine.record import weights_hash
+from torchreid_xres.inference.network import find_run, host_config, load_network
+from torchreid_xres.inference.pictures import Picture, as_image, several
+from torchreid_xres.models.layers import Normalization
+from torchreid_xres.models.restored import restored_view
+
+PRECISIONS = ("auto", "fp32", *AUTOCAST)
+# Nearer, by ratio, to half of the full side than to the whole of it.
+LOW_FROM = math.sqrt(2)
+
+
+def native_rate(size: Sequence[int], full_size: Sequence[int]) -> float:
+    """Return how many times smaller a picture's side is than that of one of full resolution, by their areas.
+
+    Args:
+        size: height and width of the picture.
+        full_size: height and width at full resolution.
+
+    Example:
+        >>> native_rate((64, 32), (256, 128)), native_rate((512, 256), (256, 128))
+        (4.0, 0.5)
+    """
+    return math.sqrt(full_size[0] * full_size[1] / (size[0] * size[1]))
+
+
+class Prepared(NamedTuple):
+    """A picture as the network takes it.
+
+    Attributes:
+        pixels: (3, H, W), at the network's size, normalised.
+        size: its own height and width.
+    """
+
+    pixels: Tensor
+    size: tuple[int, int]
+
+
+class Extractor:
+    """A trained network that turns pictures into features.
+
+    Which way a picture takes (front end or none, which branch) is decided by its own size. It is low resolution if its
+    side, by its area, is at least 1.41 times smaller than that of ``full_size``. For the network it then is what a low
+    image is in a data set: where ``full_size`` was given, one that was down-sampled by that factor; else one that is
+    low by nature, as captured (rate 1), which the methods judge by its size themselves. ``rates`` and ``role`` of a
+    call say it instead, and give the features that the run's own evaluation gives.
+
+    Args:
+        weights: folder of a trained run, a checkpoint in one (``model-best.pth.tar``), or with ``config`` any
+            checkpoint of ours or of the host. For networks of the host without a configuration: :meth:`of_host`.
+        config: a configuration, or its file, that says what network the weights are of.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto``: the GPU if there is one.
+        precision: ``fp32``, ``bf16``, ``fp16`` (GPU); ``auto``: the run's own (on the CPU not ``fp16``).
+        batch_size: pictures that pass the network at once.
+        full_size: height and width of a picture of full resolution, for data that is smaller than the network's input
+            even so (Market-1501: 128, 64); None for the network's input.
+
+    Attributes:
+        cfg: the configuration of the network.
+        weights: the checkpoint's path.
+        about: what the features depend on, as JSON can hold it: model, hash of the weights, size of the input and more.
+
+    Raises:
+        FileNotFoundError: if nothing was trained there, or nobody says of what network the checkpoint is.
+        ValueError: if the checkpoint is of another network, or device, precision or sizes cannot be.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from torchreid_xres import host
+        >>> osnet = host.build_model("osnet_x0_25", num_classes=5, pretrained=False)
+        >>> with TemporaryDirectory() as folder:
+        ...     torch.save(osnet.state_dict(), f"{folder}/osnet.pth")
+        ...     extractor = Extractor.of_host("osnet_x0_25", f"{folder}/osnet.pth", size=(64, 32))
+        >>> extractor([PIL.Image.new("RGB", (20, 50)), torch.zeros(3, 128, 64)]).shape
+        torch.Size([2, 512])
+    """
+
+    def __init__(
+        self,
+        weights: str | Path,
+        *,
+        config: str | Path | CfgNode | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int = 64,
+        full_size: Sequence[int] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; at least 1 picture passes the network at once")
+        if full_size is not None and (len(full_size) != 2 or min(full_size) < 1):
+            raise ValueError(f"full_size is a height and a width in pixels, not {full_size}")
+        self.batch_size = batch_size
+        self.device = _device(device)
+        run, self.weights = find_run(weights, config)
+        self.cfg = run.cfg
+        self.cfg.model.name = run.model_name  # the run may be of another model that its configuration compares
+        self.precision = self._precision(precision)
+        model, options = load_network(run, self.weights)
+        data, test = self.cfg.data, self.cfg.test
+        self.size = (data.height, data.width)
+        self._full_size = None if full_size is None else (int(full_size[0]), int(full_size[1]))
+        self._resize = Resize(self.size, InterpolationMode(data.interpolation))
+        self._normalised = ToNormalized(data.norm_mean, data.norm_std)
+        facts = {
+            "model": run.label,
+            "weights_sha256": weights_hash(model),
+            "input": list(self.size),
+            "full_size": self._full_size,
+            "metric": test.dist_metric,
+            "interpolation": data.interpolation,
+            "norm_mean": data.norm_mean,
+            "norm_std": data.norm_std,
+            "flip": test.flip,
+            "normalize": test.normalize_feature,
+            "options": {key: value for key, value in options.items() if not key.endswith("_weights")},
+        }
+        self.about: dict[str, Any] = json.loads(json.dumps(facts))  # tuples are lists there
+        layout = torch.channels_last if self.cfg.train.channels_last else torch.preserve_format
+        self.model = model.to(self.device, memory_format=layout)
+        self._undo = Normalization(data.norm_mean, data.norm_std).to(self.device)
+
+    @classmethod
+    def of_host(cls, name: str, weights: str | Path, size: tuple[int, int] = (256, 128), **kwargs: Any) -> Extractor:
+        """Return the extractor of a checkpoint of the host's zoo.
+
+        Args:
+            name: the network's, such as ``osnet_x1_0``.
+            weights: a checkpoint of the host, or a bare state dictionary.
+            size: height and width of the network's input.
+            **kwargs: ``device``, ``precision``, ``batch_size``, ``full_size``.
+        """
+        return cls(weights, config=host_config(name, size), **kwargs)
+
+    def _precision(self, wanted: str) -> str:
+        if wanted not in PRECISIONS:
+            raise ValueError(f"precision {wanted!r} is not one of {', '.join(PRECISIONS)}")
+        cpu = self.device.type == "cpu"
+        if wanted == "fp16" and cpu:
+            raise ValueError("precision fp16 needs a GPU; on the CPU use bf16 or fp32")
+        if wanted != "auto":
+            return wanted
+        own = self.cfg.train.precision
+        return "fp32" if cpu and own == "fp16" else own
+
+    @property
+    def full_size(self) -> tuple[int, int]:
+        """Height and width of a picture that lacks nothing."""
+        return self._full_size or self.size
+
+    def is_low(self, size: Sequence[int]) -> bool:
+        """Return whether a picture of this height and width is low resolution."""
+        return native_rate(size, self.full_size) >= LOW_FROM
+
+    def __call__(
+        self, pictures: Picture | Iterable[Picture], *, rates: float | Sequence[float] | None = None, role: str = ""
+    ) -> Tensor:
+        """Return the features of one picture or many, of any sizes, in their order.
+
+        Args:
+            pictures: paths, PIL images, arrays (H, W, 3) uint8 RGB, tensors (3, H, W) uint8 or float in [0, 1], mixed
+                as you like, or a stack of arrays or tensors; see :func:`~torchreid_xres.inference.pictures.as_image`.
+            rates: of all pictures, or of each: what it was down-sampled by, 1 for not at all; None: by its size.
+            role: ``query`` or ``gallery``, for networks that treat them differently (KGNet's ``route: role``); empty:
+                the picture's resolution decides.
+
+        Returns:
+            (N, D), float32, on the CPU, without a graph.
+
+        Raises:
+            OSError: for a file that cannot be read; the message names it.
+            TypeError, ValueError: for anything that is no picture, or rates that do not fit.
+        """
+        wanted = several(pictures)
+        if not wanted:
+            raise ValueError("there are no pictures")
+        if rates is not None:
+            rates = [rates] * len(wanted) if isinstance(rates, (int, float)) else list(rates)
+            if len(rates) != len(wanted):
+                raise ValueError(f"there are {len(rates)} rates for {len(wanted)} pictures")
+        parts = []
+        for start in range(0, len(wanted), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            prepared = [self.prepare(picture) for picture in wanted[rows]]
+            parts.append(self.describe(prepared, None if rates is None else rates[rows], role))
+        return torch.cat(parts)
+
+    def prepare(self, picture: Picture) -> Prepared:
+        """Read a picture and bring it to the network's size, as the loader of an evaluation does."""
+        img = as_image(picture)
+        return Prepared(self._normalised(self._resize(img)), (img.height, img.width))
+
+    @torch.no_grad()
+    def describe(
+        self, prepared: Sequence[Prepared], rates: Sequence[float] | None = None, role: str = ""
+    ) -> Tensor:
+        """Return the features (N, D) of prepared pictures, all in one batch; the rest is as in a call."""
+        batch = self._batch(prepared, rates, role)
+        with self._autocast():
+            found = self._features(batch)
+            if self.cfg.test.flip:
+                found = found + self._features({**batch, "img": batch["img"].flip(-1)})
+        return F.normalize(found, dim=1).cpu() if self.cfg.test.normalize_feature else found.cpu()
+
+    def restored(self, prepared: Prepared) -> PIL.Image.Image | None:
+        """Return what the network's re-ID part sees of a low-resolution picture; None without a front end."""
+        with self._autocast():
+            seen = restored_view(self.model, self._batch([prepared], None, ""), self._undo)
+        return None if seen is None else to_pil_image(seen[0].cpu())
+
+    def _features(self, batch: dict) -> Tensor:
+        found = self.model.extract(batch) if hasattr(self.model, "extract") else self.model(batch["img"])
+        if not isinstance(found, Tensor) or found.ndim != 2:
+            raise ValueError(f"{self.about['model']} describes no identities: it gives no feature for a picture")
+        return found.float()
+
+    def _batch(self, prepared: Sequence[Prepared], rates: Sequence[float] | None, role: str) -> dict[str, Any]:
+        sizes = [one.size for one in prepared]
+        if rates is None:
+            low = [self.is_low(size) for size in sizes]
+            # Without a full size nothing is known of a rate: the picture is as captured.
+            known = self._full_size is not None
+            rates = [
+                native_rate(size, self.full_size) if known and small else 1.0
+                for size, small in zip(sizes, low, strict=True)
+            ]
+        else:
+            rates = [check_rate(rate) for rate in rates]
+            low = [rate != 1 for rate in rates]
+        return {
+            "img": torch.stack([one.pixels for one in prepared]).to(self.device),
+            "rate": torch.tensor(rates, dtype=torch.float64),
+            "low": torch.tensor(low),
+            "size": torch.tensor(sizes),
+            "role": [role] * len(prepared),
+        }
+
+    def _autocast(self) -> AbstractContextManager:
+        kind = self.device.type
+        return torch.autocast(kind, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"the device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device

@@ -1,0 +1,97 @@
+"""The network of a trained run or a checkpoint, without the data it was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from torchreid_xres import host
+from torchreid_xres.config import load_config, stage_configs
+from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.run import Run, model_options
+from torchreid_xres.models import MODELS, build_model
+from torchreid_xres.models.weights import load_weights
+from torchreid_xres.sr.base import FRONT_ENDS
+
+
+def find_run(weights: str | Path, config: str | Path | CfgNode | None = None) -> tuple[Run, Path]:
+    """Return what a network is, and the file of its weights.
+
+    Args:
+        weights: folder of a trained run, a checkpoint in one, or with ``config`` any checkpoint.
+        config: a configuration, or its file, that says what network the weights are of; of several stages the last.
+
+    Raises:
+        FileNotFoundError: if nothing was trained there, or nobody says of what network the checkpoint is.
+    """
+    weights = Path(weights).expanduser().absolute()
+    if not weights.exists():
+        raise FileNotFoundError(f"there is no run or checkpoint at {weights}")
+    if config is not None:
+        cfg = config if isinstance(config, CfgNode) else load_config(config)
+        cfg = list(stage_configs(cfg).values())[-1]
+        return Run(cfg, cfg.data.split_id, weights.parent, "", name=""), weights
+    if weights.is_file():
+        # Our checkpoints lie in the run's folder, the host's in one below.
+        for folder in weights.parents[:2]:
+            if (folder / "run.json").is_file():
+                return Run.load(folder), weights
+        raise FileNotFoundError(
+            f"{weights} lies in no folder of a run, so nobody says what network it is of: give a configuration, or for "
+            "a network of torchreid its name and size"
+        )
+    if not (weights / "run.json").is_file():
+        below = sorted(str(path.parent) for path in weights.glob("**/run.json"))
+        hint = f"; there are runs in {', '.join(below)}" if below else ""
+        raise FileNotFoundError(f"{weights} is no folder of a run: it has no run.json{hint}")
+    return Run.load(weights), weights / LAST
+
+
+def load_network(run: Run, weights: str | Path) -> tuple[nn.Module, dict]:
+    """Build the network of a run and load its weights; classifiers, which only training needs, are left out.
+
+    Args:
+        run: what :func:`find_run` found.
+        weights: the checkpoint.
+
+    Returns:
+        The network in evaluation mode, on the CPU, and the options it was built with.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is of another network.
+    """
+    name, options = run.model_name, {}
+    if name in MODELS:
+        options = model_options(run.cfg, name)
+        # All weights are in the checkpoint; some front ends' architecture is in a file, too.
+        read = options.get("sr") in FRONT_ENDS and FRONT_ENDS[options["sr"]].meta["info"].reads_weights
+        files = [key for key, value in options.items() if key.endswith("_weights") and isinstance(value, str)]
+        options |= {key: "" for key in files if not (read and key == "sr_weights")}
+    ours = name in MODELS
+    # The host's zoo has no network without a classifier.
+    model = build_model(name, num_classes=0 if ours else 1, loss=run.cfg.loss.name, pretrained=False, **options)
+    with torch.no_grad():
+        for missing in load_weights(model, weights, strict=True):
+            model.state_dict()[missing].zero_()  # a classifier's random weights must not tell two copies apart
+    return model.eval(), options
+
+
+def host_config(name: str, size: tuple[int, int]) -> CfgNode:
+    """Return a configuration for a network of the host's zoo.
+
+    Args:
+        name: in the zoo.
+        size: height and width of its input.
+
+    Raises:
+        ValueError: if the zoo has no such network.
+    """
+    zoo = sorted(set(host.model_factory()) - set(MODELS))
+    if name not in zoo:
+        raise ValueError(f"torchreid has no network {name!r}; there are: {', '.join(zoo)}")
+    keys = {"model.name": name, "data.height": size[0], "data.width": size[1], "test.dist_metric": "cosine"}
+    return load_config(None, [str(part) for pair in keys.items() for part in pair])
