@@ -1,0 +1,115 @@
+"""The ranked lists behind an evaluation's figures: which queries are found, which are not, and what is found instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.nn import functional as F
+
+from torchreid_xres.engine.features import FeatureSet
+from torchreid_xres.metrics import distance_matrix, rank_distances, rank_features
+from torchreid_xres.metrics.rerank import reranked_distances
+
+
+class Place(NamedTuple):
+    """An image of a ranked list: its index in the gallery, its distance, and whether it shows the query's identity."""
+
+    gallery: int
+    distance: float
+    hit: bool
+
+
+class RankedLists:
+    """The lists of all queries of a run.
+
+    Args:
+        query: the queries' features.
+        gallery: the gallery's, by the same model.
+        protocol: as a record holds it: ``protocol``, ``draws``, ``seed``, ``distance``, ``normalize`` and ``rerank``.
+
+    Attributes:
+        query, gallery: as given.
+        rank: (Q,) place of the first match, 1 = top of the list, mean over the draws; NaN for a query without a match.
+        ap: (Q,) average precision, 0 to 1; NaN for a query without a match.
+
+    Raises:
+        ValueError: if the features are not those of one model, or cannot be ranked.
+
+    Example:
+        >>> import torch
+        >>> facts = {"rate": [1], "low": [False], "size": [[8, 4]], "dataset": "d", "model": "m", "weights_sha256": ""}
+        >>> query = FeatureSet(torch.eye(2)[:1], [7], [0], names=["q"], role="query", **facts)
+        >>> many = facts | {key: facts[key] * 2 for key in ("rate", "low", "size")}
+        >>> gallery = FeatureSet(torch.eye(2), [8, 7], [1, 1], names=["a", "b"], role="gallery", **many)
+        >>> how = {"protocol": "market", "draws": 1, "seed": 0}
+        >>> lists = RankedLists(query, gallery, how | {"distance": "cosine", "normalize": False, "rerank": False})
+        >>> lists.rank, lists.top([0])
+        (array([2.]), [[Place(gallery=0, distance=0.0, hit=False), Place(gallery=1, distance=1.0, hit=True)]])
+    """
+
+    def __init__(self, query: FeatureSet, gallery: FeatureSet, protocol: Mapping[str, Any]) -> None:
+        if query.weights_sha256 != gallery.weights_sha256 or query.dataset != gallery.dataset:
+            raise ValueError(
+                f"queries of {query.dataset} by {query.model} and a gallery of {gallery.dataset} by {gallery.model} "
+                "do not belong together: data set or weights differ"
+            )
+        self.query, self.gallery, self.protocol = query, gallery, dict(protocol)
+        labels = (query.pid, gallery.pid, query.camid, gallery.camid)
+        how = {key: protocol[key] for key in ("protocol", "draws", "seed")}
+        self._features = [
+            F.normalize(part.features, dim=1) if protocol["normalize"] else part.features for part in (query, gallery)
+        ]
+        self._reranked = None
+        if protocol["rerank"]:
+            self._reranked = reranked_distances(*self._features, protocol["distance"])
+            result = rank_distances(self._reranked, *labels, **how)
+        else:
+            result = rank_features(*self._features, *labels, metric=protocol["distance"], **how)
+        self.ap = result.ap
+        first = np.atleast_2d(result.first)
+        took_part = (first >= 0).sum(axis=0)
+        ranks = np.where(first >= 0, first + 1, 0).sum(axis=0)
+        self.rank = np.where(took_part > 0, ranks / np.maximum(took_part, 1), np.nan)
+
+    def hardest(self, count: int, easiest: bool = False) -> list[int]:
+        """Return the queries of lowest (or highest) average precision, the extreme one first.
+
+        Args:
+            count: how many; fewer if fewer have a match.
+            easiest: the highest instead.
+        """
+        valid = np.flatnonzero(~np.isnan(self.rank))
+        sign = -1 if easiest else 1
+        order = np.lexsort((-sign * self.rank[valid], sign * self.ap[valid]))
+        return valid[order[:count]].tolist()
+
+    def top(self, queries: Sequence[int], count: int = 5) -> list[list[Place]]:
+        """Return the first images of some queries' lists, without those that the protocol removes.
+
+        Of a protocol that draws, the list is that of the whole gallery, before a draw.
+
+        Args:
+            queries: indices.
+            count: images of a list.
+        """
+        rows = list(queries)
+        if not rows:
+            return []
+        if self._reranked is not None:
+            distances = self._reranked[rows]  # a copy: rows is a list
+        else:
+            chosen, gallery = self._features
+            distances = distance_matrix(chosen[rows], gallery, self.protocol["distance"]).numpy()
+        same = self.query.pid[rows][:, None] == self.gallery.pid
+        if self.protocol["protocol"] == "vehicleid":  # queries and gallery are the same images, cameras play no part
+            junk = np.array(self.query.names)[rows][:, None] == np.array(self.gallery.names)
+        else:
+            junk = same & (self.query.camid[rows][:, None] == self.gallery.camid)
+        distances[junk] = np.inf
+        order = np.argsort(distances, axis=1, kind="stable")[:, :count]
+        return [
+            [Place(int(g), float(distances[i, g]), bool(same[i, g])) for g in row if np.isfinite(distances[i, g])]
+            for i, row in enumerate(order)
+        ]
