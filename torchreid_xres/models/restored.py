@@ -63,9 +63,11 @@ def _restored_ones(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Return which images go through the front end, (N,) bool, as the models' own ``extract`` has it."""
     if isinstance(model, (PSHRNet, MSIFLA, PRPR)):
         return torch.ones(len(batch["img"]), dtype=torch.bool)
+    low = torch.as_tensor(batch["low"], dtype=torch.bool)
     if isinstance(model, KGNet) and model.route == "role":
-        return torch.tensor([role == "query" for role in batch["role"]])
-    return torch.as_tensor(batch["low"], dtype=torch.bool)
+        known = {"query": True, "gallery": False}
+        return torch.tensor([known.get(role, own) for role, own in zip(batch["role"], low.tolist(), strict=True)])
+    return low
 
 
 @singledispatch

@@ -1,154 +1,28 @@
-"""The ranked lists behind an evaluation's figures: which queries do worst or best, and what is found for them."""
+"""Rank lists as a picture: queries as seen, restored, and what was found, hits and misses told apart."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from torch.nn import functional as F
+import PIL.Image
+import PIL.ImageDraw
 
 from torchreid_xres.data.base import DATASETS
 from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.engine.run import Run
-from torchreid_xres.metrics import distance_matrix, rank_distances
-from torchreid_xres.metrics.protocols import Labels, SingleShot, VehicleID
-from torchreid_xres.metrics.rerank import reranked_distances
+from torchreid_xres.report.lists import RankedLists
+from torchreid_xres.report.queries import RunPictures
+from torchreid_xres.report.seen import squares
+from torchreid_xres.report.sheet import Cell
 
 CHOICES = ("worst", "best", "random")
-
-
-class RankList(NamedTuple):
-    """The head of one query's ranked list.
-
-    Attributes:
-        query: index among the queries.
-        gallery: (k,) indices in the gallery, nearest first.
-        distances: (k,) of these.
-        hits: (k,) bool: of the query's identity.
-        ap: the query's average precision, 0 to 1; over the draws, where the protocol draws.
-        first: rank of the first match, from 1; the median over the draws.
-    """
-
-    query: int
-    gallery: np.ndarray
-    distances: np.ndarray
-    hits: np.ndarray
-    ap: float
-    first: float
-
-
-def rank_lists(
-    query: FeatureSet,
-    gallery: FeatureSet,
-    *,
-    choose: str = "worst",
-    count: int = 10,
-    top: int = 10,
-    metric: str = "cosine",
-    rerank: bool = False,
-    protocol: str = "market",
-    draws: int = 10,
-    seed: int = 0,
-    random_seed: int = 0,
-) -> list[RankList]:
-    """Rank the gallery for the queries that do worst, or best, or for any.
-
-    A list holds what the evaluation's does: no image of the query's identity under its own camera; of a protocol that
-    draws, the images of the first draw.
-
-    Args:
-        query: the queries.
-        gallery: what they are searched in, by the same model.
-        choose: ``worst`` or ``best`` by average precision, then by the first match's rank, or ``random``.
-        count: at most so many queries.
-        top: at most so many gallery images for each.
-        metric: ``cosine`` or ``euclidean``.
-        rerank: re-rank the lists (k-reciprocal).
-        protocol: ``market``, ``single_shot`` or ``vehicleid``.
-        draws: of a protocol that draws.
-        seed: of the draws.
-        random_seed: of the choice ``random``.
-
-    Returns:
-        The lists, the worst (best, first) query first. Queries without a match have none.
-
-    Raises:
-        ValueError: for another choice, numbers below 1, features of two models, or if no query has a match.
-
-    Example:
-        >>> import torch
-        >>> facts = {"low": [False] * 2, "rate": [1.0] * 2, "size": [[8, 4]] * 2, "dataset": "d", "model": "m"}
-        >>> facts |= {"names": ["a", "b"], "weights_sha256": ""}
-        >>> q = FeatureSet(torch.tensor([[1.0, 0], [0, 1]]), [5, 6], [0, 0], role="query", **facts)
-        >>> g = FeatureSet(torch.tensor([[1.0, 0], [1, 0.2]]), [5, 6], [1, 1], role="gallery", **facts)
-        >>> [(one.query, one.gallery.tolist(), one.hits.tolist()) for one in rank_lists(q, g, top=1)]
-        [(0, [0], [True]), (1, [1], [True])]
-    """
-    if choose not in CHOICES:
-        raise ValueError(f"queries are chosen as one of {', '.join(CHOICES)}, not {choose!r}")
-    if count < 1 or top < 1:
-        raise ValueError(f"at least 1 query and 1 gallery image are shown, not {count} and {top}")
-    if (query.weights_sha256, query.dataset) != (gallery.weights_sha256, gallery.dataset):
-        raise ValueError("queries and gallery are not of one model and data set")
-    distances = np.asarray(
-        (reranked_distances if rerank else distance_matrix)(query.features, gallery.features, metric)
-    )
-    labels = (query.pid, gallery.pid, query.camid, gallery.camid)
-    result = rank_distances(distances, *labels, protocol=protocol, draws=draws, seed=seed)
-    allowed = _Allowed(protocol, labels, draws, seed)
-    ranks = np.atleast_2d(np.where(result.first < 0, np.nan, result.first + 1.0))
-    shown = np.flatnonzero(result.valid & allowed.taken)
-    first = np.nanmedian(ranks[:, shown], axis=0)
-    if choose == "random":
-        order = np.random.default_rng(random_seed).permutation(len(shown))
-    else:
-        sign = 1 if choose == "worst" else -1
-        order = np.lexsort((-sign * first, sign * result.ap[shown]))
-    lists = []
-    for i in order[:count]:
-        q = int(shown[i])
-        candidates = allowed.gallery(q)
-        nearest = candidates[np.argsort(distances[q, candidates], kind="stable")[:top]]
-        hits = gallery.pid[nearest] == query.pid[q]
-        lists.append(RankList(q, nearest, distances[q, nearest], hits, float(result.ap[q]), float(first[i])))
-    return lists
-
-
-class _Allowed:
-    """Which gallery images a query's list may hold under a protocol, and whether it takes part in the first draw."""
-
-    def __init__(self, protocol: str, labels: Sequence[np.ndarray], draws: int, seed: int) -> None:
-        self.q_pid, self.g_pid, self.q_cam, self.g_cam = labels
-        self.drawn = None
-        self.taken = np.ones(len(self.q_pid), dtype=bool)
-        if protocol == "single_shot":
-            self.drawn = SingleShot(Labels(*labels), draws, seed)
-        elif protocol == "vehicleid":
-            cameras = np.zeros(len(self.q_pid)), np.ones(len(self.g_pid))
-            self.drawn = VehicleID(Labels(self.q_pid, self.g_pid, *cameras), draws, seed)
-        if self.drawn is not None:
-            self.taken = self.drawn.match[0] >= 0
-
-    def gallery(self, q: int) -> np.ndarray:
-        """Return gallery indices, ascending."""
-        own = self.g_pid == self.q_pid[q]
-        if self.drawn is None:
-            return np.flatnonzero(~(own & (self.g_cam == self.q_cam[q])))
-        kept = self.drawn.kept[0]
-        return np.sort(np.append(kept[~own[kept]], self.drawn.match[0, q]))
-
-
-def normalized(features: FeatureSet) -> FeatureSet:
-    """Return the same with features of length 1."""
-    changed = copy.copy(features)
-    object.__setattr__(changed, "features", F.normalize(features.features, dim=1))
-    return changed
+COLOURS = {True: "#1a9641", False: "#d7301f"}  # of the frames of hits and of misses
 
 
 def run_protocol(run: Run, dataset: str) -> dict[str, Any]:
-    """Return how a run ranks a data set, as keywords of :func:`rank_lists` (but for :func:`normalized`).
+    """Return how a run ranks a data set, as its records hold it.
 
     Args:
         run: a trained run.
@@ -160,6 +34,92 @@ def run_protocol(run: Run, dataset: str) -> dict[str, Any]:
         "protocol": test.metric or ("single_shot" if run.cfg.cuhk03.use_metric_cuhk03 else default),
         "draws": test.draws,
         "seed": test.seed,
-        "metric": test.dist_metric,
+        "distance": test.dist_metric,
+        "normalize": test.normalize_feature,
         "rerank": test.rerank,
     }
+
+
+def chosen_queries(lists: RankedLists, choose: str, count: int, seed: int = 0) -> list[int]:
+    """Return the queries that do worst or best by average precision, or any of those that have a match.
+
+    Args:
+        lists: of all queries.
+        choose: ``worst``, ``best`` or ``random``.
+        count: at most so many.
+        seed: of ``random``.
+
+    Raises:
+        ValueError: for another choice, or less than one query.
+    """
+    if choose not in CHOICES:
+        raise ValueError(f"queries are chosen as one of {', '.join(CHOICES)}, not {choose!r}")
+    if count < 1:
+        raise ValueError(f"at least 1 query is shown, not {count}")
+    if choose == "random":
+        return np.random.default_rng(seed).permutation(np.flatnonzero(~np.isnan(lists.rank)))[:count].tolist()
+    return lists.hardest(count, easiest=choose == "best")
+
+
+def rank_cells(
+    lists: RankedLists, queries: Sequence[int], pictures: RunPictures, top: int = 10, height: int = 160
+) -> tuple[list[Cell], int]:
+    """Make the cells of a contact sheet, a row for each query.
+
+    Args:
+        lists: of all queries.
+        queries: indices of those to show, at least one.
+        pictures: of queries and gallery.
+        top: gallery images of each.
+        height: of a picture in pixels.
+
+    Returns:
+        The cells, row by row, and how many a row has: the query as the camera saw it, restored (if one of the queries
+        is), and what is found.
+
+    Raises:
+        ValueError: for less than one gallery image.
+    """
+    if top < 1:
+        raise ValueError(f"at least 1 gallery image is shown, not {top}")
+    restored = [pictures.restored(q) for q in queries]
+    leading = 1 + any(view is not None for view in restored)
+    tops = lists.top(queries, top)
+    columns = leading + max(map(len, tops))
+    cells = []
+    for q, view, places in zip(queries, restored, tops, strict=True):
+        rows, cols = lists.query.size[q]
+        facts = f"x{lists.query.rate[q]:g}, {rows}x{cols}\nAP {lists.ap[q]:.2f}, rank {lists.rank[q]:g}"
+        cells.append(Cell(squares(pictures.seen("query", q), height), f"query {_who(lists.query, q)}\n{facts}"))
+        if leading > 1:
+            cells.append(Cell(view, "restored" if view is not None else ""))
+        for number, place in enumerate(places, start=1):
+            picture = marked(squares(pictures.seen("gallery", place.gallery), height), place.hit, height)
+            caption = f"{number}. {'hit' if place.hit else 'miss'}\n{_who(lists.gallery, place.gallery)}"
+            cells.append(Cell(picture, f"{caption}\n{place.distance:.3f}", COLOURS[place.hit]))
+        cells += [Cell(None)] * (-len(cells) % columns)
+    return cells, columns
+
+
+def marked(img: PIL.Image.Image, hit: bool, height: int) -> PIL.Image.Image:
+    """Return a picture with a tick or a cross in its corner: colours alone do not tell everybody.
+
+    Args:
+        img: 8-bit RGB.
+        hit: a tick.
+        height: to bring it to, in pixels.
+    """
+    img = img.resize((max(1, round(img.width * height / img.height)), height), PIL.Image.Resampling.BICUBIC)
+    side = max(9, height // 9)
+    pen = PIL.ImageDraw.Draw(img)
+    pen.rectangle((0, 0, side, side), "white")
+    left, middle, right = side // 5, side // 2, side - side // 5
+    tick = [((left, middle), (middle - 1, right), (right, left))]
+    cross = [((left, left), (right, right)), ((left, right), (right, left))]
+    for stroke in tick if hit else cross:
+        pen.line(stroke, COLOURS[hit], max(2, side // 7))
+    return img
+
+
+def _who(features: FeatureSet, i: int) -> str:
+    return f"id {features.pid[i]} cam {features.camid[i]}"

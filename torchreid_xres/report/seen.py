@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +14,8 @@ from torchvision.transforms.functional import resize, to_tensor
 from yacs.config import CfgNode
 
 from torchreid_xres.data.degrade import check_rate, degrade_image
-from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.run import Run, model_options
-from torchreid_xres.models import MODELS, build_model
+from torchreid_xres.inference.network import find_run, load_network
 from torchreid_xres.models.layers import Normalization
-from torchreid_xres.models.weights import load_weights
 
 
 class Trained(NamedTuple):
@@ -49,29 +45,19 @@ def trained_model(folder: str | Path, wanted: Sequence[str] = ()) -> Trained:
     """Return the network of a trained run; its data are not needed.
 
     Args:
-        folder: where the run was trained (it holds ``last.pth.tar``).
+        folder: where the run was trained, or a checkpoint in it.
         wanted: names of models; empty for any.
 
     Raises:
         FileNotFoundError: if no run was trained there.
         ValueError: if the run is of another model, or its weights do not fit.
     """
-    run = Run.load(folder)
+    run, weights = find_run(folder)
     if wanted and run.model_name not in wanted:
         raise ValueError(f"{run.folder} is a run of {run.model_name}; this drawing is of {', '.join(wanted)} only")
-    options: dict[str, Any] = {}
-    if run.model_name in MODELS:
-        # What the parts started from is not needed: all weights are in the run's own file.
-        options = {
-            key: "" if key.endswith("_weights") and isinstance(value, str) and not Path(value).is_file() else value
-            for key, value in model_options(run.cfg, run.model_name).items()
-        }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Initializing zero-element")  # torchreid's classifier of no class
-        model = build_model(run.model_name, loss=run.cfg.loss.name, pretrained=False, **options)
-    load_weights(model, run.folder / LAST, strict=True)
+    model, _ = load_network(run, weights)
     data = run.cfg.data
-    return Trained(run.model_name, model.eval(), data, Normalization(data.norm_mean, data.norm_std))
+    return Trained(run.model_name, model, data, Normalization(data.norm_mean, data.norm_std))
 
 
 def seen_at(img: PIL.Image.Image, rates: Sequence[float], data: CfgNode, normalize: Normalization) -> Seen:
