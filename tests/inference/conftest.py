@@ -1,0 +1,95 @@
+"""Runs of every method at tiny sizes, as a training would leave them; nothing is trained."""
+
+import pytest
+
+from torchreid_xres.config import load_config
+from torchreid_xres.engine import checkpoint
+from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.run import Run, model_options
+from torchreid_xres.models import MODELS, build_model
+
+IDENTITIES = 8  # of tiny_root's training set
+TINY = {
+    "model.pretrained": False,
+    "model.reid": "osnet_x0_25",
+    "data.sources": ["folder"],
+    "data.targets": ["folder"],
+    "data.height": 32,
+    "data.width": 16,
+    "data.workers": 0,
+    "data.options.folder": {"synthetic": True, "lr_camera": "1"},
+    "sr.options": {},
+    "test.dist_metric": "cosine",
+    "use_gpu": False,
+}
+# What each model of ours that describes identities takes at a tiny size; the host's stand for all of its zoo.
+METHODS = {
+    "sr_reid": {"data.pairs": True, "sr.name": "vdsr", "sr.options": {"depth": 3, "features": 4}},
+    "hrnet_reid": {"data.height": 64, "data.width": 32, "model.options": {"backbone": "hrnet_w18_small"}},
+    "psh_rnet": {
+        "data.height": 64,
+        "data.width": 32,
+        "model.options": {"backbone": "hrnet_w18_small"},
+        "sr.name": "vdsr_ca",
+        "sr.options": {"depth": 3, "features": 4, "squeezed": 2},
+        "data.pairs": True,
+        "loss.ps.weight": 0.0,  # no teacher
+        "test.flip": True,
+    },
+    "kgnet": {
+        "data.height": 64,
+        "data.width": 64,
+        "data.pairs": True,
+        "sr.name": "omni_sr",
+        "sr.scale": 4,
+        "sr.options": {"features": 8, "groups": 1, "blocks": 1},
+        "model.options": {"hourglass": {"stacks": 1, "depth": 2, "width": 8}, "kgr_blocks": 1, "kga_blocks": 1},
+    },
+    "msifla": {"model.options": {"widths": [4, 8]}},
+    "dgrl": {
+        "model.options": {"dim": 16, "groups": 3, "hidden": 8},
+        "data.pairs": True,
+        "data.interpolation": "bicubic",
+        "sr.name": "rcan",
+        "sr.options": {"groups": 1, "blocks": 1, "features": 4, "reduction": 2},
+    },
+    "prpr": {
+        "model.options": {"trunk": "light", "trunk_options": {"features": 4, "blocks": 1}, "head_features": 4},
+        "fusion.weights": [4.0, 1.0, 1.0, 2.0],
+    },
+    "osnet_x0_25": {"test.normalize_feature": True, "test.dist_metric": "euclidean"},
+}
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+    """Each of the methods in turn: its name."""
+    return request.param
+
+
+@pytest.fixture
+def methods():
+    """Name to settings of all methods."""
+    return METHODS
+
+
+@pytest.fixture(scope="session")
+def run_of(tiny_root, tmp_path_factory):
+    """Return a function: the name of a method to the folder of a run of it, with random weights."""
+    made = {}
+
+    def make(name, **changes):
+        key = name, str(changes)
+        if key not in made:
+            keys = TINY | METHODS[name] | {"data.root": str(tiny_root), "model.name": name}
+            keys |= {key.replace("__", "."): value for key, value in changes.items()}
+            cfg = load_config(None, [part for pair in keys.items() for part in pair])
+            folder = tmp_path_factory.mktemp(name)
+            Run(cfg, 0, folder, "", name=f"split0/{name}").save()
+            options = model_options(cfg, name) if name in MODELS else {}
+            model = build_model(name, IDENTITIES, cfg.loss.name, pretrained=False, **options)
+            checkpoint.save_atomic({"models": {"model": model.state_dict()}}, folder / LAST)
+            made[key] = folder
+        return made[key]
+
+    return make
