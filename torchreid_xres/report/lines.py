@@ -37,7 +37,7 @@ class Chart(NamedTuple):
     Attributes:
         title: what it shows.
         x: what the horizontal axis shows, with its unit.
-        y: what the vertical axis shows, with its unit.
+        y: what the vertical axis shows, with its unit; may be empty.
         x_ticks, y_ticks: of the axes.
         lines: in the order of the legend.
         said: the last value of each line, for those who do not see it.
@@ -67,7 +67,7 @@ def line_chart(
         lines: label -> points (x, y), finite, in ascending x; at least one point in all.
         title: what the chart shows.
         x: what the horizontal axis shows, with its unit.
-        y: what the vertical axis shows, with its unit.
+        y: what the vertical axis shows, with its unit; may be empty where the title says it.
         span: lowest and highest y; None fits the points.
         x_ticks: where the horizontal axis is labelled; empty for round numbers.
 

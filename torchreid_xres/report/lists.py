@@ -1,4 +1,4 @@
-"""The ranked lists behind an evaluation's figures: which queries are found, which are not, and what is found instead."""
+"""The ranked lists behind the figures of an evaluation: which queries are found, and what is found instead."""
 
 from __future__ import annotations
 

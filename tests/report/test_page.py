@@ -1,0 +1,232 @@
+"""The page of an evaluation: what it says, that it is sound HTML, that it asks for nothing and escapes everything."""
+
+import copy
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from torchreid_xres.report.evaluation import check_comparable, facts, figures, read_record
+from torchreid_xres.report.lines import line_chart
+from torchreid_xres.report.page import Evaluation, evaluation_page
+from torchreid_xres.report.queries import Listed, Queries, Shown
+
+NASTY = '<script>alert(1)</script>&"\''
+PIXEL = "data:image/jpeg;base64,/9j/"
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+def part(rank1, tpr=True):
+    found = {"queries": 10, "rank1": rank1, "rank5": rank1 + 20, "rank10": rank1 + 30, "mAP": rank1 - 5, "mINP": 10.0}
+    return found | ({"tpr": {"fpr0.01": 60.0, "fpr0.001": 40.0}} if tpr else {})
+
+
+@pytest.fixture
+def record():
+    return {
+        "dataset": "folder", "model": "net", "manifest": "a" * 64, "split_id": 0, "seed": 1, "input": [256, 128],
+        "protocol": {"protocol": "market", "draws": 10, "seed": 0, "distance": "cosine", "rerank": False},
+        "query_images": 20, "gallery_images": 1234567, "weights_sha256": "w" * 64, "versions": {"torch": "2.9.0"},
+        **part(52.0), "cmc": [52.0 + i / 2 for i in range(50)],
+        "by_rate": {"2": part(60.0), "4": part(44.0)},
+        "by_camera": {"0": part(50.0), "10": part(54.0), "3": part(52.0, tpr=False)},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def other(record):
+    found = copy.deepcopy(record) | {"model": "old", "rank1": 54.5, "weights_sha256": "v" * 64}
+    found["by_rate"]["4"]["rank1"] = 40.0
+    return found
+
+
+class Page(HTMLParser):
+    """A page as its elements, refused if one is left open or closed twice."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text, self._open, self._style = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self._open, f"left open: {self._open}"
+
+    def handle_starttag(self, tag, attrs):
+        assert len(attrs) == len(dict(attrs)), f"an attribute twice: {tag} {attrs}"
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open and self._open.pop() == tag, f"</{tag}> closes what is not open"
+
+    def handle_data(self, data):
+        if data.strip():
+            self.text.append((self._open[-1] if self._open else "", data.strip()))
+
+    def all(self, *tags):
+        return [attrs for tag, attrs in self.elements if tag in tags]
+
+    def says(self, *tags):
+        return [text for tag, text in self.text if tag in tags]
+
+
+def page_of(*args, **kwargs):
+    text = evaluation_page(*args, **kwargs)
+    page = Page(text)
+    # Asks for nothing: whatever refers to something refers to this page or is in it.
+    for tag, attrs in page.elements:
+        for key in ("src", "href", "srcset", "action", "data", "poster"):
+            assert attrs.get(key, "#").startswith(("#", "data:image/")), (tag, attrs)
+        assert not any(key.startswith("on") for key in attrs), (tag, attrs)
+    assert "url(" not in text and "@import" not in text and "://" not in text
+    assert not page.all("script", "iframe", "object", "embed", "link", "base")
+    assert any("default-src 'none'" in attrs.get("content", "") for attrs in page.all("meta"))
+    # Can be read by everybody: names for pictures and charts, scopes for headings of tables, links that lead somewhere.
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {attrs["href"][1:] for attrs in page.all("a")} <= set(ids)
+    assert {attrs["aria-labelledby"] for _, attrs in page.elements if "aria-labelledby" in attrs} <= set(ids)
+    assert all(attrs.get("scope") in ("col", "row") for attrs in page.all("th"))
+    assert all(attrs.get("alt") for attrs in page.all("img"))
+    assert all("aria-label" in attrs or attrs.get("aria-hidden") == "true" for attrs in page.all("svg"))
+    return page
+
+
+def shown(name="g.png"):
+    return [
+        Shown(PIXEL, f"query {name}", "query", "query"),
+        Shown(PIXEL, f"rank 1, hit: {name}", "1: 0.100", "hit"),
+        Shown(PIXEL, f"rank 2, miss: {name}", "2: 0.200", "miss"),
+    ]
+
+
+def test_a_record_alone(record):
+    page = page_of(Evaluation(record, "runs/net"))
+    assert not page.all("img") and "queries" not in {attrs.get("id") for _, attrs in page.elements}
+    assert page.says("h1") == ["net on folder"]
+    assert page.says("dd")[1:] == ["52.0", "72.0", "82.0", "47.0", "10.0"]
+    rows = page.says("th")
+    assert [text for text in rows if text in ("0", "3", "10")] == ["0", "3", "10"]  # as numbers
+    assert "TPR at FPR 0.1 %" in rows
+    assert page.says("td").count("–") == 2  # camera 3 has none
+    # CMC, rank-1, mAP and two rates of false positives by resolution; one line each.
+    titles = [attrs["aria-label"] for attrs in page.all("svg")]
+    assert len(titles) == 5 and titles[1].endswith("here: 44 at 4")
+    assert len(page.all("polyline")) == 5
+
+
+def test_against_another_record(record, other):
+    page = page_of(Evaluation(record, "a"), Evaluation(other, "b", {"loss": [(0, 1.0)]}))
+    down = [attrs for tag, attrs in page.elements if attrs.get("class") == "down"]
+    assert len(down) == 3  # rank-1 of all: in its tile, below the rates and below the cameras
+    assert page.says("span").count("−2.5") == 3 and page.says("span").count("+4.0") == 1
+    assert len(page.all("polyline")) == 10
+    assert not any(attrs.get("class") == "warning" for _, attrs in page.elements)
+    assert "weights sha256 ≠" in page.says("th") and "seed" in page.says("th")
+
+
+def test_what_makes_a_comparison_hollow_is_said(record, other):
+    other["manifest"], other["protocol"]["draws"] = "b" * 64, 3
+    assert check_comparable(record, other) == [
+        "The manifest is aaaaaaaaaaaa here and bbbbbbbbbbbb there.",
+        "The protocol's draws is 10 here and 3 there.",
+        "So other images were low resolution, or at other rates, or the files differ.",
+    ]
+    page = page_of(Evaluation(record, "a"), Evaluation(other, "b"))
+    assert any(attrs.get("class") == "warning" for _, attrs in page.elements)
+    assert "The protocol's draws is 10 here and 3 there." in page.says("li")
+    with pytest.raises(ValueError, match="one evaluation is of folder, the other of mlr_viper"):
+        evaluation_page(Evaluation(record, "a"), Evaluation(other | {"dataset": "mlr_viper"}, "b"))
+
+
+def test_another_use_of_the_model_is_no_other_protocol(record, other):
+    other["protocol"]["rerank"] = True
+    assert check_comparable(record, other) == []
+    (fact,) = [fact for fact in facts(record, other) if fact.name == "protocol: rerank"]
+    assert (fact.value, fact.other, fact.differs) == ("no", "yes", True)
+
+
+def test_queries_with_pictures(record):
+    one = Listed("q.png", ["identity 7"], [("", shown())])
+    both = Listed("q.png", [], [("", shown()[:1]), ("here: rank 1", shown()[1:]), ("there: rank 3", shown()[1:])])
+    page = page_of(Evaluation(record, "a"), queries=Queries([one, one], [one], [both], [], (5, 3, 12), "other images"))
+    assert len(page.all("img")) == 3 * 3 + 5
+    assert page.says("h3") == ["Won against the other run", "Worst queries", "Best queries"]
+    assert [text for text in page.says("b") if text in "✓✗"] == ["✓", "✗"] * 5  # not by colour alone
+    assert {"5", "3", "12"} <= set(page.says("b")) and any("other images" in text for text in page.says("p"))
+    assert any("whoever gets the page gets them" in text for text in page.says("p"))
+
+
+def test_whatever_comes_from_outside_is_text(record, other):
+    for each in (record, other):
+        each |= {"model": NASTY, "dataset": NASTY, NASTY: {NASTY: NASTY}}
+        each["by_rate"]["2"]["tpr"] = {"fpr0.01": 1.0}
+    listed = Listed(NASTY, [NASTY], [(NASTY, shown(NASTY))])
+    queries = Queries([listed], [], obstacle=NASTY)
+    page = page_of(Evaluation(record, NASTY, {NASTY: [(0, 1.0), (1, 2.0)]}), Evaluation(other, NASTY), queries)
+    assert page.says("h4") == [NASTY] and page.says("h1") == [f"{NASTY} on {NASTY}"]
+    assert page.all("img")[0]["alt"] == f"query {NASTY}"
+    assert any(attrs.get("aria-label", "").startswith(NASTY) for attrs in page.all("svg"))
+
+
+def test_an_older_record_shows_what_it_holds(record):
+    del record["by_camera"], record["tpr"], record["query_images"], record["gallery_images"], record["mINP"]
+    for one in record["by_rate"].values():
+        del one["tpr"], one["mINP"]
+    page = page_of(Evaluation(record, "a"))
+    assert len(page.all("svg")) == 3 and "camera" not in page.says("th")
+
+
+def test_a_curve_over_all_queries_is_taken_if_both_have_one(record, other):
+    record["curve"] = {"1": part(90.0), "3": part(70.0), "8": part(20.0)}
+    page = page_of(Evaluation(record, "a"))
+    assert "here: 20 at 8" in page.all("svg")[1]["aria-label"]
+    page = page_of(Evaluation(record, "a"), Evaluation(other, "b"))
+    charts = [attrs["aria-label"] for attrs in page.all("svg") if "aria-label" in attrs]
+    assert charts[1].endswith("here: 44 at 4; there: 40 at 4")
+
+
+def test_points_of_training_are_thinned_but_reach_to_the_end(record):
+    lines = {"loss": [(step, 1 / (step + 1)) for step in range(12345)]}
+    text = evaluation_page(Evaluation(record, "a", lines))
+    points = re.findall(r'points="([^"]*)"', text)[-1].split()
+    assert 100 < len(points) <= 200
+
+
+def test_a_chart_of_nothing_or_nan_is_refused():
+    for lines in ({}, {"a": []}, {"a": [(0, float("nan"))]}):
+        with pytest.raises(ValueError, match="'CMC' has no points, or some that are not finite"):
+            line_chart(lines, title="CMC", x="rank", y="%")
+
+
+def test_figures_keep_their_order_and_lack_no_difference_silently():
+    found = figures({"rank10": 3.0, "rank1": 1.0, "mAP": 2.0}, {"rank1": 0.5})
+    assert [(figure.name, figure.difference) for figure in found] == [("rank-1", 0.5), ("rank-10", None), ("mAP", None)]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [("{", "is not readable as JSON"), ("[]", "is no record of a ranking"), ('{"psnr_x2": 3}', "it has no dataset")],
+)
+def test_a_file_that_is_no_record(tmp_path, content, message):
+    path = tmp_path / "record.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_record(path)
+
+
+def test_a_folder_with_several_records(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no results"):
+        read_record(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such run folder or record"):
+        read_record(tmp_path / "none")
+    (tmp_path / "results").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "results" / f"{name}.json").write_text("{}")
+    with pytest.raises(ValueError, match="was evaluated on a, b: name one"):
+        read_record(tmp_path)
+    with pytest.raises(ValueError, match="was not evaluated on 'c', but on a, b"):
+        read_record(tmp_path, "c")

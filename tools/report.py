@@ -1,0 +1,57 @@
+"""Write one HTML page of an evaluation: figures, curves, best and worst queries, the record; or of two, compared.
+
+    python tools/report.py log/quickstart/split0/sr_reid --out report.html
+    python tools/report.py log/quickstart/split0/sr_reid --against log/quickstart/split0/osnet_x0_25 --out report.html
+    python tools/report.py log/quickstart/split0/sr_reid/results/synth_person.json --no-images --out report.html
+
+Takes folders of trained runs, or the records (results/*.json) that they hold. The page is one file that asks for
+nothing from outside. Unless --no-images is given it holds pictures of the data set, which often show people: give it
+only to those who may see the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from torchreid_xres.files import whole_file
+from torchreid_xres.report.evaluation import read_record
+from torchreid_xres.report.page import Evaluation, evaluation_page
+from torchreid_xres.report.queries import MOST, run_queries
+from torchreid_xres.report.training import training_lines
+
+
+def read(path: Path, dataset: str) -> Evaluation:
+    return Evaluation(read_record(path, dataset), str(path), training_lines(path) if path.is_dir() else {})
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a trained run, or a record")
+    parser.add_argument("--against", type=Path, metavar="RUN", help="another run or record of the same data set")
+    parser.add_argument("--dataset", default="", help="registered name, if the run was evaluated on several")
+    parser.add_argument("--no-images", action="store_true", help="no pictures and lists; needs the records only")
+    parser.add_argument("--count", type=int, default=6, help=f"queries of each kind shown, 1 to {MOST} (default 6)")
+    parser.add_argument("--root", default="", help="folder of the data sets, if not where the run had them")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="default report.html")
+    args = parser.parse_args(argv)
+    try:
+        here = read(args.run, args.dataset)
+        there = read(args.against, here.record["dataset"]) if args.against else None
+        queries = None
+        if not args.no_images:
+            queries = run_queries(args.run, here.record, args.against, there and there.record, args.count, args.root)
+        page = evaluation_page(here, there, queries)
+        with whole_file(args.out) as scratch:
+            scratch.write_text(page, encoding="utf-8")
+    except (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError) as error:
+        text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
+        print(f"{type(error).__name__}: {text}", file=sys.stderr)
+        return 2
+    print(f"{args.out}: {args.out.stat().st_size / 1e3:.0f} kB, {'with' if queries else 'without'} pictures")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

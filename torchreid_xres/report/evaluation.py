@@ -1,0 +1,165 @@
+"""Records of evaluations, read back and set against each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# What a record holds beside facts: these have tables and charts of their own.
+_MEASURED = {"cmc", "tpr", "by_rate", "by_camera", "curve", "mAP", "mINP"}
+# What must agree before two figures measure the same thing.
+_PROTOCOL = ("manifest", "split_id", "query_images", "gallery_images", "protocol")
+_HOW = {"distance", "normalize", "rerank", "flip"}  # of the key "protocol": how a model is used, not what is measured
+
+
+class Figure(NamedTuple):
+    """A figure in per cent, and by how much it is above the other evaluation's; None for what is not known."""
+
+    name: str
+    value: float | None
+    difference: float | None
+
+
+class Fact(NamedTuple):
+    """An entry of a record, as text, beside the other evaluation's; None where one has no such entry."""
+
+    name: str
+    value: str | None
+    other: str | None
+
+    @property
+    def differs(self) -> bool:
+        return self.value != self.other
+
+
+def read_record(path: str | Path, dataset: str = "") -> dict:
+    """Return the record of a ranking.
+
+    Args:
+        path: folder of a run, which keeps one record for each data set it was evaluated on, or a record's file.
+        dataset: registered name; empty where there is only one.
+
+    Raises:
+        FileNotFoundError: if there is no such file, or no record in the folder.
+        ValueError: if the file is no record of a ranking, or there are several and ``dataset`` is not one of them.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = {file.stem: file for file in sorted(path.glob("results/*.json"))}
+        if not found:
+            raise FileNotFoundError(f"{path} holds no results/*.json: no run was evaluated there")
+        if not dataset and len(found) > 1:
+            raise ValueError(f"{path} was evaluated on {', '.join(found)}: name one of them")
+        if dataset and dataset not in found:
+            raise ValueError(f"{path} was not evaluated on {dataset!r}, but on {', '.join(found)}")
+        path = found[dataset or next(iter(found))]
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such run folder or record")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also bytes that are no text
+        raise ValueError(f"{path} is not readable as JSON: {error}") from error
+    needed = ("dataset", "model", "protocol", "rank1", "mAP", "cmc", "by_rate")
+    missing = [key for key in needed if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise ValueError(f"{path} is no record of a ranking: it has no {', no '.join(missing)}")
+    if dataset and record["dataset"] != dataset:
+        raise ValueError(f"{path} is a record of {record['dataset']}, not of {dataset}")
+    return record
+
+
+def figures(part: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> list[Figure]:
+    """Return the figures of a record, or of one of its parts by rate or camera.
+
+    Args:
+        part: holds ``rank1``, ..., ``mAP``, ``mINP`` and perhaps ``tpr``.
+        other: the same part of another record.
+
+    Example:
+        >>> figures({"rank1": 50.0, "mAP": 40.0, "tpr": {"fpr0.01": 70.0}}, {"rank1": 52.0})[0]
+        Figure(name='rank-1', value=50.0, difference=-2.0)
+    """
+    ours, theirs = _named(part), _named(other or {})
+    return [
+        Figure(name, value, value - theirs[name] if name in theirs else None) for name, value in ours.items()
+    ]
+
+
+def _named(part: Mapping[str, Any]) -> dict[str, float]:
+    ranks = sorted(int(key[4:]) for key in part if key.startswith("rank") and key[4:].isdecimal())
+    found = {f"rank-{rank}": part[f"rank{rank}"] for rank in ranks}
+    found |= {key: part[key] for key in ("mAP", "mINP") if key in part}
+    return found | {f"TPR at FPR {100 * float(key[3:]):g} %": value for key, value in part.get("tpr", {}).items()}
+
+
+def facts(record: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> list[Fact]:
+    """Return everything of a record that is no figure, entry by entry: protocol, seeds, versions, machine.
+
+    Args:
+        record: the record.
+        other: another one.
+
+    Example:
+        >>> facts({"seed": 1, "machine": {"gpu": None}, "rank1": 50.0}, {"seed": 2, "machine": {"gpu": None}})
+        [Fact(name='seed', value='1', other='2'), Fact(name='machine: gpu', value='none', other='none')]
+    """
+    ours, theirs = _flat(record), _flat(other or {})
+    return [Fact(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs}]
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for key, value in record.items():
+        if key in _MEASURED or (key.startswith("rank") and key[4:].isdecimal()):
+            continue
+        if isinstance(value, Mapping):
+            found |= {f"{key}: {name}": _text(entry) for name, entry in value.items()}
+        else:
+            found[key] = _text(value)
+    return {name.replace("_", " "): text for name, text in found.items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return " x ".join(map(str, value)) if len(value) == 2 else ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and abs(value) >= 10_000:
+        return f"{value:,}"
+    return "none" if value is None or value == "" else str(value)
+
+
+def check_comparable(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return what makes two evaluations of one data set hard to compare, a sentence each.
+
+    Args:
+        record: of one.
+        other: of the other.
+
+    Returns:
+        Empty if both measured the same queries against the same gallery by the same rule.
+
+    Raises:
+        ValueError: if they are of two data sets.
+    """
+    if record["dataset"] != other["dataset"]:
+        raise ValueError(f"one evaluation is of {record['dataset']}, the other of {other['dataset']}: no common ground")
+    found = []
+    for key in _PROTOCOL:
+        ours, theirs = record.get(key), other.get(key)
+        if key == "protocol":
+            found += [
+                f"The protocol's {name.replace('_', ' ')} is {_text(ours.get(name))} here and "
+                f"{_text(theirs.get(name))} there."
+                for name in {**ours, **theirs}
+                if name not in _HOW and ours.get(name) != theirs.get(name)
+            ]
+        elif ours != theirs:
+            found.append(
+                f"The {key.replace('_', ' ')} is {_text(ours)[:12]} here and {_text(theirs)[:12]} there."
+            )
+    if any(sentence.startswith("The manifest") for sentence in found):
+        found.append("So other images were low resolution, or at other rates, or the files differ.")
+    return found

@@ -1,0 +1,148 @@
+"""One self-contained HTML page of an evaluation: figures, curves, queries, and what all that depends on.
+
+The page asks for nothing from outside, runs no script, and says so to the browser (Content-Security-Policy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+
+from torchreid_xres import __version__
+from torchreid_xres.report.evaluation import Figure, check_comparable, facts, figures
+from torchreid_xres.report.lines import HEIGHT, WIDTH, Chart, Points, line_chart, thinned
+from torchreid_xres.report.queries import Queries
+
+HEADLINE = ("rank-1", "rank-5", "rank-10", "mAP", "mINP")
+CMC_RANKS = 20  # shown; beyond them the curves of good models are one line
+
+
+class Row(NamedTuple):
+    """A row of a table by rate or camera; all rows have the same figures in the same order."""
+
+    label: str
+    queries: int
+    figures: list[Figure]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation as a page shows it.
+
+    Args:
+        record: as :func:`torchreid_xres.report.evaluation.read_record` gives it.
+        source: what it was read from.
+        training: loss -> points (step, value), see :func:`torchreid_xres.report.training.training_lines`.
+    """
+
+    record: Mapping[str, Any]
+    source: str
+    training: Mapping[str, Points] = field(default_factory=dict)
+
+
+def evaluation_page(here: Evaluation, there: Evaluation | None = None, queries: Queries | None = None) -> str:
+    """Return the page.
+
+    Args:
+        here: the evaluation.
+        there: another one of the same data set, to set it against.
+        queries: those to show; None for a page without pictures.
+
+    Returns:
+        An HTML document; whatever comes from names, paths and records is escaped.
+
+    Raises:
+        ValueError: if the two are of two data sets.
+    """
+    record, other = here.record, there.record if there else None
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["signed"] = lambda value: f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    known = [figure for figure in figures(record, other) if figure.name in HEADLINE]
+    return environment.get_template("page.html").render(
+        here=here,
+        there=there,
+        record=record,
+        headline=known,
+        warnings=check_comparable(record, other) if other else [],
+        tables=[("rate", _rows(record, other, "by_rate")), ("camera", _rows(record, other, "by_camera"))],
+        charts=_charts(record, other),
+        training=_training(here, there),
+        queries=queries,
+        facts=facts(record, other),
+        size=(WIDTH, HEIGHT),
+        version=__version__,
+    )
+
+
+def _rows(record: Mapping[str, Any], other: Mapping[str, Any] | None, key: str) -> list[Row]:
+    parts, others = record.get(key, {}), (other or {}).get(key, {})
+    if not parts:
+        return []
+    whole = figures(record, other)
+    rows = []
+    for label, part in sorted(parts.items(), key=lambda item: float(item[0])):
+        known = {figure.name: figure for figure in figures(part, others.get(label))}
+        aligned = [known.get(figure.name, Figure(figure.name, None, None)) for figure in whole]
+        rows.append(Row(label, part["queries"], aligned))
+    return [*rows, Row("all", sum(row.queries for row in rows), whole)]
+
+
+def _charts(record: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[Chart]:
+    runs = {"here": record} | ({"there": other} if other else {})
+    cmc = {label: list(enumerate(run["cmc"][:CMC_RANKS], 1)) for label, run in runs.items()}
+    ranks = (1, *range(5, CMC_RANKS + 1, 5))
+    span = _per_cent_span(cmc)
+    charts = [line_chart(cmc, title="CMC", x="rank", y="queries with a match, %", span=span, x_ticks=ranks)]
+    # The same kind of curve for both: all queries at each rate in turn if both measured that.
+    at_each = all("curve" in run for run in runs.values())
+    where = "rate of all queries" if at_each else "rate of the queries"
+    for figure in ("rank1", "mAP"):
+        lines = {
+            label: sorted((float(rate), part[figure]) for rate, part in run["curve" if at_each else "by_rate"].items())
+            for label, run in runs.items()
+        }
+        charts += _by_rate(lines, figure.replace("rank", "rank-"), where)
+    for key in record.get("tpr", {}):
+        lines = {
+            label: sorted(
+                (float(rate), part["tpr"][key]) for rate, part in run["by_rate"].items() if key in part.get("tpr", {})
+            )
+            for label, run in runs.items()
+        }
+        charts += _by_rate(lines, f"TPR at FPR {100 * float(key[3:]):g} %", "rate of the queries")
+    return charts
+
+
+def _by_rate(lines: Mapping[str, Points], figure: str, where: str) -> list[Chart]:
+    """A chart over the rates; none where there is one rate only."""
+    rates = sorted({rate for line in lines.values() for rate, _ in line})
+    if len(rates) < 2:
+        return []
+    title = f"{figure} by resolution"
+    return [line_chart(lines, title=title, x=where, y=f"{figure}, %", span=_per_cent_span(lines), x_ticks=rates)]
+
+
+def _per_cent_span(lines: Mapping[str, Points]) -> tuple[float, float]:
+    """From 0, or from 50 where all is above it, to 100 or the next ten above the highest."""
+    values = [value for line in lines.values() for _, value in line]
+    high = min(100, -(-max(values, default=100) // 10) * 10) or 10
+    return (50 if min(values, default=0) > 60 else 0), high
+
+
+def _training(here: Evaluation, there: Evaluation | None) -> list[Chart]:
+    runs = {"here": here.training} | ({"there": there.training} if there and there.training else {})
+    charts = []
+    for name in here.training:
+        lines = {label: thinned(training[name]) for label, training in runs.items() if name in training}
+        charts.append(line_chart(lines, title=name, x="step", y=""))
+    return charts
