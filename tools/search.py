@@ -1,0 +1,142 @@
+"""Search a folder of images for the person or vehicle of a picture.
+
+    python tools/search.py build log/sr_reid/split0/sr_reid path/to/images --gallery log/gallery
+    python tools/search.py query path/to/picture.jpg --gallery log/gallery --top 10
+    python tools/search.py query scene.jpg --box 310 84 42 96 --gallery log/gallery --sheet hits.jpg --json hits.json
+
+``build`` takes the folder of a trained run, or a checkpoint: one in a run's folder, one of torchreid with ``--model``
+and ``--size``, or any with ``--config-file``. It may be stopped at any time and goes on where it was; later it adds
+only new and changed images and drops those that are gone. ``query`` takes a picture of any size, or a box of it, and
+chooses front end and branch by the picture's resolution. For data that is smaller than the network's input even at
+full resolution, ``build`` wants to know ``--full-size`` (Market-1501: 128 64).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import PIL.Image
+from tabulate import tabulate
+
+from torchreid_xres.data.io import picture_path, save_image
+from torchreid_xres.files import whole_file
+from torchreid_xres.inference import Extractor, Gallery, Hit
+from torchreid_xres.inference.extractor import PRECISIONS, native_rate
+from torchreid_xres.inference.pictures import as_image, cropped
+from torchreid_xres.report.sheet import Cell, contact_sheet
+
+COLUMNS, HEIGHT = 6, 192  # of a contact sheet
+SHOWN = 10  # unusable files that are named one by one
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    build = commands.add_parser("build", help="make a gallery of a folder of images, or bring it up to date")
+    build.add_argument("run", type=Path, help="folder of a trained run, or a checkpoint")
+    build.add_argument("images", type=Path, help="folder of images, with all folders below it")
+    what = build.add_mutually_exclusive_group()
+    what.add_argument("--config-file", type=Path, help="configuration of a checkpoint that lies in no run's folder")
+    what.add_argument("--model", help="the network's name, for a checkpoint of torchreid")
+    build.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="its input (default: 256 128)")
+    build.add_argument("--full-size", type=int, nargs=2, metavar=("H", "W"), help="of a picture of full resolution")
+    query = commands.add_parser("query", help="find the images that are most like a picture")
+    query.add_argument("image", type=Path, help="the picture")
+    query.add_argument("--run", type=Path, help="where run or checkpoint are now, if they were moved")
+    query.add_argument("--box", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="only this part, in pixels")
+    query.add_argument("--top", type=int, default=10, help="images to find")
+    query.add_argument("--json", type=Path, metavar="FILE", help="write what was found there, too")
+    query.add_argument("--sheet", type=picture_path, metavar="FILE", help="draw a contact sheet of what was found")
+    for command in (build, query):
+        command.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="where the gallery is kept")
+        command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: the GPU if there is one")
+        command.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: as the run was evaluated")
+    build.add_argument("--batch", type=int, default=64, help="images that pass the network at once")
+    args = parser.parse_args(argv)
+    if args.command == "build" and args.size and not args.model:
+        parser.error("--size is the input of a --model of torchreid; others have it in their configuration")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        return build(args) if args.command == "build" else query(args)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError) as error:
+        text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
+        print(f"{type(error).__name__}: {text}", file=sys.stderr)
+        return 2
+
+
+def build(args: argparse.Namespace) -> int:
+    how = {"device": args.device, "precision": args.precision, "batch_size": args.batch, "full_size": args.full_size}
+    if args.model:
+        extractor = Extractor.of_host(args.model, args.run, tuple(args.size or (256, 128)), **how)
+    else:
+        extractor = Extractor(args.run, config=args.config_file, **how)
+    gallery = Gallery(args.gallery, extractor)
+    done = gallery.update(args.images)
+    for name, fault in list(done.faults.items())[:SHOWN]:
+        print(f"left out: {name}: {fault}", file=sys.stderr)
+    if len(done.faults) > SHOWN:
+        print(f"left out: {len(done.faults) - SHOWN} more", file=sys.stderr)
+    print(
+        f"{args.gallery}: {len(gallery)} images by {gallery.about['model']}; {done.added} new, {done.changed} changed, "
+        f"{done.removed} gone, {len(gallery.faults)} that cannot be used, {done.ignored} other files ignored"
+    )
+    return 0
+
+
+def query(args: argparse.Namespace) -> int:
+    gallery = Gallery(args.gallery)
+    img = as_image(args.image)
+    if args.box:
+        img = cropped(img, tuple(args.box))
+    extractor = gallery.make_extractor(args.run or "", device=args.device, precision=args.precision)
+    prepared = extractor.prepare(img)
+    hits = gallery.search(extractor.describe([prepared]), args.top)[0]
+    low, rate = extractor.is_low(prepared.size), native_rate(prepared.size, extractor.full_size)
+    restored = extractor.restored(prepared) if low and args.sheet else None
+    if args.sheet:
+        save_image(sheet(img, restored, hits), args.sheet)
+    if args.json:
+        record = {
+            "gallery": str(args.gallery),
+            "images": len(gallery),
+            **{key: gallery.about[key] for key in ("model", "weights_sha256", "metric")},
+            "query": {
+                "file": str(args.image), "box": args.box, "size": list(prepared.size), "rate": rate, "low": low,
+            },
+            "hits": [
+                {"rank": hit.rank, "score": hit.score, "file": str(hit.path), "size": list(hit.size)} for hit in hits
+            ],
+        }  # fmt: skip
+        with whole_file(args.json) as path:
+            path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    kind = f"low resolution, {rate:.1f} times smaller than {{}}x{{}}" if low else "full resolution for {}x{}"
+    print(f"query: {img.height}x{img.width}, {kind.format(*extractor.full_size)}")
+    rows = [[hit.rank, hit.score, hit.name] for hit in hits]
+    print(tabulate(rows, headers=("rank", "score", "file"), tablefmt="github", floatfmt=".4f"))
+    return 0
+
+
+def sheet(img: PIL.Image.Image, restored: PIL.Image.Image | None, hits: list[Hit]) -> PIL.Image.Image:
+    """Draw the query as seen, restored if it was, then what was found; a file that is gone since leaves its place."""
+    cells = [Cell(img, f"query, {img.height}x{img.width}", "blue")]
+    if restored is not None:
+        width = max(1, round(restored.height * img.width / img.height))  # the network's input has another shape
+        cells.append(Cell(restored.resize((width, restored.height)), "restored", "blue"))
+    for hit in hits:
+        picture = as_image(hit.path) if hit.path.is_file() else None
+        cells.append(Cell(picture, f"{hit.rank}: {hit.score:.3f}\n{hit.name}"))
+    return contact_sheet(cells, COLUMNS, HEIGHT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,391 @@
+"""A folder of images as a gallery: their features kept in one file, brought up to date by what changed, searched.
+
+The file is an SQLite database, in which every batch of features is one transaction. So a build that is stopped, at
+whatever moment, has lost no more than the batch it was at, and the next one goes on behind it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import sqlite3
+import sys
+from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from torchreid_xres.data.datasets.reading import IMAGE_SUFFIXES
+from torchreid_xres.files import whole_file
+from torchreid_xres.inference.extractor import Extractor, Prepared
+from torchreid_xres.metrics.distance import distance_tiles
+from torchreid_xres.metrics.search import GalleryIndex
+
+logger = logging.getLogger(__name__)
+
+DATABASE, CONFIG = "gallery.sqlite", "config.yaml"
+# From so many images on FAISS searches, where it is installed: it prepares the features once, for all queries.
+LARGE = 50_000
+_FORMAT = 1
+_TABLES = (
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    """CREATE TABLE images (
+        name TEXT PRIMARY KEY,     -- path below the folder of images, with forward slashes
+        bytes INTEGER NOT NULL,    -- size and time of the file when it was read: it is read again when they change
+        mtime_ns INTEGER NOT NULL,
+        height INTEGER, width INTEGER,
+        feature BLOB,              -- float32; NULL for a file that cannot be used
+        fault TEXT                 -- why it cannot
+    )""",
+)
+
+
+class _File(NamedTuple):
+    path: Path
+    bytes: int
+    mtime_ns: int
+
+
+class Hit(NamedTuple):
+    """An image that a search found.
+
+    Attributes:
+        rank: from 1.
+        score: cosine similarity, at most 1; or minus the squared distance, if the run was evaluated by Euclidean ones.
+        name: path below the folder of images.
+        path: the file.
+        size: its height and width.
+    """
+
+    rank: int
+    score: float
+    name: str
+    path: Path
+    size: tuple[int, int]
+
+
+@dataclass
+class Update:
+    """What a build did.
+
+    Attributes:
+        added: images that are new.
+        changed: images that were read again because the file changed.
+        removed: images whose file is gone.
+        kept: images, and files known to be unusable, that were left as they are.
+        faults: why files among the new and changed ones cannot be used, by name.
+        ignored: files that are no images by their names.
+    """
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    kept: int = 0
+    faults: dict[str, str] = field(default_factory=dict)
+    ignored: int = 0
+
+
+class Gallery:
+    """The features of a folder of images by one model.
+
+    Args:
+        folder: where the gallery is kept: ``gallery.sqlite`` and the model's ``config.yaml``. With an extractor it is
+            begun if it is not there.
+        extractor: the model; needed to :meth:`update`, not to search.
+
+    Raises:
+        FileNotFoundError: if there is no gallery, and no extractor to begin one.
+        ValueError: if the gallery was made by another model, or the file is no gallery.
+
+    Example:
+        A gallery of all images in and below a folder, and the ten that are most like a picture::
+
+            extractor = Extractor("log/sr_reid/split0/sr_reid")
+            gallery = Gallery("log/gallery", extractor)
+            gallery.update("path/to/images")
+            for hit in gallery.search(extractor("query.jpg"), top=10)[0]:
+                print(hit.rank, hit.score, hit.path)
+    """
+
+    def __init__(self, folder: str | Path, extractor: Extractor | None = None) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        self.extractor = extractor
+        self._path = self.folder / DATABASE
+        if extractor is not None:
+            self._begin(extractor)
+        if not self._path.is_file():
+            raise FileNotFoundError(f"there is no gallery in {self.folder} (it has no {DATABASE}); build one first")
+        with self._connection() as database:
+            facts = dict(database.execute("SELECT name, value FROM facts"))
+        if facts.get("format") != str(_FORMAT):
+            raise ValueError(f"{self._path} has format {facts.get('format')}; this version reads {_FORMAT}")
+        self.about: dict[str, Any] = json.loads(facts["about"])
+        self.weights = Path(facts["weights"])
+        self.images = Path(facts["images"]) if facts.get("images") else None
+        if extractor is not None:
+            self._refuse_another(extractor)
+
+    def _begin(self, extractor: Extractor) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._connection("rwc") as database, database:
+            database.execute("BEGIN IMMEDIATE")
+            if database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                return
+            with whole_file(self.folder / CONFIG) as scratch:
+                scratch.write_text(extractor.cfg.dump(), encoding="utf-8")
+            for table in _TABLES:
+                database.execute(table)
+            facts = {"format": _FORMAT, "about": json.dumps(extractor.about), "weights": str(extractor.weights)}
+            database.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
+
+    def _refuse_another(self, extractor: Extractor) -> None:
+        ours, theirs = self.about, extractor.about
+        where = f"the gallery in {self.folder} was made by {ours['model']}"
+        if ours["weights_sha256"] != theirs["weights_sha256"]:
+            raise ValueError(
+                f"{where} with the weights {ours['weights_sha256'][:12]}; {extractor.weights} holds {theirs['model']} "
+                f"with {theirs['weights_sha256'][:12]}. Features of two models cannot be compared: name another folder"
+            )
+        # A model goes by other names in other configurations.
+        differing = [key for key in theirs if key != "model" and ours.get(key) != theirs[key]]
+        if differing:
+            told = "; ".join(f"{key} is {ours.get(key)} there, {theirs[key]} here" for key in differing)
+            raise ValueError(f"{where} with these weights but other settings: {told}")
+
+    def make_extractor(self, weights: str | Path = "", **kwargs: Any) -> Extractor:
+        """Return the extractor that the gallery was made with.
+
+        Args:
+            weights: where run or checkpoint are now; empty: where they were.
+            **kwargs: ``device``, ``precision``, ``batch_size``.
+
+        Raises:
+            FileNotFoundError: if they are no longer there.
+            ValueError: if the file holds other weights now.
+        """
+        weights = Path(weights).expanduser().absolute() if weights else self.weights
+        if weights.is_dir():
+            weights = weights / self.weights.name
+        extractor = Extractor(weights, config=self.folder / CONFIG, full_size=self.about["full_size"], **kwargs)
+        self._refuse_another(extractor)
+        return extractor
+
+    # -- building --------------------------------------------------------------------------------------------
+
+    def update(self, images: str | Path) -> Update:
+        """Bring the gallery to what is in and below a folder now: new and changed files in, vanished ones out.
+
+        Files that cannot be used are left out, with their reason, and tried again when they change. On a terminal a bar
+        shows the progress.
+
+        Args:
+            images: the folder. It may have moved since the last time; what counts is a file's path below it.
+
+        Raises:
+            FileNotFoundError: if there is no such folder, or no image in it.
+            ValueError: if none of the gallery's images is in a folder other than the last.
+        """
+        if self.extractor is None:
+            raise ValueError("a gallery is updated by the extractor that it was made with; give it one")
+        images = Path(images).expanduser().absolute()
+        found, ignored = self._scan(images)
+        with self._connection() as database:
+            held = {name: stamp for name, *stamp in database.execute("SELECT name, bytes, mtime_ns FROM images")}
+            if held and images != self.images and not held.keys() & found.keys():
+                raise ValueError(
+                    f"the gallery in {self.folder} is of the images in {self.images}, and none of them is in {images}: "
+                    "name another folder for another gallery"
+                )
+            vanished = held.keys() - found.keys()
+            wanted = sorted(name for name, file in found.items() if held.get(name) != [file.bytes, file.mtime_ns])
+            with database:
+                database.execute("INSERT OR REPLACE INTO facts VALUES ('images', ?)", (str(images),))
+                database.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in vanished])
+            self.images = images
+            for kept in ("_held", "_index"):
+                self.__dict__.pop(kept, None)
+            done = Update(removed=len(vanished), kept=len(found) - len(wanted), ignored=ignored)
+            self._add(database, {name: found[name] for name in wanted}, held.keys(), done)
+        logger.info("%s: %s", self.folder, done)
+        return done
+
+    def _scan(self, images: Path) -> tuple[dict[str, _File], int]:
+        """Return the images in and below a folder by name, and how many other files there are."""
+        if not images.is_dir():
+            raise FileNotFoundError(f"there is no folder {images}")
+        found, ignored = {}, 0
+        for folder, _, names in os.walk(images):
+            if Path(folder) == self.folder:
+                continue
+            for name in names:
+                path = Path(folder, name)
+                # macOS leaves "._name.jpg" beside name.jpg in many an archive.
+                if name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+                    ignored += 1
+                    continue
+                relative = path.relative_to(images).as_posix()
+                if not _is_text(relative):
+                    logger.warning("%r is left out: its name is not UTF-8", relative)
+                    ignored += 1
+                    continue
+                stat = path.stat()
+                found[relative] = _File(path, stat.st_size, stat.st_mtime_ns)
+        if not found:
+            kinds = ", ".join(IMAGE_SUFFIXES)
+            raise FileNotFoundError(
+                f"there are no images in {images}, only {ignored} other files; image files end in {kinds}"
+                if ignored
+                else f"the folder {images} is empty"
+            )
+        return found, ignored
+
+    def _add(
+        self, database: sqlite3.Connection, files: dict[str, _File], held: Container[str], done: Update
+    ) -> None:
+        names = list(files)
+        batches = [names[i : i + self.extractor.batch_size] for i in range(0, len(names), self.extractor.batch_size)]
+        shown = sys.stderr.isatty()
+        # While the network works, the next batch is read.
+        with ThreadPoolExecutor(1) as reader, tqdm(total=len(names), unit="image", disable=not shown) as bar:
+            ahead = None
+            for number, batch in enumerate(batches):
+                read = ahead or reader.submit(self._read, batch, files)
+                if number + 1 < len(batches):
+                    ahead = reader.submit(self._read, batches[number + 1], files)
+                rows = self._rows(read.result(), files)
+                with database:
+                    database.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+                for name, *_, fault in rows:
+                    if fault:
+                        done.faults[name] = fault
+                    elif name in held:
+                        done.changed += 1
+                    else:
+                        done.added += 1
+                bar.update(len(batch))
+
+    def _read(self, names: Sequence[str], files: dict[str, _File]) -> dict[str, Prepared | str]:
+        """Return the pictures by name, or why a file is none."""
+        read: dict[str, Prepared | str] = {}
+        for name in names:
+            try:
+                read[name] = self.extractor.prepare(files[name].path)
+            except OSError as error:
+                read[name] = str(error).removeprefix(f"{files[name].path}: ")
+        return read
+
+    def _rows(self, read: dict[str, Prepared | str], files: dict[str, _File]) -> list[tuple]:
+        pictures = {name: one for name, one in read.items() if not isinstance(one, str)}
+        features = iter(self.extractor.describe(list(pictures.values())) if pictures else ())
+        rows = []
+        for name, one in read.items():
+            stamp = name, files[name].bytes, files[name].mtime_ns
+            if isinstance(one, str):
+                rows.append((*stamp, None, None, None, one))
+                continue
+            feature = next(features)
+            if not torch.isfinite(feature).all():
+                rows.append((*stamp, *one.size, None, "the network gives no finite feature for it"))
+            else:
+                rows.append((*stamp, *one.size, feature.numpy().tobytes(), None))
+        return rows
+
+    # -- searching -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _held(self) -> tuple[list[str], list[tuple[int, int]], Tensor]:
+        with self._connection() as database:
+            rows = database.execute(
+                "SELECT name, height, width, feature FROM images WHERE feature IS NOT NULL ORDER BY name"
+            ).fetchall()
+        features = np.frombuffer(bytearray().join(row[3] for row in rows), dtype=np.float32)
+        return [row[0] for row in rows], [row[1:3] for row in rows], torch.from_numpy(features).view(len(rows), -1)
+
+    def __len__(self) -> int:
+        with self._connection() as database:
+            return database.execute("SELECT count(*) FROM images WHERE feature IS NOT NULL").fetchone()[0]
+
+    @property
+    def names(self) -> list[str]:
+        """Paths of the images below their folder, in the order of :attr:`features`."""
+        return self._held[0]
+
+    @property
+    def features(self) -> Tensor:
+        """(N, D), float32."""
+        return self._held[2]
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """Why files of the folder are not in the gallery, by name."""
+        with self._connection() as database:
+            return dict(database.execute("SELECT name, fault FROM images WHERE fault IS NOT NULL ORDER BY name"))
+
+    def search(self, queries: Tensor, top: int = 10) -> list[list[Hit]]:
+        """Return the images nearest to each query, nearest first; the search is exact.
+
+        Args:
+            queries: (Q, D), by the model that the gallery was made with.
+            top: at most so many for each.
+
+        Raises:
+            ValueError: for an empty gallery, or a number below 1.
+        """
+        if top < 1:
+            raise ValueError(f"top is {top}; at least 1 image is found")
+        if not len(self.names):
+            raise ValueError(f"the gallery in {self.folder} holds no image")
+        distances, places = self._nearest(queries, min(top, len(self.names)))
+        names, sizes, _ = self._held
+        lift = 1 if self.about["metric"] == "cosine" else 0
+        return [
+            [
+                Hit(rank, lift - distance, names[place], self.images / names[place], sizes[place])
+                for rank, (distance, place) in enumerate(zip(*row, strict=True), start=1)
+            ]
+            for row in zip(distances.tolist(), places.tolist(), strict=True)
+        ]
+
+    def _nearest(self, queries: Tensor, k: int) -> tuple[Tensor | np.ndarray, Tensor | np.ndarray]:
+        if len(self.names) >= LARGE and importlib.util.find_spec("faiss"):
+            return self._index.search(queries, k)
+        bands = distance_tiles(queries, self.features, self.about["metric"])
+        parts = [band.topk(k, largest=False) for band in bands]
+        return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+
+    @cached_property
+    def _index(self) -> GalleryIndex:
+        index = GalleryIndex(self.features.shape[1], self.about["metric"])
+        index.add(self.features)
+        return index
+
+    # -- the file --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _connection(self, mode: str = "rw") -> Iterator[sqlite3.Connection]:
+        # Also to read: what a killed build left half written has to be taken back first.
+        try:
+            with closing(sqlite3.connect(f"{self._path.as_uri()}?mode={mode}", uri=True)) as database:
+                yield database
+        except sqlite3.OperationalError as error:  # locked by another build, disk full, no right to write
+            raise OSError(f"{self._path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{self._path} is not a readable gallery: {error}") from error
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # Python's stand-in for bytes that are no UTF-8
+        return False
+    return True
