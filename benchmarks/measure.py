@@ -104,8 +104,8 @@ class Remote:
         return (*self._received(), None)
 
     def close(self) -> None:
-        """End the process."""
-        self._pipe.close()
+        """End the process, which holds nothing worth a clean end."""
+        self._process.kill()
         self._process.join()
 
     def _received(self) -> Any:

@@ -5,8 +5,9 @@
 
 Files are decoded in the loop, by one process. A network of the host is trained by its softmax engine at the input size
 of ``data.height`` and ``data.width``; a method by the configuration's last stage that trains, the stages before it
-with random weights. Each side has a process of its own; they take turns. "Memory kept": what a batch frees serves the
-next one (:mod:`torchreid_xres.engine.memory`); "pictures kept": the training set stays in memory after its first epoch.
+with random weights. Each side of each work has its own process; they take turns. "Memory kept": what a batch frees
+serves the next one (:mod:`torchreid_xres.engine.memory`); "pictures kept": the training set stays in memory after its
+first epoch.
 """
 
 from __future__ import annotations
@@ -136,14 +137,16 @@ def rows_of(config: str, overrides: list[Any], name: str, args: argparse.Namespa
         changes = changes + more
         if side != "+ compile" or args.compile:
             sides[side] = changes
-    remotes = {
-        side: measure.Remote(calls_of_side, side, config, given, name, folder / side, args.batches)
-        for side, given in sides.items()
-    }
     rows = []
     for work in ("training", "extraction"):
         images = args.batches * (cfg.train.batch_size if work == "training" else cfg.test.batch_size)
+        remotes = {
+            side: measure.Remote(calls_of_side, side, config, given, name, folder / work / side, args.batches)
+            for side, given in sides.items()
+        }
         measured, _ = measure.by_turns({side: remote.call(work) for side, remote in remotes.items()}, args.repeats)
+        for remote in remotes.values():
+            remote.close()
         first = measured[0]["seconds"]
         for row in measured:
             rows.append({
@@ -152,8 +155,6 @@ def rows_of(config: str, overrides: list[Any], name: str, args: argparse.Namespa
                 "upper quartile": images / row["lower quartile"], "times the first": first / row["seconds"],
                 "MB": row["MB"],
             })  # fmt: skip
-    for remote in remotes.values():
-        remote.close()
     return rows
 
 
