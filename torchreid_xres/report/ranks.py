@@ -89,8 +89,9 @@ def rank_cells(
     cells = []
     for q, view, places in zip(queries, restored, tops, strict=True):
         rows, cols = lists.query.size[q]
-        facts = f"x{lists.query.rate[q]:g}, {rows}x{cols}\nAP {lists.ap[q]:.2f}, rank {lists.rank[q]:g}"
-        cells.append(Cell(squares(pictures.seen("query", q), height), f"query {_who(lists.query, q)}\n{facts}"))
+        facts = f"x{lists.query.rate[q]:g}, AP {lists.ap[q]:.3f}\nfirst hit {lists.rank[q]:.4g}"
+        caption = f"query {rows}x{cols}\n{_who(lists.query, q)}\n{facts}"
+        cells.append(Cell(squares(pictures.seen("query", q), height), caption))
         if leading > 1:
             cells.append(Cell(view, "restored" if view is not None else ""))
         for number, place in enumerate(places, start=1):

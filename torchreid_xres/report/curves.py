@@ -1,0 +1,155 @@
+"""Resolution curves: rank-1 and mAP against the queries' rate, several models in one plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from torchreid_xres.report.figures import COLOURS, MARKERS, new_figure
+
+FIGURES = {"rank1": "rank-1", "mAP": "mAP"}
+# What a point is of -> the record's entry that holds it.
+QUERIES = {"all": "curve", "drawn": "by_rate"}
+LEAST_SPAN = 12  # per cent from bottom to top, so that a wobble does not look like a fall
+
+
+class Curve(NamedTuple):
+    """Figures of a model by rate, in per cent.
+
+    Attributes:
+        dataset: registered name.
+        label: the model's.
+        rates: ascending.
+        mean: figure (``rank1``, ``mAP``) -> its mean over the records at each rate.
+        std: the same, the standard deviation; 0 of a single record.
+        records: of how many records.
+    """
+
+    dataset: str
+    label: str
+    rates: list[float]
+    mean: dict[str, list[float]]
+    std: dict[str, list[float]]
+    records: int
+
+
+def labelled_records(files: Iterable[str]) -> list[tuple[str, dict]]:
+    """Read the records of files: one each, or a list of them.
+
+    Args:
+        files: paths, or ``LABEL=path`` to show its records under another label than their model's.
+
+    Returns:
+        Labels and records of rankings; others are left out.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a file is no JSON or holds no record of a ranking.
+    """
+    found = []
+    for text in files:
+        label, _, name = text.rpartition("=") if not Path(text).is_file() else ("", "", text)
+        path = Path(name)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no record {path}")
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is no JSON: {error}") from error
+        records = held if isinstance(held, list) else [held]
+        ranked = [record for record in records if isinstance(record, dict) and "rank1" in record]
+        if not ranked:
+            raise ValueError(f"{path} holds no record of a ranking")
+        found += [(label or record["model"], record) for record in ranked]
+    return found
+
+
+def resolution_curves(records: Iterable[tuple[str, dict]], queries: str = "all") -> list[Curve]:
+    """Gather records by data set and label, those of several splits or seeds into one curve.
+
+    Args:
+        records: labels and records, as :func:`labelled_records` returns them.
+        queries: ``all``: at each rate all low queries are at that rate (what an evaluation with ``test.query_rates``
+            keeps). ``drawn``: the queries that the protocol has at that rate.
+
+    Returns:
+        The curves, in the order of the records; a rate that not all records of a label have is left out.
+
+    Raises:
+        ValueError: if a record has no such figures, or the records of one label are of different protocols.
+
+    Example:
+        >>> one = {"dataset": "d", "by_rate": {"2": {"rank1": 60.0, "mAP": 50.0}, "4": {"rank1": 40.0, "mAP": 30.0}}}
+        >>> two = {"dataset": "d", "by_rate": {"2": {"rank1": 62.0, "mAP": 52.0}}}
+        >>> resolution_curves([("a", one), ("a", two)], "drawn")[0].mean
+        {'rank1': [61.0], 'mAP': [51.0]}
+    """
+    entry = QUERIES[queries]
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for label, record in records:
+        if not record.get(entry):
+            hint = "; it was evaluated without test.query_rates" if queries == "all" else ""
+            raise ValueError(f"the record of {label} on {record['dataset']} holds no figures by rate ({entry}){hint}")
+        groups.setdefault((record["dataset"], label), []).append(record)
+    curves = []
+    for (dataset, label), group in groups.items():
+        shared = set.intersection(*(set(record[entry]) for record in group))
+        rates = sorted(shared, key=float)
+        values = {key: [[record[entry][rate][key] for record in group] for rate in rates] for key in FIGURES}
+        curves.append(
+            Curve(
+                dataset,
+                label,
+                [float(rate) for rate in rates],
+                {key: [mean(at_rate) for at_rate in found] for key, found in values.items()},
+                {key: [stdev(v) if len(v) > 1 else 0.0 for v in found] for key, found in values.items()},
+                len(group),
+            )
+        )
+    return curves
+
+
+def draw_curves(curves: Sequence[Curve], queries: str = "all") -> Any:
+    """Draw rank-1 and mAP side by side, a row for each data set; a band is a standard deviation to either side.
+
+    Args:
+        curves: of any data sets.
+        queries: as for :func:`resolution_curves`; named at the axis.
+
+    Returns:
+        A Matplotlib figure.
+
+    Raises:
+        ImportError: without Matplotlib.
+    """
+    datasets = list(dict.fromkeys(curve.dataset for curve in curves))
+    labels = list(dict.fromkeys(curve.label for curve in curves))
+    figure = new_figure(9, 3.6 * len(datasets) + 0.3)
+    grid = figure.subplots(len(datasets), len(FIGURES), squeeze=False)
+    lines = {}
+    for row, dataset in zip(grid, datasets, strict=True):
+        for axes, (key, name) in zip(row, FIGURES.items(), strict=True):
+            for curve in (curve for curve in curves if curve.dataset == dataset):
+                i = labels.index(curve.label)
+                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+                middle, spread = curve.mean[key], curve.std[key]
+                said = curve.label + (f" ({curve.records} runs, mean ± std)" if curve.records > 1 else "")
+                (line,) = axes.plot(curve.rates, middle, color=colour, marker=marker, label=said)
+                lines.setdefault(curve.label, line)
+                if curve.records > 1:
+                    low, high = ([m + sign * s for m, s in zip(middle, spread, strict=True)] for sign in (-1, 1))
+                    axes.fill_between(curve.rates, low, high, color=colour, alpha=0.18, linewidth=0)
+            ticks = sorted({rate for curve in curves if curve.dataset == dataset for rate in curve.rates})
+            axes.set_xticks(ticks, [f"x{rate:g}" for rate in ticks])
+            bottom, top = axes.get_ylim()
+            middle, half = (bottom + top) / 2, max(top - bottom, LEAST_SPAN) / 2
+            axes.set_ylim(max(0, middle - half), min(100.5, middle + half))
+            axes.set_title(f"{dataset}: {name}")
+            axes.set_xlabel("all low queries at" if queries == "all" else "queries that the protocol has at")
+            axes.set_ylabel(f"{name} (%)")
+            axes.grid(alpha=0.3)
+    figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=min(4, len(lines)), frameon=False)
+    return figure
