@@ -1,0 +1,108 @@
+"""Write a trained network as ONNX: pixels in, descriptors out, compared with torch before it is kept.
+
+    python tools/export.py log/msifla_quickstart/split0/msifla --out msifla.onnx
+    python tools/export.py log/sr_reid_vehicle2cam/split0/sr_reid --out car.onnx     # car.query.onnx, car.gallery.onnx
+    python tools/export.py RUN --out small.onnx --precision int8 --images path/to/training/images
+    python tools/export.py RUN --out model.onnx --dataset vehicle2cam --root /path/to/data   # and rank with it
+    python tools/export.py osnet.pth --model osnet_x0_25 --size 256 128 --out osnet.onnx     # torchreid's networks
+
+The input is (N, 3, h, w), RGB, uint8 (or with --input float32: 0 to 1), of any size and number: resizing and
+normalisation are in the file. A method that treats low-resolution queries and high-resolution gallery images
+differently becomes two files, whose descriptors are compared with each other. If the answers of a file are not
+torch's, or their least cosine is under the bound, nothing is kept and the exit status is 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from torchvision.transforms.functional import pil_to_tensor
+
+from torchreid_xres.data.datasets.reading import images_at
+from torchreid_xres.data.io import read_image
+from torchreid_xres.inference.accuracy import compare_accuracy
+from torchreid_xres.inference.export import BOUNDS, INPUTS, LEAST_OPSET, ROLES, Recipe, export_onnx
+from torchreid_xres.inference.network import find_run, host_config, load_network
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a trained run, or a checkpoint in one; with --model any")
+    parser.add_argument("--out", type=Path, required=True, help="the file, .onnx")
+    parser.add_argument("--role", choices=ROLES, help="of a method with two files, only this one")
+    parser.add_argument("--low-size", type=int, nargs=2, metavar=("H", "W"), help="DGRL, PRPR: queries' own size, "
+                        "from which they are restored; default: a third of the network's")  # fmt: skip
+    parser.add_argument("--precision", choices=BOUNDS, default="fp32")
+    parser.add_argument("--input", choices=INPUTS, default="uint8", help="type of the pixels; default: uint8")
+    parser.add_argument("--opset", type=int, default=LEAST_OPSET)
+    parser.add_argument("--images", type=Path, help="image or folder to compare on; int8 also sets its ranges by them")
+    parser.add_argument("--count", type=int, default=64, help="of a folder, so many images, evenly spread")
+    bounds = ", ".join(f"{name} {bound:g}" for name, bound in BOUNDS.items())
+    parser.add_argument("--bound", type=float, help=f"least cosine to torch that is accepted; default: {bounds}")
+    parser.add_argument("--dataset", default="", help="rank this data set with torch and with the files")
+    parser.add_argument("--root", default="", help="folder that holds the data sets; default: where the run had them")
+    parser.add_argument("--model", help="network of torchreid that the checkpoint is of")
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("H", "W"), help="its input")
+    args = parser.parse_args(argv)
+    if args.out.suffix != ".onnx":
+        parser.error(f"--out {args.out}: the name ends in .onnx")
+    if args.count < 2:
+        parser.error(f"--count must be at least 2, not {args.count}")
+    if args.dataset and (args.model or args.role or args.run.is_file()):
+        parser.error("--dataset ranks the network of a run's folder with all its files: leave out --model and --role")
+    return args
+
+
+def pictures(path: Path | None, count: int) -> list[torch.Tensor]:
+    """Return images (3, h, w), uint8; of many, evenly spread ones."""
+    found = images_at(path) if path else []
+    return [pil_to_tensor(read_image(file, upright=True)) for file in found[:: max(1, len(found) // count)][:count]]
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        run, weights = find_run(args.run, host_config(args.model, tuple(args.size)) if args.model else None)
+        model, _ = load_network(run, weights)
+        files = export_onnx(
+            model,
+            args.out,
+            Recipe.of(run.cfg, args.low_size),
+            roles=(args.role,) if args.role else ROLES,
+            precision=args.precision,
+            input_type=args.input,
+            opset=args.opset,
+            images=pictures(args.images, args.count),
+            bound=args.bound,
+            facts={"model": run.label},
+        )
+        rows = [
+            {
+                "file": file.path,
+                "for": file.role or "all images",
+                "descriptor": file.dim,
+                "MB": f"{file.size / 1e6:.2f}",
+                "largest difference": f"{file.difference:.2g}",
+                "least cosine": f"{file.cosine:.6f}",
+            }
+            for file in files
+        ]
+        print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+        if args.dataset:
+            found = compare_accuracy(args.run, files, args.dataset, args.root)
+            found["difference"] = {key: found["onnx"][key] - value for key, value in found["torch"].items()}
+            table = [{args.dataset: name, **figures} for name, figures in found.items()]
+            print("\n" + tabulate(table, headers="keys", tablefmt="github", floatfmt=".2f"))
+    except (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError) as error:
+        text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
+        print(f"{type(error).__name__}: {text}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""A model's way from image to descriptor for one kind of image, as a function without a choice in it.
+
+``extract`` of a model looks at every image of a batch and sends it one way or another. A file for another runtime holds
+one way only; here each method says what its ways are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import singledispatch
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchreid_xres.data.degrade import degrade_tensor
+from torchreid_xres.models.dgrl import DGRL
+from torchreid_xres.models.dgrl_restorer import seen_rate
+from torchreid_xres.models.kgnet import KGNet
+from torchreid_xres.models.prpr import PRPR
+from torchreid_xres.models.sr_reid import SRReID
+
+# Normalised images (N, 3, H, W) at the network's size -> descriptors (N, D).
+Way = Callable[[Tensor], Tensor]
+
+
+@singledispatch
+def ways(model: nn.Module, low_size: tuple[int, int]) -> Mapping[str, Way]:
+    """Return what a model does with images, by their role; the same for all where the only key is empty.
+
+    Args:
+        model: one of ours or of the host, in evaluation mode.
+        low_size: height and width of a query as the camera saw it, for methods that restore from there.
+
+    Raises:
+        ValueError: if the model tells images apart and has not said here how.
+
+    Example:
+        >>> model = SRReID(pretrained=False).eval()
+        >>> sorted(ways(model, (21, 10))), list(ways(model.reid, (21, 10)))
+        (['gallery', 'query'], [''])
+    """
+    if hasattr(model, "extract"):
+        raise ValueError(f"{type(model).__name__} tells images apart, and it is not known how: it has no way here")
+    return {"": model}
+
+
+@ways.register
+def _(model: SRReID, low_size: tuple[int, int]) -> Mapping[str, Way]:
+    return {"query": model, "gallery": model.reid}
+
+
+@ways.register
+def _(model: KGNet, low_size: tuple[int, int]) -> Mapping[str, Way]:
+    return {
+        "query": model,  # the student behind recovery and alignment
+        "gallery": lambda img: F.normalize(model.teacher(img, classify=False).descriptor, dim=1),
+    }
+
+
+@ways.register
+def _(model: DGRL, low_size: tuple[int, int]) -> Mapping[str, Way]:
+    def query(img: Tensor) -> Tensor:
+        size = (img.shape[-2], img.shape[-1])
+        if model.restorer is not None:
+            tail = model.restorer.tail_of(seen_rate(1.0, True, low_size, size[1]), low_size, size)
+            if tail > 1:
+                seen = model.normalize.undo(img)
+                seen = F.interpolate(seen, size=low_size, mode="bicubic", align_corners=False).clamp(0, 1)
+                img = model.normalize(model.restorer(seen, tail, size))
+        map4 = model._main(model.stems["sr"](img))[-1]
+        return F.normalize(model.heads[0](map4)[1], dim=1)
+
+    return {"query": query, "gallery": model}
+
+
+@ways.register
+def _(model: PRPR, low_size: tuple[int, int]) -> Mapping[str, Way]:
+    def query(img: Tensor) -> Tensor:
+        small = tuple(min(low, side) for low, side in zip(low_size, img.shape[-2:], strict=True))
+        return model(degrade_tensor(img, small, "bilinear"))
+
+    return {"query": query, "gallery": model}
