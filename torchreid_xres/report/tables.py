@@ -52,12 +52,12 @@ def accuracy_table(records: Iterable[dict], ranks: Sequence[int] = (1, 5, 10), s
     for (dataset, model), group in groups.items():
         row = {"data set": dataset, "model": model}
         for key in (*(f"rank{r}" for r in ranks), "mAP", "mINP"):
-            row[key.replace("rank", "rank-")] = _spread([rec[key] for rec in group])
+            row[key.replace("rank", "rank-")] = spread([rec[key] for rec in group])
         if len(rates) > 1:
             for r in rates:
-                row[f"r1@x{r}"] = _spread([rec["by_rate"][r]["rank1"] for rec in group if r in rec["by_rate"]])
+                row[f"r1@x{r}"] = spread([rec["by_rate"][r]["rank1"] for rec in group if r in rec["by_rate"]])
         row["params (M)"] = f"{group[0]['parameters'] / 1e6:.2f}"
-        row["train (s)"] = _spread([rec["train_seconds"] for rec in group if rec.get("train_seconds")], digits=0)
+        row["train (s)"] = spread([rec["train_seconds"] for rec in group if rec.get("train_seconds")], digits=0)
         rows.append(row)
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
@@ -74,7 +74,7 @@ def curve_table(records: Iterable[dict], figures: Sequence[str] = ("rank1", "mAP
     rates = sorted({rate for group in groups.values() for rec in group for rate in rec["curve"]}, key=float)
     rows = [
         {"data set": dataset, "model": model, "all queries at": figure.replace("rank", "rank-")}
-        | {f"x{rate}": _spread([rec["curve"][rate][figure] for rec in group if rate in rec["curve"]]) for rate in rates}
+        | {f"x{rate}": spread([rec["curve"][rate][figure] for rec in group if rate in rec["curve"]]) for rate in rates}
         for (dataset, model), group in groups.items()
         for figure in figures
     ]
@@ -95,7 +95,7 @@ def restoration_table(records: Iterable[dict], style: str = "github") -> str:
             for figure, digits in (("psnr", 2), ("ssim", 4)):
                 for level in ("x2", "x3", "x4"):
                     values = [record[f"{figure}_{prefix}{level}"] for record in group]
-                    row[f"{figure.upper()} {level}"] = _spread(values, digits)
+                    row[f"{figure.upper()} {level}"] = spread(values, digits)
             rows.append(row)
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
@@ -112,7 +112,7 @@ def ablation_table(result: dict, style: str = "github") -> str:
     for row in result["rows"]:
         line = {"": row["label"]}
         for key in figures:
-            line[key.replace("rank", "rank-")] = _spread([record[key] for record in row["records"]])
+            line[key.replace("rank", "rank-")] = spread([record[key] for record in row["records"]])
         for key, value in zip(result["figures"], row["quoted"], strict=True):
             line[f"quoted {key.replace('rank', 'rank-')}"] = "-" if value is None else f"{value:.1f}"
         lines.append(line)
@@ -185,7 +185,13 @@ def _grouped(records: Iterable[dict]) -> dict[tuple[str, str], list[dict]]:
     return groups
 
 
-def _spread(values: Sequence[float], digits: int = 1) -> str:
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Return the mean, and with it the standard deviation of several values; a dash for none.
+
+    Example:
+        >>> spread([50.0, 52.0])
+        '51.0 ± 1.4'
+    """
     if not values:
         return "-"
     text = f"{mean(values):.{digits}f}"

@@ -1,0 +1,118 @@
+"""The benchmark of the field: suites that load, cells that run once, failures that stop nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from torchreid_xres.config import stage_configs
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SUITES = yaml.safe_load((BENCHMARKS / "suites.yaml").read_text(encoding="utf-8"))["suites"]
+QUOTED = yaml.safe_load((BENCHMARKS / "quoted.yaml").read_text(encoding="utf-8"))
+SMALL = ("synth_person", "synth_vehicle", "vehicle2cam", "cuhk03_mini")
+
+
+@pytest.fixture(scope="module")
+def accuracy(benchmark_module):
+    benchmark_module("throughput")
+    return benchmark_module("accuracy")
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_row_is_a_configuration(accuracy, name):
+    suite = accuracy.suite_of(name)
+    for row in suite.rows.values():
+        assert stage_configs(accuracy.configured(row, 1, []))
+        assert row.against in suite.rows
+    assert all(block in QUOTED for block in suite.quoted)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_rows_of_a_suite_have_one_budget_and_one_protocol(accuracy, name):
+    suite = accuracy.suite_of(name)
+    assert {"osnet_x0_25", "resnet50", "bicubic", "rcan", "psh_rnet", "msifla", "dgrl", "prpr"} <= set(suite.rows)
+    assert ("kgnet" in suite.rows) != ("kgnet" in suite.left_out)
+    seen = set()
+    for row in suite.rows.values():
+        last = list(stage_configs(accuracy.configured(row, 1, [])).values())[-1]
+        data = last.data
+        seen.add((
+            tuple(data.sources), tuple(data.targets), data.kernel, data.interpolation, tuple(data.rates),
+            tuple(data.transforms), data.pad, str(data.options), last.train.max_epoch, last.train.batch_size,
+            last.train.precision, last.test.flip, last.test.dist_metric, last.model.pretrained,
+        ))  # fmt: skip
+        if row.label != "hacnn":  # which takes one size only
+            assert (data.height, data.width) == (128, 64 if "person" in name or "cuhk" in name else 128)
+    assert len(seen) == 1
+
+
+def test_all_front_ends_have_a_row(accuracy):
+    from torchreid_xres.sr import FRONT_ENDS
+
+    rows = accuracy.suite_of("synth_person").rows.values()
+    seen = {accuracy.configured(row, 1, []).sr.name for row in rows if row.kind == "front end"}
+    assert set(FRONT_ENDS) - seen == {"edsr"}  # edsr_baseline at another size
+
+
+def test_quoted_figures_are_complete():
+    for block in QUOTED.values():
+        assert all(len(row["values"]) == len(block["figures"]) and row["source"] for row in block["rows"])
+
+
+@pytest.fixture
+def fake_cells(accuracy, monkeypatch):
+    seen = []
+
+    def run_cell(row, cfg, out):
+        seen.append((row.label, cfg.train.seed))
+        if row.label == "vdsr":
+            raise RuntimeError("no room")
+        record = {"rank1": 50.0, "rank5": 60.0, "rank10": 70.0, "mAP": 40.0, "mINP": 10.0, "manifest": "m"}
+        ap = [10.0 * cfg.train.seed, 20.0 + 5 * (row.label == "bicubic")]
+        costs = dict.fromkeys(("parameters", "multiply_adds", "train_seconds", "train_speed", "extraction_speed"), 1.0)
+        return {
+            "records": [{**record, "by_rate": {}, "cmc": [1.0]}], "queries": {"rank1": [0.0, 100.0], "mAP": ap},
+            "cost": costs,
+        }  # fmt: skip
+
+    monkeypatch.setattr(accuracy, "run_cell", run_cell)
+    return seen
+
+
+def test_cells_run_once_and_failures_are_told(accuracy, fake_cells, tmp_path, capsys):
+    keep = tmp_path / "kept.json"
+    argv = ["--suite", "synth_person", "--out", str(tmp_path), "--keep", str(keep), "--root", "/elsewhere"]
+    argv += ["--only", "osnet_x0_25", "bicubic", "vdsr", "train.max_epoch", "3"]
+    assert accuracy.main(argv) == 0
+    labels = ["osnet_x0_25", "bicubic", "vdsr"]
+    assert fake_cells == [(label, seed) for seed in (1, 2) for label in labels]
+    shown = capsys.readouterr().out
+    assert "- vdsr, seed 1: RuntimeError: no room" in shown and "- kgnet: it needs" in shown
+    kept = json.loads(keep.read_text())
+    assert [(row["label"], row["seeds"]) for row in kept["rows"]] == [("osnet_x0_25", [1, 2]), ("bicubic", [1, 2])]
+    assert kept["rows"][1]["difference"]["mAP"]["points"] == 2.5 and "cmc" not in kept["rows"][0]["records"][0]
+    assert "elsewhere" not in keep.read_text()
+    assert kept["command"].endswith("--only osnet_x0_25 bicubic vdsr train.max_epoch 3")
+    fake_cells.clear()
+    assert accuracy.main(argv) == 0
+    assert fake_cells == [("vdsr", 1), ("vdsr", 2)]
+    fake_cells.clear()
+    assert accuracy.main([*argv[:-1], "4"]) == 0  # another configuration
+    assert len(fake_cells) == 6
+
+
+def test_a_row_that_cannot_be_configured_stops_nothing(accuracy, fake_cells, tmp_path, capsys):
+    argv = ["--suite", "synth_person", "--out", str(tmp_path), "--seeds", "1", "--only", "bicubic", "sr.nam", "x"]
+    assert accuracy.main(argv) == 1
+    assert "did you mean" in capsys.readouterr().err
+
+
+def test_users_errors_are_one_line(accuracy, capsys):
+    assert accuracy.main(["--suite", "nine"]) == 2
+    assert "there is no suite 'nine'; there are: synth_person" in capsys.readouterr().err
+    assert accuracy.main(["--suite", "synth_person", "--only", "resnet51"]) == 2
+    assert "resnet51; there are: osnet_x0_25" in capsys.readouterr().err
+    assert accuracy.main(["--suite", "synth_person", "--list"]) == 0
+    assert "bicubic: front end, configs/_base_/small_machine.yaml, against osnet_x0_25" in capsys.readouterr().out

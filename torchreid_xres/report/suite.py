@@ -1,0 +1,176 @@
+"""Tables of a benchmark: several models on one data set, several seeds each, and what tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, variance
+from typing import Any, NamedTuple
+
+import numpy as np
+from tabulate import tabulate
+
+from torchreid_xres.report.tables import spread
+
+COMPARED = ("rank1", "mAP")
+
+
+class Difference(NamedTuple):
+    """What a model has more than another one, in points, and the standard error of that."""
+
+    points: float
+    error: float
+
+    @property
+    def verdict(self) -> str:
+        """``better`` or ``worse`` beyond two standard errors, else ``within error``."""
+        if abs(self.points) <= 2 * self.error:
+            return "within error"
+        return "better" if self.points > 0 else "worse"
+
+
+def difference(own: np.ndarray, other: np.ndarray, seed_variance: float = 0.0) -> Difference:
+    """Compare two models over the same queries.
+
+    Both stand before the same queries, so these enter as pairs: what counts is how much the differences of single
+    queries spread, not the figures themselves. The chance of training comes on top.
+
+    Args:
+        own: a figure of each query, in per cent, (runs, Q), NaN for a query without a match; a run for each seed.
+        other: that of the other model, (its runs, Q).
+        seed_variance: of a model's mean figure from seed to seed, in squared points (:func:`pooled_variance`).
+
+    Raises:
+        ValueError: if they are not of the same queries.
+
+    Example:
+        >>> difference(np.array([[100.0, 100, 0, 100]]), np.array([[100.0, 0, 0, 0]]))
+        Difference(points=50.0, error=28.867513459481287)
+    """
+    if own.shape[1:] != other.shape[1:]:
+        raise ValueError(f"figures of {own.shape[1]} queries cannot be compared with those of {other.shape[1]}")
+    pairs = own.mean(axis=0) - other.mean(axis=0)
+    pairs = pairs[~np.isnan(pairs)]
+    by_chance = seed_variance * (1 / len(own) + 1 / len(other))
+    return Difference(float(pairs.mean()), float(np.sqrt(pairs.var(ddof=1) / len(pairs) + by_chance)))
+
+
+def pooled_variance(groups: Sequence[Sequence[float]]) -> float:
+    """Return the variance of a figure from seed to seed, in common for all models; 0 if none has two seeds.
+
+    Two or three seeds say little of one model's variance; those of all models together say more.
+
+    Args:
+        groups: a model's figure for each of its seeds, for each model.
+
+    Example:
+        >>> pooled_variance([[50.0, 52.0], [61.0], [40.0, 44.0]])
+        5.0
+    """
+    several = [group for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in several)
+    return sum((len(group) - 1) * variance(group) for group in several) / freedom if several else 0.0
+
+
+def compared(cells: Sequence[Mapping[str, Any]], against: Mapping[str, str]) -> dict[str, dict]:
+    """Return for each model how it differs from the one it is compared with.
+
+    Args:
+        cells: finished runs: ``label``, ``seed``, and ``queries``, lists of each query's figures by the names of
+            :data:`COMPARED`, in per cent, None for a query without a match.
+        against: label -> label of the model it is compared with; both need a finished run, or the row is left out.
+
+    Returns:
+        label -> {"against": label, figure: {"points", "error", "verdict"}}.
+    """
+    figures: dict[str, dict[str, np.ndarray]] = {}
+    for label in dict.fromkeys(cell["label"] for cell in cells):
+        runs = [cell["queries"] for cell in cells if cell["label"] == label]
+        figures[label] = {key: np.array([run[key] for run in runs], dtype=float) for key in COMPARED}
+    pooled = {
+        key: pooled_variance([np.nanmean(own[key], axis=1).tolist() for own in figures.values()]) for key in COMPARED
+    }
+    found: dict[str, dict] = {}
+    for label, other in against.items():
+        if label in figures and other in figures and label != other:
+            found[label] = {"against": other}
+            for key in COMPARED:
+                told = difference(figures[label][key], figures[other][key], pooled[key])
+                found[label][key] = {"points": told.points, "error": told.error, "verdict": told.verdict}
+    return found
+
+
+def suite_table(result: Mapping[str, Any], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> str:
+    """Return a row for each model: accuracy in per cent, by rate, and the difference to what it is compared with.
+
+    Args:
+        result: as ``benchmarks/accuracy.py`` writes it.
+        ranks: CMC ranks shown.
+        style: a table format of ``tabulate``.
+    """
+    rates = sorted({r for row in result["rows"] for rec in row["records"] for r in rec["by_rate"]}, key=float)
+    lines = []
+    for row in result["rows"]:
+        records = row["records"]
+        line = {"kind": row["kind"], "model": row["label"], "seeds": len(row["seeds"])}
+        for key in (*(f"rank{r}" for r in ranks), "mAP", "mINP"):
+            line[key.replace("rank", "rank-")] = spread([rec[key] for rec in records])
+        if len(rates) > 1:
+            for r in rates:
+                line[f"r1@x{r}"] = spread([rec["by_rate"][r]["rank1"] for rec in records if r in rec["by_rate"]])
+        told = row["difference"]
+        line["against"] = told["against"] if told else "-"
+        for key in COMPARED:
+            name = key.replace("rank", "rank-")
+            line[f"{name}, difference"] = f"{told[key]['points']:+.1f} ± {told[key]['error']:.1f}" if told else "-"
+        line["mAP is"] = told["mAP"]["verdict"] if told else "-"
+        lines.append(line)
+    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def cost_table(result: Mapping[str, Any], style: str = "github") -> str:
+    """Return a row for each model: size, multiply-adds of a query, seconds and speed of training and extraction.
+
+    Args:
+        result: as ``benchmarks/accuracy.py`` writes it.
+        style: a table format of ``tabulate``.
+    """
+    lines = []
+    for row in result["rows"]:
+        costs = row["costs"]
+        line = {"model": row["label"], "starts from": row["start"], "input": "x".join(map(str, row["input"]))}
+        line["params (M)"] = f"{costs[0]['parameters'] / 1e6:.2f}"
+        line["multiply-adds (G)"] = f"{costs[0]['multiply_adds'] / 1e9:.3f}"
+        for key, name, digits in (
+            ("train_seconds", "train (s)", 0),
+            ("train_speed", "train img/s", 1),
+            ("extraction_speed", "extraction img/s", 0),
+        ):
+            line[name] = f"{mean([cost[key] for cost in costs]):.{digits}f}"
+        lines.append(line)
+    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def quoted_table(block: Mapping[str, Any], style: str = "github") -> str:
+    """Return the figures that papers give of themselves; every one is marked as quoted.
+
+    Args:
+        block: an entry of ``benchmarks/quoted.yaml``: ``figures``, ``rows`` of ``model``, ``source``, ``values``.
+        style: a table format of ``tabulate``.
+    """
+    lines = []
+    for row in block["rows"]:
+        line = {"model": row["model"]}
+        for key, value in zip(block["figures"], row["values"], strict=True):
+            line[f"quoted {key.replace('rank', 'rank-')}"] = "-" if value is None else f"{value:.1f}"
+        lines.append(line | {"from": row["source"]})
+    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def as_latex(table: str) -> str:
+    """Return a table of the style ``latex`` or ``latex_booktabs`` with its signs as LaTeX has them.
+
+    Example:
+        >>> print(as_latex("51.0 ± 1.0"))
+        51.0 $\\pm$ 1.0
+    """
+    return table.replace("±", r"$\pm$")
