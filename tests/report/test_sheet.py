@@ -45,3 +45,11 @@ def test_long_captions_lose_their_middle_and_strange_letters_are_drawn():
 def test_nothing_to_draw_is_said(cells, columns, height):
     with pytest.raises(ValueError, match="a sheet needs"):
         contact_sheet(cells, columns, height)
+
+
+def test_a_font_without_foreign_letters_draws_what_it_can(monkeypatch):
+    font = PIL.ImageFont.load_default_imagefont() if hasattr(PIL.ImageFont, "load_default_imagefont") else None
+    if font is None:
+        pytest.skip("this Pillow has one default font only")
+    monkeypatch.setattr(PIL.ImageFont, "load_default", lambda: font)
+    contact_sheet([Cell(RED, "写真 №1 and a line that is too long for it")], columns=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,8 +13,10 @@ import PIL.ImageFont
 GAP = 6  # pixels between cells, and around them
 FRAME = 3  # pixels that a frame is wide
 LINE = 13  # pixels from one line of a caption to the next
-NARROWEST = 72  # pixels, so that a caption below a narrow picture can be read
-WIDEST = 3  # a picture takes at most so many times the height; a wider one is made smaller
+LONGEST = 150  # pixels that a line of a caption may take beside those of the pictures
+WIDEST = 2  # a picture takes at most so many times the height; a wider one is made smaller
+
+Font = PIL.ImageFont.ImageFont | PIL.ImageFont.FreeTypeFont
 
 
 class Cell(NamedTuple):
@@ -39,7 +42,7 @@ def contact_sheet(cells: Sequence[Cell], columns: int, height: int = 160) -> PIL
         height: of a picture in pixels.
 
     Returns:
-        The sheet, 8-bit RGB. All cells are as wide as the widest picture needs.
+        The sheet, 8-bit RGB. All cells are as wide as the widest picture or line of a caption needs.
 
     Raises:
         ValueError: without cells, or for numbers below 1.
@@ -53,14 +56,16 @@ def contact_sheet(cells: Sequence[Cell], columns: int, height: int = 160) -> PIL
     if not cells or columns < 1 or height < 1:
         raise ValueError(f"a sheet needs cells, columns and a height; there are {len(cells)}, {columns} and {height}")
     pictures = [None if cell.image is None else _at_height(cell.image, height) for cell in cells]
-    width = max(NARROWEST, *(picture.width for picture in pictures if picture is not None), 0)
     lines = [cell.caption.split("\n") if cell.caption else [] for cell in cells]
+    font = PIL.ImageFont.load_default()
+    widths = [picture.width for picture in pictures if picture is not None]
+    widths += [min(LONGEST, math.ceil(_length(line, font))) for caption in lines for line in caption]
+    width = max(widths, default=LONGEST)
     step_x = width + 2 * FRAME + GAP
     step_y = height + 2 * FRAME + LINE * max(map(len, lines)) + GAP
     rows = -(-len(cells) // columns)
     canvas = PIL.Image.new("RGB", (min(columns, len(cells)) * step_x + GAP, rows * step_y + GAP), "white")
     pen = PIL.ImageDraw.Draw(canvas)
-    font = PIL.ImageFont.load_default()
     for place, (cell, picture, caption) in enumerate(zip(cells, pictures, lines, strict=True)):
         left, top = GAP + place % columns * step_x, GAP + place // columns * step_y
         if picture is not None:
@@ -70,8 +75,9 @@ def contact_sheet(cells: Sequence[Cell], columns: int, height: int = 160) -> PIL
                 pen.rectangle((start[0] - FRAME, start[1] - FRAME, right + FRAME - 1, bottom + FRAME - 1), cell.colour)
             canvas.paste(picture, start)
         for number, line in enumerate(caption):
-            spot = left + FRAME, top + height + 2 * FRAME + number * LINE
-            pen.text(spot, _fitting(line, width, font), fill="black", font=font)
+            shown = _fitting(line, width, font)
+            start = left + FRAME + (width - int(_length(shown, font))) // 2
+            pen.text((start, top + height + 2 * FRAME + number * LINE), shown, fill="black", font=font)
     return canvas
 
 
@@ -81,12 +87,21 @@ def _at_height(img: PIL.Image.Image, height: int) -> PIL.Image.Image:
     return img.convert("RGB").resize(size, PIL.Image.Resampling.BICUBIC)
 
 
-def _fitting(line: str, width: int, font: PIL.ImageFont.ImageFont | PIL.ImageFont.FreeTypeFont) -> str:
+def _fitting(line: str, width: int, font: Font) -> str:
     """Return a line without as much of its middle as it takes to fit."""
-    if isinstance(font, PIL.ImageFont.ImageFont):  # Pillow before 10.1, or without FreeType: Latin letters only
-        line = line.encode("latin-1", "replace").decode("latin-1")
-    kept, shown = len(line), line
-    while font.getlength(shown) > width and kept > 2:
+    kept, shown = len(line), _drawable(line, font)
+    while _length(shown, font) > width and kept > 2:
         kept -= 1
-        shown = f"{line[: kept // 2]}..{line[len(line) - kept + kept // 2 :]}"
+        shown = _drawable(f"{line[: kept // 2]}..{line[len(line) - kept + kept // 2 :]}", font)
     return shown
+
+
+def _length(line: str, font: Font) -> float:
+    return font.getlength(_drawable(line, font))
+
+
+def _drawable(line: str, font: Font) -> str:
+    if isinstance(font, PIL.ImageFont.FreeTypeFont):
+        return line
+    # Pillow before 10.1, or without FreeType, has Latin letters only.
+    return line.encode("latin-1", "replace").decode("latin-1")
