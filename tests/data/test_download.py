@@ -1,0 +1,445 @@
+"""Fetching from a server of our own that cuts, refuses, changes and lies; archives that must not be unpacked."""
+
+import errno
+import hashlib
+import io
+import re
+import tarfile
+import threading
+import zipfile
+from collections import namedtuple
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from torchreid_xres.data import DATASETS, datasets  # noqa: F401
+from torchreid_xres.data import download as module
+from torchreid_xres.data.catalogue import Offer, catalogue, how_to_get
+from torchreid_xres.data.download import DownloadError, fetch, fetch_set, unpack
+from torchreid_xres.sr import FRONT_ENDS
+
+DATA = np.random.default_rng(0).bytes(300_000)
+SHA256 = hashlib.sha256(DATA).hexdigest()
+
+
+class Server:
+    """What the server sends, how it fails, and what it was asked."""
+
+    def __init__(self):
+        self.data, self.tag, self.kind = DATA, '"one"', "application/octet-stream"
+        self.cuts = []  # for each request to come: after how many bytes the connection breaks
+        self.status = 0  # instead of the file
+        self.asked = []  # the Range of each request
+        self.ranges = True
+
+
+@pytest.fixture
+def server():
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            state.asked.append(self.headers.get("Range"))
+            if state.status:
+                return self.send_error(state.status)
+            start, match = 0, re.match(r"bytes=(\d+)-", self.headers.get("Range") or "")
+            if match and state.ranges and self.headers.get("If-Range") == state.tag:
+                start = int(match[1])
+                if start >= len(state.data):
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{len(state.data)}")
+                    self.send_header("Content-Length", "0")
+                    return self.end_headers()
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(state.data) - 1}/{len(state.data)}")
+            self.send_header("Content-Type", state.kind)
+            self.send_header("Content-Length", str(len(state.data) - start))
+            if state.tag:
+                self.send_header("ETag", state.tag)
+            self.end_headers()
+            end = start + state.cuts.pop(0) if state.cuts else len(state.data)
+            self.wfile.write(state.data[start:end])
+
+        def log_message(self, *args):
+            pass
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{running.server_port}/net.pth"
+    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+    yield state
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch):
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+
+
+def offer(server, sha256=SHA256, **changes):
+    return Offer("net", server.url, "net.pth", "a net", "none", sha256=sha256, **changes)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# -- fetching --------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_fetched_once_and_checked_again(server, tmp_path):
+    first = fetch(offer(server), tmp_path / "weights")
+    assert (first.path.read_bytes(), first.sha256, first.how, first.new) == (DATA, SHA256, "published", True)
+    again = fetch(offer(server), tmp_path / "weights")
+    assert not again.new and again.sha256 == SHA256
+    assert len(server.asked) == 1
+    assert files(tmp_path / "weights") == ["SHA256SUMS", "net.pth"]
+
+
+def test_a_cut_connection_goes_on_where_it_broke(server, tmp_path):
+    server.cuts = [100_000, 50_000]
+    assert fetch(offer(server), tmp_path).path.read_bytes() == DATA
+    assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
+
+
+def test_what_a_stopped_call_left_is_taken_up_by_the_next(server, tmp_path):
+    server.cuts = [1000] * 4
+    with pytest.raises(DownloadError, match=r"after 4,000 of 300,000 bytes, 4 times; the same command goes on"):
+        fetch(offer(server), tmp_path)
+    assert files(tmp_path) == [".net.pth.part", ".net.pth.part.json"]
+    assert fetch(offer(server), tmp_path).path.read_bytes() == DATA
+    assert server.asked[-1] == "bytes=4000-"
+
+
+def test_a_call_stopped_after_the_last_byte_asks_for_nothing_more(server, tmp_path):
+    server.cuts = [1000] * 4
+    with pytest.raises(DownloadError):
+        fetch(offer(server), tmp_path)
+    (tmp_path / ".net.pth.part").write_bytes(DATA)
+    assert fetch(offer(server), tmp_path).path.read_bytes() == DATA
+    assert server.asked[-1] == "bytes=300000-"
+
+
+@pytest.mark.parametrize("way", ["changed", "no ranges", "no tag", "weak tag", "another address", "longer part"])
+def test_a_file_that_may_be_another_is_begun_anew(server, tmp_path, way):
+    if way in ("no tag", "weak tag"):
+        server.tag = "" if way == "no tag" else 'W/"one"'
+    server.cuts = [1000] * 4
+    with pytest.raises(DownloadError):
+        fetch(offer(server), tmp_path)
+    data = DATA
+    if way == "changed":
+        data = DATA[::-1]
+        server.data, server.tag = data, '"two"'
+    elif way == "no ranges":
+        server.ranges = False
+    elif way == "another address":
+        server.url += "?other"
+    elif way == "longer part":
+        (tmp_path / ".net.pth.part").write_bytes(DATA + b"more")
+    assert fetch(offer(server, hashlib.sha256(data).hexdigest()), tmp_path).path.read_bytes() == data
+
+
+def test_a_wrong_file_is_removed_and_its_checksum_told(server, tmp_path):
+    server.data = DATA[:-1] + b"?"
+    with pytest.raises(DownloadError, match=f"sent a file with the SHA-256 .*, not {SHA256}, as published"):
+        fetch(offer(server), tmp_path)
+    assert files(tmp_path) == []
+
+
+def test_the_first_digits_of_a_checksum_are_held_to(server, tmp_path):
+    assert fetch(offer(server, SHA256[:8]), tmp_path / "right").how == "published"
+    with pytest.raises(DownloadError, match="not 01234567, as published"):
+        fetch(offer(server, "01234567"), tmp_path / "wrong")
+
+
+def test_an_unknown_checksum_is_recorded_on_first_use(server, tmp_path):
+    assert fetch(offer(server, ""), tmp_path).how == "first use"
+    assert (tmp_path / "SHA256SUMS").read_text() == f"{SHA256}  net.pth\n"
+    assert fetch(offer(server, ""), tmp_path).how == "recorded"
+    (tmp_path / "net.pth").unlink()
+    server.data = DATA[::-1]
+    with pytest.raises(DownloadError, match="from the first fetch"):
+        fetch(offer(server, ""), tmp_path)
+    assert files(tmp_path) == ["SHA256SUMS"]
+
+
+def test_a_spoilt_file_is_named_and_left(server, tmp_path):
+    fetch(offer(server), tmp_path)
+    (tmp_path / "net.pth").write_bytes(b"spoilt")
+    with pytest.raises(DownloadError, match=r"net\.pth is a file with the SHA-256 .* remove it to fetch it again"):
+        fetch(offer(server), tmp_path)
+    assert (tmp_path / "net.pth").read_bytes() == b"spoilt"
+
+
+@pytest.mark.parametrize("status", [403, 404, 500, 503])
+def test_the_servers_refusal_is_told(server, tmp_path, status):
+    server.status = status
+    with pytest.raises(DownloadError, match=rf"{server.url}: the server answers {status} \w+"):
+        fetch(offer(server), tmp_path)
+    assert files(tmp_path) == []
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(DownloadError, match="cannot be reached"):
+        fetch(Offer("net", "http://127.0.0.1:1/net.pth", "net.pth", "", ""), tmp_path)
+
+
+def test_a_web_page_is_no_file(server, tmp_path):
+    server.kind = "text/html; charset=utf-8"
+    with pytest.raises(DownloadError, match="is a web page now"):
+        fetch(offer(server, ""), tmp_path)
+    assert "net.pth" not in files(tmp_path)
+
+
+def test_a_disk_without_room_is_told_before_anything_comes(server, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(10, 10, 1000))
+    with pytest.raises(OSError, match="300,000 bytes are to come and 1,000 are free") as caught:
+        fetch(offer(server), tmp_path)
+    assert caught.value.errno == errno.ENOSPC
+    assert files(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_is_left_without_a_rest(server, tmp_path, monkeypatch):
+    def full(response, part, start, total):
+        part.write_bytes(response.read(1000))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_copy", full)
+    with pytest.raises(OSError, match=r"no room for net\.pth, what had come of it was removed"):
+        fetch(offer(server), tmp_path)
+    assert files(tmp_path) == []
+
+
+# -- Google Drive ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drive(monkeypatch):
+    """Return a function that puts another in the place of gdown's."""
+
+    def answer(function):
+        monkeypatch.setattr(module.gdown, "download", function)
+        return Offer("net", "https://drive.google.com/uc?id=abc", "net.pth", "", "", sha256=SHA256)
+
+    return answer
+
+
+def test_drive_goes_through_gdown(drive, tmp_path):
+    def download(url, output, *, quiet, resume):
+        assert url == "https://drive.google.com/uc?id=abc" and resume
+        with open(output, "wb") as file:
+            file.write(DATA)
+        return output
+
+    assert fetch(drive(download), tmp_path).path.read_bytes() == DATA
+    assert files(tmp_path) == ["SHA256SUMS", "net.pth"]
+
+
+def test_gdowns_refusals_are_told(drive, tmp_path):
+    def raises(url, output, *, quiet, resume):
+        raise RuntimeError("Failed to retrieve file url:\n\n\tCannot retrieve the public link")
+
+    with pytest.raises(DownloadError, match="RuntimeError: Failed to retrieve file url: Cannot retrieve"):
+        fetch(drive(raises), tmp_path)
+    with pytest.raises(DownloadError, match="may limit how often"):
+        fetch(drive(lambda *args, **kwargs: None), tmp_path)
+
+
+def test_gdowns_rest_is_removed_from_a_full_disk(drive, tmp_path):
+    def full(url, output, *, quiet, resume):
+        with open(f"{output}abcdefgh.part", "wb") as file:
+            file.write(b"begun")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="no room"):
+        fetch(drive(full), tmp_path)
+    assert files(tmp_path) == []
+
+
+def test_gdown_takes_what_it_is_given():
+    import inspect
+
+    import gdown
+
+    inspect.signature(gdown.download).bind("address", "file", quiet=True, resume=True)
+
+
+# -- archives --------------------------------------------------------------------------------------------------
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tarred(path, members, mode="w:gz"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            member = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
+            data = b"" if isinstance(content, tarfile.TarInfo) else content
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def link(name, target, kind=tarfile.SYMTYPE):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set.tar", "set.tgz", "set.tar.xz"])
+def test_an_archive_becomes_a_folder(tmp_path, name):
+    members = {"VIPeR/cam_a/000_45.bmp": b"one", "VIPeR/cam_b/000_90.bmp": b"two"}
+    modes = {"set.tar": "w", "set.tgz": "w:gz", "set.tar.xz": "w:xz"}
+    path = tmp_path / name
+    zipped(path, members) if name.endswith("zip") else tarred(path, members, modes[name])
+    unpack(path, tmp_path / "sets" / "viper")
+    assert (tmp_path / "sets" / "viper" / "cam_b" / "000_90.bmp").read_bytes() == b"two"
+    assert files(tmp_path / "sets") == ["viper"]
+    with pytest.raises(FileExistsError, match="is there already"):
+        unpack(path, tmp_path / "sets" / "viper")
+
+
+def test_an_archive_without_a_folder_of_its_own_gets_one(tmp_path):
+    unpack(zipped(tmp_path / "set.zip", {"a.txt": b"1", "b/c.txt": b"2"}), tmp_path / "set")
+    assert files(tmp_path / "set") == ["a.txt", "b"]
+
+
+NAMES = ["../out.txt", "/out.txt", "a/../../out.txt", "C:/out.txt", "..\\out.txt", "\\out.txt"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_names_that_lead_out_are_refused(tmp_path, pack, name):
+    path = pack(tmp_path / "archive", {"fine.txt": b"1", name: b"2"})
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        unpack(path, tmp_path / "in" / "set")
+    assert files(tmp_path / "in") == []
+    assert files(tmp_path) == ["archive", "in"]
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        link("etc", "/etc"),
+        link("up", "../.."),
+        link("passwd", "/etc/passwd", tarfile.LNKTYPE),
+        link("pipe", "", tarfile.FIFOTYPE),
+        link("disk", "", tarfile.BLKTYPE),
+    ],
+    ids=lambda member: member.name,
+)
+def test_links_and_devices_in_a_tar_are_refused(tmp_path, member):
+    path = tarred(tmp_path / "set.tar.gz", {"fine.txt": b"1", member.name: member})
+    with pytest.raises(ValueError, match="neither a file nor a folder"):
+        unpack(path, tmp_path / "in" / "set")
+    assert files(tmp_path / "in") == []
+
+
+def test_links_in_a_zip_are_refused(tmp_path):
+    info = zipfile.ZipInfo("link")
+    info.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(ValueError, match="neither a file nor a folder"):
+        unpack(tmp_path / "set.zip", tmp_path / "set")
+    assert files(tmp_path) == ["set.zip"]
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_an_archive_that_grows_too_large_is_refused(tmp_path, pack):
+    path = pack(tmp_path / "bomb", {f"{i}.bin": bytes(1_000_000) for i in range(5)})
+    assert path.stat().st_size < 20_000
+    with pytest.raises(ValueError, match="more than 3,000,000 bytes"):
+        unpack(path, tmp_path / "set", limit=3_000_000)
+    assert files(tmp_path) == ["bomb"]
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_a_damaged_archive_leaves_nothing(tmp_path, pack):
+    path = pack(tmp_path / "set", {f"{i}.bin": np.random.default_rng(i).bytes(30_000) for i in range(4)})
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 2000] = bytes(2000)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="cannot be unpacked"):
+        unpack(path, tmp_path / "out" / "set")
+    assert files(tmp_path / "out") == []
+    path.write_bytes(b"no archive at all")
+    with pytest.raises(ValueError, match="cannot be unpacked"):
+        unpack(path, tmp_path / "out" / "set")
+
+
+def test_a_set_is_fetched_and_unpacked_once(server, tmp_path):
+    server.data = zipped(tmp_path / "a.zip", {"VIPeR/cam_a/1.bmp": b"1", "VIPeR/cam_b/1.bmp": b"2"}).read_bytes()
+    root = tmp_path / "data"
+    made = offer(server, "", folder="VIPeR")
+    assert fetch_set(made, root) == root / "VIPeR"
+    assert files(root / "VIPeR") == ["cam_a", "cam_b"]
+    fetch_set(made, root)
+    assert len(server.asked) == 1
+
+
+# -- the catalogue ---------------------------------------------------------------------------------------------
+
+
+def test_offers_are_well_formed():
+    offers = catalogue()
+    assert len({offer.file for offer in offers.values()}) == len(offers)
+    assert len({offer.url for offer in offers.values()}) == len(offers)
+    for name, entry in offers.items():
+        assert entry.name == name and entry.terms and entry.what
+        assert re.fullmatch(r"https?://\S+", entry.url)
+        assert re.fullmatch(r"|[0-9a-f]{8,64}", entry.sha256)
+        assert bool(entry.use) != bool(entry.folder)
+        assert "/" not in entry.file and not entry.file.startswith(".")
+
+
+def test_torchvisions_file_names_carry_the_checksum():
+    for depth in (18, 34, 50, 101, 152):
+        entry = catalogue()[f"resnet{depth}_imagenet"]
+        assert len(entry.sha256) == 8 and entry.sha256 in entry.url
+
+
+def test_front_end_weights_are_of_scales_that_exist():
+    names = [entry.name for entry in catalogue().values() if entry.use == "sr.weights"]
+    named = [re.fullmatch(r"(.+)_x(\d)", name).groups() for name in names]
+    for front_end, scale in named:
+        if front_end != "swinir":  # a trunk of PRPR's restorer
+            assert int(scale) in FRONT_ENDS[front_end].meta["info"].scales
+    assert {"rcan", "edsr", "fsrcnn", "swinir"} <= {front_end for front_end, _ in named}
+
+
+def test_known_checksums_are_those_of_the_files(shared_data):
+    from torchreid_xres.data.protocol import file_sha256
+
+    held = {path.stem: path for path in (shared_data / "weights").rglob("*.pth")}
+    checked = [name for name, entry in catalogue().items() if name in held and len(entry.sha256) == 64]
+    assert len(checked) == 5
+    for name in checked:
+        assert file_sha256(held[name]) == catalogue()[name].sha256
+
+
+def test_withdrawn_sets_are_never_offered():
+    for name in DATASETS:
+        if "withdrawn" in DATASETS[name].meta["terms"]:
+            assert name not in catalogue()
+            assert "never downloaded" in how_to_get(name)
+    assert not any("duke" in f"{entry.name}{entry.url}".lower() for entry in catalogue().values())
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_every_set_says_how_to_get_it(name):
+    text = how_to_get(name)
+    assert name in text
+    if not name.startswith("synth"):
+        assert "Folders:" in text or "Layouts:" in text or "A tree:" in text
+        assert DATASETS[name].meta["terms"] in text
+        assert DATASETS[name].meta["page"] in text

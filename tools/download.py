@@ -1,0 +1,90 @@
+"""Fetch published weights and openly offered sets, checked; for the other sets say how to get them.
+
+    python tools/download.py list
+    python tools/download.py get osnet_x0_25_msmt17 rcan_x4 --weights weights
+    python tools/download.py get vehicle2cam --root path/to/data
+    python tools/download.py get mlr_market1501                   # not ours to give: says how to get it, exit 1
+
+What was cut goes on with the same command, what is there is checked again. A file whose publisher states no SHA-256 is
+held to the one found at its first fetch, which SHA256SUMS in the folder keeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+from torchreid_xres.data import DATASETS
+from torchreid_xres.data.catalogue import catalogue, how_to_get
+from torchreid_xres.data.download import DownloadError, fetch, fetch_set
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tasks = parser.add_subparsers(dest="task", required=True)
+    tasks.add_parser("list", help="show what there is")
+    get = tasks.add_parser("get", help="fetch files and sets")
+    get.add_argument("names", nargs="+", metavar="NAME", help="as the list has them")
+    get.add_argument("--weights", type=Path, default=Path("weights"), help="folder for weights (default: weights)")
+    get.add_argument("--root", type=Path, default=Path("data"), help="folder that holds the sets (default: data)")
+    return parser.parse_args(argv)
+
+
+def show() -> None:
+    """Print all offers, and the sets that have to be asked for."""
+    rows = [
+        {"name": offer.name, "what": offer.what, "goes to": offer.use or "--root", "terms": offer.terms}
+        for offer in catalogue().values()
+    ]
+    print(tabulate(rows, headers="keys", tablefmt="github"))
+    others = ", ".join(name for name in DATASETS if name not in catalogue())
+    print(f"\nSets that are not fetched; get NAME says how to get them: {others}")
+
+
+def get(name: str, args: argparse.Namespace) -> int:
+    """Fetch one thing, or say how to get it; returns the exit status."""
+    offers = catalogue()
+    if name in offers and offers[name].folder:
+        print(f"{name}: {fetch_set(offers[name], args.root)} (terms: {offers[name].terms})")
+    elif name in offers:
+        offer = offers[name]
+        found = fetch(offer, args.weights)
+        checked = {
+            "published": "as published",
+            "recorded": "as at its first fetch",
+            "first use": "none is published: recorded on first use",
+        }
+        print(f"{name}: {found.path} {'fetched' if found.new else 'was there'} (for {offer.use}; {offer.terms})")
+        print(f"  SHA-256 {found.sha256}, {checked[found.how]}")
+    elif name in DATASETS:
+        print(how_to_get(name))
+        return 1
+    else:
+        raise KeyError(f"nothing is named {name!r}; 'list' shows what there is")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    if args.task == "list":
+        show()
+        return 0
+    statuses = []
+    for name in args.names:
+        try:
+            statuses.append(get(name, args))
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on where it was", file=sys.stderr)
+            return 130
+        except (DownloadError, ValueError, LookupError, OSError) as error:
+            text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
+            print(f"{type(error).__name__}: {text}", file=sys.stderr)
+            statuses.append(2)
+    return max(statuses)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
