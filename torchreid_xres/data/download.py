@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import http.client
 import json
 import logging
@@ -312,7 +313,9 @@ def unpack(archive: str | Path, folder: str | Path, limit: int = LARGEST) -> Non
         content = inside[0] if len(inside) == 1 and inside[0].is_dir() else scratch
         content.chmod(0o755)  # mkdtemp's folder is for its owner alone
         os.replace(content, folder)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, LZMAError, RuntimeError) as fault:
+    except (
+        zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, LZMAError, RuntimeError,
+    ) as fault:  # fmt: skip
         raise ValueError(f"{archive} cannot be unpacked: {fault}") from fault
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
