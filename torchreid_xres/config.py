@@ -233,9 +233,12 @@ def file_of(cfg: CfgNode, text: str) -> str:
 def config_hash(cfg: CfgNode) -> str:
     """Return the SHA-256 of what decides a run's result.
 
-    Where files lie, how often a line is printed and whether the run only evaluates do not count.
+    Where files lie, how often a line is printed and whether the run only evaluates do not count; nor does what is
+    learned after training, unless that is the task.
     """
     plain = as_dict(cfg)
+    if "vpfa" not in (plain["task"], *((changes or {}).get("task") for changes in plain["stages"].values())):
+        plain.pop("vpfa")
     for key in ("root", "save_dir", "workers", "cache_mb"):
         plain["data"].pop(key)
     plain["model"].pop("resume")

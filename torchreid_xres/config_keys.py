@@ -19,6 +19,7 @@ CHOICES = {
     "train.warmup_shape": ("linear", "constant"),
     "test.dist_metric": ("euclidean", "cosine"),
     "test.metric": ("", "market", "single_shot"),
+    "vpfa.target": ("sample", "prototype"),
 }
 
 
@@ -184,6 +185,22 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.fusion.branches = []  # folders of their runs, the original images' first
     cfg.fusion.weights = [2.0, 1.0, 1.0, 1.0]  # of their distances
     cfg.fusion.search = []  # further records with weights searched on training identities: "all", "size"
+
+    cfg.vpfa = CfgNode()  # VPFA: low queries' features moved by modules learned after training
+    cfg.vpfa.enabled = False  # learn and evaluate the modules for every model that the job trains, or has trained
+    cfg.vpfa.run = ""  # task "vpfa": folder of the trained run
+    cfg.vpfa.modules = ["mean", "conditioned", "perceptron"]  # the last is the stage's own result
+    cfg.vpfa.rates = []  # of the low views of training images; empty: those the data set makes pairs with
+    cfg.vpfa.target = "sample"  # where a low feature is to go: sample (its own high one), prototype (its identity's)
+    cfg.vpfa.hidden = 2048  # width of the perceptron
+    cfg.vpfa.epochs = 120
+    cfg.vpfa.batch_size = 32  # pairs
+    cfg.vpfa.lr = 2e-4
+    cfg.vpfa.weight_decay = 1e-5
+    cfg.vpfa.stepsize = 30  # epochs after which the learning rate is multiplied by gamma, again and again
+    cfg.vpfa.gamma = 0.5
+    # Of these keys from target on: {lr: [0.0002, 0.001]}; all combinations are tried on training identities.
+    cfg.vpfa.search = CfgNode(**free)
 
     # Models of the host trained by the host's own engine on the same images, shown in the same table.
     cfg.compare = CfgNode()

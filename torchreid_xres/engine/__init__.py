@@ -11,6 +11,7 @@ from torchreid_xres.engine import (
     restore,
     restorer,
     sr_reid,
+    vpfa,
 )
 from torchreid_xres.engine.base import ENGINES, NotFiniteError, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
 
@@ -31,4 +32,5 @@ __all__ = [
     "restore",
     "restorer",
     "sr_reid",
+    "vpfa",
 ]

@@ -22,6 +22,7 @@ def run_job(cfg: CfgNode, shared: Path | None = None) -> list[dict]:
 
     Every model (those of ``compare.models``, then ``model.name`` with all its stages) and every split is a run with a
     folder of its own under ``data.save_dir``. Done runs are not repeated, a stopped one goes on after its last epoch.
+    With ``vpfa.enabled`` a run of VPFA follows for each trained model (for ``model.name``: its last stage).
 
     Args:
         cfg: a checked configuration.
@@ -37,7 +38,8 @@ def run_job(cfg: CfgNode, shared: Path | None = None) -> list[dict]:
     folder = Path(cfg.data.save_dir)
     splits = range(cfg.data.split_id, cfg.data.split_id + cfg.data.num_splits)
     if cfg.test.evaluate:
-        return [rec for split in splits for rec in own_runs(cfg, split, folder)[-1].evaluate()]
+        last = [own_runs(cfg, split, folder)[-1] for split in splits]
+        return [rec for run in [*last, *after_training(cfg, last)] for rec in run.evaluate()]
     if cfg.test.rerank:
         logger.warning("test.rerank acts with test.evaluate True; this training is evaluated without it")
     stages = Stages(folder, config_hash(cfg))
@@ -46,7 +48,8 @@ def run_job(cfg: CfgNode, shared: Path | None = None) -> list[dict]:
         folder.joinpath("config.yaml").write_text(cfg.dump(), encoding="utf-8")
     records = []
     for split in splits:
-        for run in [*compared_runs(cfg, split, folder), *own_runs(cfg, split, folder, shared)]:
+        compared, own = compared_runs(cfg, split, folder), own_runs(cfg, split, folder, shared)
+        for run in [*compared, *own, *after_training(cfg, [*compared, own[-1]])]:
             kept = Stages(run.folder, run.sha256) if folder not in run.folder.parents else stages
             records += kept.run(run.name, run.work)
     return records
@@ -77,6 +80,20 @@ def own_runs(cfg: CfgNode, split: int, folder: Path, shared: Path | None = None)
         own = with_folders(own, {name: runs[name].folder for name in used})
         runs[stage] = Run(own, split, home, sha256, name=name, stage=stage)
     return list(runs.values())
+
+
+def after_training(cfg: CfgNode, trained: list[Run]) -> list[Run]:
+    """Return the runs of VPFA for trained ones if ``vpfa.enabled``; other settings of it work in another folder."""
+    runs = []
+    for run in trained if cfg.vpfa.enabled else []:
+        own = run.cfg.clone()
+        own.task = "vpfa"
+        sha256 = hashlib.sha256(f"{config_hash(own)}{run.sha256}".encode()).hexdigest()
+        own.vpfa.run = str(run.folder)
+        part = f"vpfa-{sha256[:8]}"
+        name = f"{run.name}/{part}"
+        runs.append(Run(own, run.split, run.folder / part, sha256, name=name, stage="vpfa", compared=run.compared))
+    return runs
 
 
 def clear(folder: Path) -> None:

@@ -98,6 +98,8 @@ class Run:
         Raises:
             ConfigError: if there are no weights to evaluate.
         """
+        if TASKS[self.cfg.task].meta.get("again"):  # it reads from its folder what it has learned
+            return self.work()
         engine = self.engine()
         if not self.cfg.model.load_weights:
             trained = self.folder / LAST

@@ -11,6 +11,7 @@ from torchreid_xres.models import (
     prpr_restorer,
     psh_rnet,
     sr_reid,
+    vpfa,
 )
 from torchreid_xres.models.registry import MODELS, build_model, host_builder
 
@@ -28,4 +29,5 @@ __all__ = [
     "prpr_restorer",
     "psh_rnet",
     "sr_reid",
+    "vpfa",
 ]
