@@ -18,11 +18,11 @@ from tabulate import tabulate
 
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.report.keypoints import keypoint_table
+from torchreid_xres.report.registries import registry_table
 from torchreid_xres.report.tables import (
     ablation_table,
     accuracy_table,
     curve_table,
-    registry_table,
     restoration_table,
 )
 

@@ -7,11 +7,7 @@ from statistics import mean, stdev
 
 from tabulate import tabulate
 
-from torchreid_xres.data import DATASETS
-from torchreid_xres.host_mends import MENDS
-from torchreid_xres.models import MODELS
 from torchreid_xres.report.keypoints import keypoint_table
-from torchreid_xres.sr import FRONT_ENDS
 
 # The figure by which a record belongs to a table, in the order of record_tables.
 _MARKS = ("rank1", "curve", "pck", "psnr_x2")
@@ -117,65 +113,6 @@ def ablation_table(result: dict, style: str = "github") -> str:
             line[f"quoted {key.replace('rank', 'rank-')}"] = "-" if value is None else f"{value:.1f}"
         lines.append(line)
     return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
-
-
-def registry_table(kind: str, style: str = "github") -> str:
-    """Return what is registered, or mended, from the facts kept beside each builder.
-
-    Args:
-        kind: ``models``, ``data sets``, ``front ends`` or ``mends``.
-        style: a table format of ``tabulate``.
-
-    Raises:
-        KeyError: for another kind.
-    """
-    return tabulate(_REGISTRIES[kind](), headers="keys", tablefmt=style, disable_numparse=True)
-
-
-def _data_sets() -> list[dict]:
-    rows = []
-    for name in DATASETS:
-        meta, cls = DATASETS[name].meta, DATASETS[name].build
-        gap = "natural" if cls.natural else "rates " + ", ".join(f"{rate:g}" for rate in cls.rates)
-        rows.append(
-            {
-                "name": name,
-                "gap": gap,
-                "evaluation": cls.metric.replace("_", "-"),
-                "splits": cls.num_splits,
-                "options": ", ".join(key for key in cls.defaults if key != "check_counts") or "-",
-                "source": meta["cite"] or "your own images",
-            }
-        )
-    return rows
-
-
-def _front_ends() -> list[dict]:
-    rows = []
-    for name in FRONT_ENDS:
-        info = FRONT_ENDS[name].meta["info"]
-        rows.append(
-            {
-                "name": name,
-                "parameters": "-" if info.parameters is None else f"{info.parameters:,}",
-                "of which": info.counted or "-",
-                "scales": ", ".join(map(str, info.scales)) or "any",
-                "licence": info.licence,
-                "source": info.paper,
-            }
-        )
-    return rows
-
-
-def _mends() -> list[dict]:
-    return [{"mend": name, "fault": mend.fault} for name, mend in MENDS.items()]
-
-
-def _models() -> list[dict]:
-    return [{"name": name, "source": MODELS[name].meta["paper"]} for name in MODELS]
-
-
-_REGISTRIES = {"models": _models, "data sets": _data_sets, "front ends": _front_ends, "mends": _mends}
 
 
 def _grouped(records: Iterable[dict]) -> dict[tuple[str, str], list[dict]]:
