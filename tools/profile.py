@@ -1,4 +1,4 @@
-"""Say what networks cost: parameters and multiply-adds per part, memory, latency.
+"""Say what networks cost: parameters, multiply-adds, memory and time, by their parts.
 
     python tools/profile.py --model resnet50 --num-classes 751
     python tools/profile.py --model sr_reid osnet_x1_0 mlfn --latency --json cost.json
@@ -41,7 +41,8 @@ else:
     from torchreid_xres.engine.run import model_options
     from torchreid_xres.files import whole_file
     from torchreid_xres.models import MODELS, build_model
-    from torchreid_xres.report.complexity import comparison_table, complexity, complexity_table, latency
+    from torchreid_xres.report.complexity import comparison_table, complexity, complexity_table
+    from torchreid_xres.report.latency import latency, latency_by_part
     from torchreid_xres.sr import build_front_end
 
 
@@ -58,7 +59,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pair", action="store_true", help="an LR and an HR view, where a model takes both")
     parser.add_argument("--batch", type=int, default=1, help="images; all figures are for the whole batch")
     parser.add_argument("--depth", type=int, help="levels of parts; 0: one row; default: 1 for a single model, else 0")
-    parser.add_argument("--latency", action="store_true", help="time it, too")
+    parser.add_argument("--latency", action="store_true", help="time it, too, whole and by parts")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU, while timing; one counts processor time")
     parser.add_argument("--runs", type=int, default=20, help="timed passes")
     parser.add_argument("--warmup", type=int, default=5, help="passes before them")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
@@ -73,7 +75,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         setattr(args, name, values[:first_key])
     if not (args.model or args.front_end or args.config_file):
         parser.error("name a --model, a --front-end or a --config-file")
-    for name in ("height", "width", "batch"):
+    for name in ("height", "width", "batch", "threads"):
         value = getattr(args, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, not {value}")
@@ -140,19 +142,24 @@ def check_device(name: str) -> None:
 def existing(options: dict[str, Any]) -> dict[str, Any]:
     """Leave out files of weights that are not there (yet): they change no count."""
     return {
-        key: value for key, value in options.items() if not key.endswith("weights") or (value and Path(value).is_file())
+        key: value
+        for key, value in options.items()
+        if not (key.endswith("weights") and isinstance(value, str)) or Path(value).is_file()
     }
 
 
 def measure(args: argparse.Namespace, name: str, build: Callable[[], nn.Module], batch: Any, depth: int) -> tuple:
-    """Return complexity and latency (None if not asked) of one network; a failure names it."""
+    """Return complexity and latencies (by part, the whole's under the empty name) of a network; a failure names it."""
     try:
         model = build().to(args.device)
         inputs = batch
         if isinstance(batch, dict) and not ("rate" in batch and hasattr(model, "extract")):
             inputs = (batch["img"], batch["img_hr"]) if "img_hr" in batch else batch["img"]
         found = complexity(model, inputs, depth)
-        return found, latency(model, inputs, args.runs, args.warmup) if args.latency else None
+        if not args.latency:
+            return found, {}
+        times = latency_by_part(model, inputs, depth, args.runs, args.warmup) if depth else {}
+        return found, times | {"": latency(model, inputs, args.runs, args.warmup)}
     except (AssertionError, RuntimeError) as error:  # how networks of fixed input size refuse another one
         reason = str(error).splitlines()[0] if str(error) else "it refuses this size"
         raise RuntimeError(f"{name} cannot run on {args.batch} image(s) of this size: {reason}") from error
@@ -161,6 +168,7 @@ def measure(args: argparse.Namespace, name: str, build: Callable[[], nn.Module],
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     try:
+        torch.set_num_threads(args.threads)
         cfg = load_config(args.config_file or None, args.opts)
         check_device(args.device)
         wanted = list(subjects(args, cfg))
@@ -169,18 +177,16 @@ def main(argv: list[str] | None = None) -> int:
         height, width = args.height or cfg.data.height, args.width or cfg.data.width
         print(f"{args.batch} image(s), {height}x{width}, evaluation mode, without gradients")
         for name, build, batch in wanted:
-            counts[name], took = measure(args, name, build, batch, depth)
-            if took:
-                times[name] = took
+            counts[name], times[name] = measure(args, name, build, batch, depth)
             if depth:
                 in_layers, held = counts[name].in_layers / 1e9, counts[name].tensor_bytes / 2**20
                 print(f"\n{name}: {in_layers:.3f} G of the multiply-adds are in convolutions and linear layers;")
                 print(f"{held:.1f} MiB of tensors at once besides the weights")
-                print(complexity_table(counts[name]))
-            if took:
-                print(f"{name}: {took}")
+                print(complexity_table(counts[name], times[name]))
+            if args.latency:
+                print(f"{name}: {times[name]['']}")
         if len(wanted) > 1 or not depth:
-            print("\n" + comparison_table(counts, times))
+            print("\n" + comparison_table(counts, {name: took[""] for name, took in times.items() if took}))
         if args.json:
             record = {
                 "input": {"batch": args.batch, "height": height, "width": width, "low_size": list(args.low_size)},
@@ -188,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
                 "num_classes": args.num_classes,
                 "versions": versions(),
                 "models": {
-                    name: {**found.as_dict(), "latency": vars(times[name]) if name in times else None}
+                    name: {**found.as_dict(), "latency": {part: vars(took) for part, took in times[name].items()}}
                     for name, found in counts.items()
                 },
             }

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from torchreid_xres import host
 from torchreid_xres.models import MODELS, build_model
-from torchreid_xres.report.complexity import comparison_table, complexity, complexity_table, latency
+from torchreid_xres.report.complexity import comparison_table, complexity, complexity_table
+from torchreid_xres.report.latency import latency
 from torchreid_xres.sr import FRONT_ENDS, build_front_end
 
 
@@ -187,6 +188,23 @@ def test_memory_is_the_largest_sum_of_living_tensors():
     assert of(in_place, 1, 2, 32, 32).tensor_bytes == 2 * image
 
 
+def test_memory_while_each_part_runs():
+    image = 4 * 32 * 32  # bytes of one channel
+
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide = nn.Conv2d(2, 16, 1)
+            self.thin = nn.Conv2d(16, 1, 1)
+
+        def forward(self, x):
+            return self.thin(self.wide(x)) + 1
+
+    found = {part.name: part.tensor_bytes for part in of(Pair(), 1, 2, 32, 32).parts}
+    # The input stays throughout; the wide map is alive while the thin one is made.
+    assert found == {"wide": (2 + 16) * image, "thin": (2 + 16 + 1) * image}
+
+
 def test_resnet50_by_loop_and_as_published():
     model = host.build_model("resnet50", num_classes=751, pretrained=False)
     found = of(model, 1, 3, 256, 128)
@@ -262,25 +280,13 @@ def test_every_model_of_the_zoo_is_counted(name):
     assert found.multiply_adds >= convolutions_by_loop(model, image) > 0
 
 
-def test_latency_says_how_it_was_measured():
-    model, calls = nn.Linear(4, 4), []
-    model.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    took = latency(model, torch.rand(2, 4), runs=7, warmup=3)
-    assert calls == [False] * 10
-    assert 0 < took.lower <= took.median <= took.upper
-    assert (took.runs, took.warmup, took.threads, took.device) == (7, 3, torch.get_num_threads(), "cpu")
-    assert "median, quartiles" in str(took) and "7 runs after 3 to warm up, 1 thread(s), cpu" in str(took)
-    with pytest.raises(ValueError, match="at least 2 runs, not 1"):
-        latency(model, torch.rand(2, 4), runs=1)
-
-
 def test_tables():
     found = of(Odd(), 1, 3, 8, 6)
     lines = complexity_table(found).splitlines()
     assert [cell.strip() for cell in lines[0].strip("|").split("|")] == [
-        "part", "parameters (M)", "of which unused (M)", "multiply-adds (G)", "share (%)",
+        "part", "parameters (M)", "of which unused (M)", "multiply-adds (G)", "share (%)", "tensors (MiB)",
     ]  # fmt: skip
-    assert lines[-1].split("|")[1].strip() == "total" and lines[-1].split("|")[-2].strip() == "100.0"
+    assert lines[-1].split("|")[1].strip() == "total" and lines[-1].split("|")[-3].strip() == "100.0"
     times = {"odd": latency(Odd(), torch.rand(1, 3, 8, 6), runs=2, warmup=0)}
     assert "latency (ms)" in comparison_table({"odd": found}, times)
     assert "latency" not in comparison_table({"odd": found})

@@ -48,7 +48,7 @@ def test_several_models_and_a_file(profile, tmp_path):
     # SRCNN 9-1-5 on luminance: weights, then biases
     assert kept["models"]["srcnn"]["multiply_adds"] == 64 * 32 * 8032
     assert kept["models"]["srcnn"]["parameters"] == 8032 + 64 + 32 + 1
-    assert kept["models"]["srcnn"]["latency"]["runs"] == 2
+    assert kept["models"]["srcnn"]["latency"][""]["runs"] == 2
     assert [path.name for path in file.parent.iterdir()] == ["cost.json"]
 
 
@@ -68,6 +68,21 @@ def test_a_configuration_names_its_models_and_its_missing_weights_do_not_matter(
     assert "64x32" in shown
     code, shown, _ = profile("--config-file", path, "--model", "sr_reid")
     assert code == 0 and rows(shown)["front_end"].split("|")[2].strip() == "0.013"  # FSRCNN
+
+
+def test_parts_have_their_times_and_memory(profile):
+    code, shown, _ = profile("--model", "osnet_x0_25", *SMALL, "--latency", "--runs", 3, "--warmup", 1)
+    assert code == 0 and "1 thread(s), cpu, processor clock" in shown
+    header = [cell.strip() for cell in next(line for line in shown.splitlines() if line.startswith("|")).split("|")]
+    assert header[-4:-1] == ["tensors (MiB)", "latency (ms)", "quartiles (ms)"]
+    parts = {name: line.split("|") for name, line in rows(shown).items() if name not in ("part", "total")}
+    assert float(parts["conv2"][-3]) > 0 and parts["classifier"][-3].strip() == "-", "a classifier does not run"
+
+
+def test_the_list_of_weights_of_a_fusion_is_no_file(profile, repo):
+    code, shown, said = profile("--config-file", repo / "configs" / "prpr_quickstart.yaml", "--model", "prpr")
+    assert code == 0, said
+    assert {"restorer", "branches"} <= set(rows(shown))
 
 
 def test_what_an_image_costs_depends_on_its_rate(profile):
@@ -94,7 +109,9 @@ def test_a_users_mistake_is_one_message(profile, args, message):
     assert code == 2 and message in said and "Traceback" not in said
 
 
-@pytest.mark.parametrize("args", [(), ("--model", "osnet_x0_25", "--batch", "0")])
+@pytest.mark.parametrize(
+    "args", [(), ("--model", "osnet_x0_25", "--batch", "0"), ("--model", "osnet_x0_25", "--threads", "0")]
+)
 def test_what_cannot_be_asked_for(profile, args):
     with pytest.raises(SystemExit):
         profile(*args)

@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-adds of each part, memory, latency.
+"""What a network costs: parameters, multiply-adds and memory of each part.
 
 The tables of papers (such as Table 7 of KGNet) count one image, in evaluation mode, with multiply-adds called FLOPs.
 Here a multiply-add is one multiplication and one addition, so half of what ``torch.utils.flop_counter`` counts.
@@ -6,8 +6,6 @@ Here a multiply-add is one multiplication and one addition, so half of what ``to
 
 from __future__ import annotations
 
-import statistics
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-OWN = "(itself)"  # row of what a module does outside its children
+from torchreid_xres.report.latency import Latency
+from torchreid_xres.report.parts import Inputs, evaluating, part_names, part_of, parts_followed, run
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,14 @@ class Part:
         unused: those of them that the pass never reads: what only training needs (classifiers, teachers), and
             branches that such an image does not take.
         multiply_adds: of all calls of the part.
+        tensor_bytes: largest sum of tensors alive at once while the part was at work, whoever made them.
     """
 
     name: str
     parameters: int
     unused: int
     multiply_adds: int
+    tensor_bytes: int
 
 
 @dataclass(frozen=True)
@@ -86,37 +87,7 @@ class Complexity:
         return {**{key: getattr(self, key) for key in totals}, "parts": [asdict(part) for part in self.parts]}
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Wall-clock time of one pass, in seconds, over a number of runs.
-
-    Attributes:
-        median, lower, upper: second, first and third quartile.
-        runs: timed passes.
-        warmup: passes before them.
-        threads: torch's threads.
-        device: ``cpu``, or the name of the GPU.
-        device_bytes: what torch had allocated on the GPU at most, weights and kernels' workspace included; 0 on a CPU.
-    """
-
-    median: float
-    lower: float
-    upper: float
-    runs: int
-    warmup: int
-    threads: int
-    device: str
-    device_bytes: int
-
-    def __str__(self) -> str:
-        text = (
-            f"{1e3 * self.median:.1f} ms median, quartiles {1e3 * self.lower:.1f} to {1e3 * self.upper:.1f} ms, "
-            f"{self.runs} runs after {self.warmup} to warm up, {self.threads} thread(s), {self.device}"
-        )
-        return f"{text}, {self.device_bytes / 2**20:.0f} MiB allocated at most" if self.device_bytes else text
-
-
-def complexity(model: nn.Module, inputs: Tensor | tuple | Mapping[str, Any], depth: int = 1) -> Complexity:
+def complexity(model: nn.Module, inputs: Inputs, depth: int = 1) -> Complexity:
     """Count parameters and multiply-adds of a model's parts in one pass, evaluation mode, no gradients.
 
     Counted are convolutions (transposed, grouped and depth-wise too), linear layers, every kind of matrix and vector
@@ -146,91 +117,60 @@ def complexity(model: nn.Module, inputs: Tensor | tuple | Mapping[str, Any], dep
         >>> found.parameters, found.multiply_adds
         (861, 4096)
     """
-    if depth < 0:
-        raise ValueError(f"depth is a number of levels from 0, not {depth!r}")
+    names = part_names(model, depth)
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     watch = _Watch(model, inputs, counter.flop_registry)
-    with _evaluating(model), _plain_attention(), watch, counter, _parts_tracked(model, depth, counter) as flops:
-        output = _call(model, inputs)
+    flops: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    seen = 0
+
+    def settle(part: str) -> None:
+        # The counter's own attribution goes by class names where a method other than ``forward`` is called, and counts
+        # each operation in all modules around it.
+        nonlocal seen
+        total = counter.get_total_flops()
+        flops[part] += total - seen
+        seen = total
+        held[part] = max(held[part], watch.highest())
+
+    with evaluating(model), _plain_attention(), watch, counter, parts_followed(model, depth, settle):
+        output = run(model, inputs)
     del output  # until here: it is alive in the count of memory
 
     parameters: Counter[str] = Counter()
     idle: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        part = _part_of(name.rpartition(".")[0], depth)
+        part = part_of(name.rpartition(".")[0], depth)
         parameters[part] += parameter.numel()
         idle[part] += 0 if id(parameter) in watch.used else parameter.numel()
-    parents = {name.rpartition(".")[0] for name, _ in model.named_modules() if name and name.count(".") < depth}
     parts = tuple(
-        Part(
-            f"{name}.{OWN}".lstrip(".") if name in parents or not name else name,
-            parameters[name],
-            idle[name],
-            flops[name] // 2,
-        )
-        for name in dict.fromkeys(_part_of(name, depth) for name, _ in model.named_modules())
-        if parameters[name] or flops[name]
+        Part(shown, parameters[part], idle[part], flops[part] // 2, held[part])
+        for part, shown in names.items()
+        if parameters[part] or flops[part]
     )
-    return Complexity(parts, watch.peak, watch.products // 2)
+    return Complexity(parts, max(held.values()), watch.products // 2)
 
 
-def latency(
-    model: nn.Module, inputs: Tensor | tuple | Mapping[str, Any], runs: int = 20, warmup: int = 5
-) -> Latency:
-    """Time passes in evaluation mode, without gradients.
-
-    Args:
-        model: left as it was, its modes included.
-        inputs: as for :func:`complexity`.
-        runs: timed passes, at least 2.
-        warmup: passes before them, in which kernels are chosen and caches filled.
-
-    Returns:
-        Median and quartiles. On a GPU every pass is waited for.
-
-    Raises:
-        ValueError: if there are too few runs for quartiles.
-    """
-    if runs < 2:
-        raise ValueError(f"quartiles need at least 2 runs, not {runs!r}")
-    device = next((leaf.device for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)), torch.device("cpu"))
-    on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats(device)
-    seconds = []
-    with _evaluating(model):
-        for _ in range(warmup + runs):
-            start = time.perf_counter()
-            _call(model, inputs)
-            if on_gpu:
-                torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - start)
-    lower, median, upper = statistics.quantiles(seconds[warmup:], n=4, method="inclusive")
-    name = torch.cuda.get_device_name(device) if on_gpu else str(device)
-    held = torch.cuda.max_memory_allocated(device) if on_gpu else 0
-    return Latency(median, lower, upper, runs, warmup, torch.get_num_threads(), name, held)
-
-
-def complexity_table(found: Complexity, style: str = "github") -> str:
+def complexity_table(found: Complexity, times: Mapping[str, Latency] | None = None, style: str = "github") -> str:
     """Return a row for each part, and one for the whole.
 
     Args:
         found: what :func:`complexity` counted.
+        times: of :func:`~torchreid_xres.report.latency.latency_by_part` at the same depth, with that of the whole under
+            the empty name.
         style: a table format of ``tabulate``.
 
     Returns:
         The table: parameters in millions, multiply-adds in thousand millions, and each part's share of them in
-        per cent.
+        per cent; the memory of tensors while the part runs; time as median and quartiles.
     """
-    whole = Part("total", found.parameters, found.unused, found.multiply_adds)
-    rows = [
-        {
-            "part": part.name,
-            **_figures(part),
-            "share (%)": f"{100 * part.multiply_adds / max(1, found.multiply_adds):.1f}",
-        }
-        for part in (*found.parts, whole)
-    ]
+    whole = Part("total", found.parameters, found.unused, found.multiply_adds, found.tensor_bytes)
+    rows = []
+    for part in (*found.parts, whole):
+        row = {"part": part.name, **_figures(part)}
+        row["share (%)"] = f"{100 * part.multiply_adds / max(1, found.multiply_adds):.1f}"
+        row["tensors (MiB)"] = _mebibytes(part.tensor_bytes)
+        rows.append(row | _times(times, "" if part is whole else part.name))
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
 
@@ -247,11 +187,26 @@ def comparison_table(
     rows = []
     for name, counted in found.items():
         row = {"model": name, **_figures(counted), "of which in layers (G)": _rounded(counted.in_layers / 1e9)}
-        row["tensors (MiB)"] = f"{counted.tensor_bytes / 2**20:.1f}"
-        if times:
-            row["latency (ms)"] = f"{1e3 * times[name].median:.1f}"
-        rows.append(row)
+        row["tensors (MiB)"] = _mebibytes(counted.tensor_bytes)
+        rows.append(row | _times(times, name))
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def _times(times: Mapping[str, Latency] | None, name: str) -> dict[str, str]:
+    if not times:
+        return {}
+    took = times.get(name)
+    row = {
+        "latency (ms)": f"{1e3 * took.median:.2f}" if took else "-",
+        "quartiles (ms)": f"{1e3 * took.lower:.2f} to {1e3 * took.upper:.2f}" if took else "-",
+    }
+    if any(other.device_bytes for other in times.values()):
+        row["GPU memory (MiB)"] = _mebibytes(took.device_bytes) if took else "-"
+    return row
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f}" if size else "-"
 
 
 def _figures(counted: Part | Complexity) -> dict[str, str]:
@@ -268,31 +223,6 @@ def _rounded(figure: float) -> str:
     return f"{figure:.3f}" if figure >= 0.0005 else "<0.001"
 
 
-def _call(model: nn.Module, inputs: Tensor | tuple | Mapping[str, Any]) -> Any:
-    if isinstance(inputs, Mapping):
-        if not hasattr(model, "extract"):
-            raise TypeError(f"{type(model).__name__} has no extract(batch); give it the images as a tensor")
-        return model.extract(inputs)
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-
-
-def _part_of(module: str, depth: int) -> str:
-    return ".".join(module.split(".")[:depth])
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation without gradients, and every module back to its own mode at the end."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            model.eval()
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 @contextmanager
 def _plain_attention() -> Iterator[None]:
     """Keep nn.MultiheadAttention and nn.TransformerEncoder from running as one kernel that has no formula."""
@@ -302,46 +232,6 @@ def _plain_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextmanager
-def _parts_tracked(model: nn.Module, depth: int, counter: FlopCounterMode) -> Iterator[Counter[str]]:
-    """Give the floating-point operations by part, filled at the end: each goes to the innermost module that runs.
-
-    The counter's own attribution goes by class names where a method other than ``forward`` is called, and counts each
-    operation in all modules around it; here every operation belongs to one part, so the parts add up.
-    """
-    flops: Counter[str] = Counter()
-    running = [""]
-    seen = 0
-
-    def settle() -> None:
-        nonlocal seen
-        total = counter.get_total_flops()
-        flops[running[-1]] += total - seen
-        seen = total
-
-    def entered(part: str) -> Any:
-        def hook(*_: Any) -> None:
-            settle()
-            running.append(part)
-
-        return hook
-
-    def left(*_: Any) -> None:
-        settle()
-        running.pop()
-
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(entered(_part_of(name, depth)), prepend=True))
-        handles.append(module.register_forward_hook(left))
-    try:
-        yield flops
-        settle()
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Watch(TorchDispatchMode):
@@ -358,7 +248,7 @@ class _Watch(TorchDispatchMode):
         # Storages that are not the pass's own; the references keep their addresses from being given to others.
         self._fixed = {id(s): s for s in _storages([*model.parameters(), *model.buffers()])}
         self._alive: dict[int, weakref.ref] = {}
-        self._bytes = self.peak = 0
+        self._bytes = self._peak = 0
         self._add(tree_leaves(inputs))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
@@ -378,7 +268,12 @@ class _Watch(TorchDispatchMode):
                 size = storage.nbytes()
                 self._alive[key] = weakref.ref(storage, lambda _, key=key, size=size: self._drop(key, size))
                 self._bytes += size
-        self.peak = max(self.peak, self._bytes)
+        self._peak = max(self._peak, self._bytes)
+
+    def highest(self) -> int:
+        """Return the most bytes alive at once since this was asked last."""
+        found, self._peak = self._peak, self._bytes
+        return found
 
     def _drop(self, key: int, size: int) -> None:
         del self._alive[key]
