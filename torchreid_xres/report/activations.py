@@ -17,6 +17,7 @@ from torchreid_xres.report.seen import Trained, seen_at, squares
 from torchreid_xres.report.sheet import Cell
 
 SHARE = 0.55  # of the map's colours in an overlay
+STRETCHED = 2.0  # a map of the whole image is stretched by less: convolutions without padding cut off some
 
 
 @torch.no_grad()
@@ -24,8 +25,8 @@ def activation_map(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     """Return the sum over the channels of the squares of the last feature map, scaled to [0, 1].
 
     S. Zagoruyko, N. Komodakis, "Paying More Attention to Attention", ICLR 2017, equation 1 with p = 2. The last feature
-    map is what the last of the network's modules gives that gives a map, (1, C, h, w) with h and w above 1: of a
-    method with several re-ID networks, that of the last one.
+    map is that of the last module that gives (1, C, h, w), h and w above 1 and about in the image's proportion (stripes
+    and regions are not): of a method with several re-ID networks, that of the last one.
 
     Args:
         model: one of ours or of the host, in evaluation mode.
@@ -45,11 +46,14 @@ def activation_map(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     """
     if len(batch["img"]) != 1:
         raise ValueError(f"one image at a time has a map, not {len(batch['img'])}")
+    proportion = batch["img"].shape[2] / batch["img"].shape[3]
     last: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
-            last[:] = [output]
+            stretched = output.shape[2] / output.shape[3] / proportion
+            if 1 / STRETCHED < stretched < STRETCHED:
+                last[:] = [output]
 
     hooks = [module.register_forward_hook(keep) for module in model.modules() if module is not model]
     try:

@@ -51,7 +51,7 @@ def labelled_records(files: Iterable[str]) -> list[tuple[str, dict]]:
     """
     found = []
     for text in files:
-        label, _, name = text.rpartition("=") if not Path(text).is_file() else ("", "", text)
+        label, _, name = text.partition("=") if "=" in text and not Path(text).is_file() else ("", "", text)
         path = Path(name)
         if not path.is_file():
             raise FileNotFoundError(f"there is no record {path}")
@@ -79,7 +79,7 @@ def resolution_curves(records: Iterable[tuple[str, dict]], queries: str = "all")
         The curves, in the order of the records; a rate that not all records of a label have is left out.
 
     Raises:
-        ValueError: if a record has no such figures, or the records of one label are of different protocols.
+        ValueError: if a record has no such figures, or the records of one label have no rate in common.
 
     Example:
         >>> one = {"dataset": "d", "by_rate": {"2": {"rank1": 60.0, "mAP": 50.0}, "4": {"rank1": 40.0, "mAP": 30.0}}}
@@ -97,6 +97,8 @@ def resolution_curves(records: Iterable[tuple[str, dict]], queries: str = "all")
     curves = []
     for (dataset, label), group in groups.items():
         shared = set.intersection(*(set(record[entry]) for record in group))
+        if not shared:
+            raise ValueError(f"the {len(group)} records of {label} on {dataset} have no rate in common")
         rates = sorted(shared, key=float)
         values = {key: [[record[entry][rate][key] for record in group] for rate in rates] for key in FIGURES}
         curves.append(
