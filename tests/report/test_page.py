@@ -157,7 +157,14 @@ def test_queries_with_pictures(record):
     assert page.says("h3") == ["Won against the other run", "Worst queries", "Best queries"]
     assert [text for text in page.says("b") if text in "✓✗"] == ["✓", "✗"] * 5  # not by colour alone
     assert {"5", "3", "12"} <= set(page.says("b")) and any("other images" in text for text in page.says("p"))
+    assert not any("draws" in text for text in page.says("p"))
     assert any("whoever gets the page gets them" in text for text in page.says("p"))
+
+
+def test_of_a_protocol_that_draws_the_page_says_so(record):
+    record["protocol"]["protocol"] = "single_shot"
+    page = page_of(Evaluation(record, "a"), queries=Queries([], []))
+    assert any("The protocol draws 10 galleries" in text for text in page.says("p"))
 
 
 def test_whatever_comes_from_outside_is_text(record, other):

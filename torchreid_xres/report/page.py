@@ -88,7 +88,8 @@ def _rows(record: Mapping[str, Any], other: Mapping[str, Any] | None, key: str) 
     parts, others = record.get(key, {}), (other or {}).get(key, {})
     if not parts:
         return []
-    whole = figures(record, other)
+    measured = {figure.name for part in parts.values() for figure in figures(part)}
+    whole = [figure for figure in figures(record, other) if figure.name in measured]
     rows = []
     for label, part in sorted(parts.items(), key=lambda item: float(item[0])):
         known = {figure.name: figure for figure in figures(part, others.get(label))}

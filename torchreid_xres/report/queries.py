@@ -102,13 +102,20 @@ class RunPictures:
         return self._plain[role][index]["img"]
 
     def restored(self, query: int) -> PIL.Image.Image | None:
-        """Return what the model's front end makes of a query; None without a front end, or if it is not low."""
+        """Return what the model's front end makes of a query, in the query's own shape.
+
+        None without a front end, or for a query that is not low resolution.
+        """
         item = self._sets["query"][query]
         if not item.get("low"):
             return None
         device = next(self._model.parameters()).device
         found = restored_view(self._model, to_device(default_collate([item]), device), self._normalize.to(device))
-        return None if found is None else to_pil_image(found[0].cpu())
+        if found is None:
+            return None
+        img = to_pil_image(found[0].cpu())
+        height, width = item["size"].tolist()
+        return img.resize((max(1, round(img.height * width / height)), img.height), PIL.Image.Resampling.BICUBIC)
 
 
 def thumbnail(img: PIL.Image.Image) -> str:
@@ -198,7 +205,7 @@ def listed(lists: RankedLists, pictures: RunPictures, queries: Sequence[int], co
     found = []
     for query, places in zip(queries, lists.top(queries, count), strict=True):
         shown = [*_query(lists.query, pictures, query), *_places(lists.gallery, pictures, places)]
-        figures = [f"first match at rank {lists.rank[query]:g}", f"AP {100 * lists.ap[query]:.1f} %"]
+        figures = [_first(lists, query), f"AP {100 * lists.ap[query]:.1f}\N{NO-BREAK SPACE}%"]
         found.append(Listed(lists.query.names[query], [*_facts(lists.query, query), *figures], [("", shown)]))
     return found
 
@@ -237,12 +244,17 @@ def compared(
     found = []
     for query, ours, theirs in zip(queries, lists.top(queries, count), other.top(queries, count), strict=True):
         rows = [
-            (f"{where}: first match at rank {run.rank[query]:g}", _places(lists.gallery, pictures, places))
+            (f"{where}: {_first(run, query)}", _places(lists.gallery, pictures, places))
             for where, run, places in (("here", lists, ours), ("there", other, theirs))
         ]
         shown = _query(lists.query, pictures, query)
         found.append(Listed(lists.query.names[query], _facts(lists.query, query), [("", shown), *rows]))
     return found
+
+
+def _first(lists: RankedLists, query: int) -> str:
+    drawn = "" if lists.protocol["protocol"] == "market" else " in the mean of the draws"
+    return f"first match at rank {lists.rank[query]:g}{drawn}"
 
 
 def _facts(images: FeatureSet, query: int) -> list[str]:
