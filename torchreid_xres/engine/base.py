@@ -25,7 +25,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from torchreid_xres import host
-from torchreid_xres.engine import checkpoint, distributed, parallel
+from torchreid_xres.engine import board, checkpoint, distributed, parallel
 from torchreid_xres.engine.record import machine, make_record, scores, versions, weights_hash
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.host_mends.checkpoints import named_for
@@ -318,6 +318,9 @@ class XresMixin:
             "%s: mAP %.1f %%, %s", dataset_name, record["mAP"],
             ", ".join(f"rank-{r} {record[f'rank{r}']:.1f} %" for r in ranks),
         )
+        if self.writer is not None and distributed.is_main():
+            with self.autocast():
+                board.show_restored(self.writer, dataset_name, unwrap(self.model), query_loader.dataset, self.epoch)
         if visrank and distributed.is_main():
             host.visualize_ranked_results(
                 distance_matrix(qf, gf, dist_metric).numpy(),
