@@ -114,11 +114,12 @@ def _flat(record: Mapping[str, Any]) -> dict[str, str]:
     for key, value in record.items():
         if key in _MEASURED or (key.startswith("rank") and key[4:].isdecimal()):
             continue
+        name = key.replace("_", " ")
         if isinstance(value, Mapping):
-            found |= {f"{key}: {name}": _text(entry) for name, entry in value.items()}
+            found |= {f"{name}: {part}": _text(entry) for part, entry in value.items()}
         else:
-            found[key] = _text(value)
-    return {name.replace("_", " "): text for name, text in found.items()}
+            found[name] = _text(value)
+    return found
 
 
 def _text(value: Any) -> str:
