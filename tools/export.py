@@ -8,7 +8,8 @@
 
 The input is (N, 3, h, w), RGB, uint8 (or with --input float32: 0 to 1), of any size and number: resizing and
 normalisation are in the file. A method that treats low-resolution queries and high-resolution gallery images
-differently becomes two files, whose descriptors are compared with each other. If the answers of a file are not
+differently becomes two files, whose descriptors are compared with each other: the first is for low-resolution images,
+the second for others (KGNet with route "role": for all queries, and for the gallery). If the answers of a file are not
 torch's, or their least cosine is under the bound, nothing is kept and the exit status is 2.
 """
 

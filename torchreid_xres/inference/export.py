@@ -7,6 +7,7 @@ low-resolution queries and high-resolution gallery images differently becomes tw
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import tempfile
 import warnings
@@ -26,8 +27,6 @@ from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.files import whole_file
 from torchreid_xres.inference.branches import Way, ways
 from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization
-
-logger = logging.getLogger(__name__)
 
 # The least cosine to torch's descriptor in float32 that an image may have.
 BOUNDS = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.98}
@@ -258,6 +257,8 @@ def export_onnx(
 
 def needs_onnx() -> None:
     """Raise an ImportError that says what to install where ONNX cannot be written."""
+    if "dynamic_shapes" not in inspect.signature(torch.onnx.export).parameters:
+        raise ImportError(f"torch {torch.__version__} cannot export images of any size to ONNX; 2.5 or newer can")
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -355,7 +356,6 @@ class Session:
     """
 
     def __init__(self, file: str | Path) -> None:
-        needs_onnx()
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
