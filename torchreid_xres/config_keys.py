@@ -15,7 +15,7 @@ CHOICES = {
     "loss.name": ("softmax", "triplet"),
     "loss.sr.name": ("l1", "mse"),
     "loss.heatmap.name": ("l1", "mse"),
-    "train.precision": ("fp32", "bf16", "fp16"),
+    "train.precision": ("auto", "fp32", "bf16", "fp16"),
     "train.warmup_shape": ("linear", "constant"),
     "test.dist_metric": ("euclidean", "cosine"),
     "test.metric": ("", "market", "single_shot"),
@@ -169,7 +169,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.train.warmup_epochs = 0  # first epochs at a lower learning rate
     cfg.train.warmup_factor = 0.1  # what they begin with, as a part of train.lr
     cfg.train.warmup_shape = "linear"  # linear: up to train.lr in steps; constant: all at warmup_factor
-    cfg.train.precision = "fp32"  # fp32, bf16 (CPU and GPU), fp16 (GPU, with loss scaling)
+    cfg.train.precision = "auto"  # bf16 where that is faster; fp32, bf16, fp16 (GPU, with loss scaling)
     cfg.train.channels_last = True  # memory layout of convolutions; same numbers up to rounding, faster
     cfg.train.compile = False  # torch.compile, in training and evaluation: minutes at the start, faster afterwards
     cfg.train.clip_grad = 0.0  # largest norm of the whole gradient; 0: no clipping
@@ -214,6 +214,6 @@ def get_config() -> CfgNode:
 
     Example:
         >>> get_config().train.precision
-        'fp32'
+        'auto'
     """
     return add_xres_config(host_config())

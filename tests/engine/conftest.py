@@ -20,6 +20,7 @@ TINY = {
     "sr.options": {"depth": 3, "features": 4, "channels": 3},
     "train.max_epoch": 2,
     "train.batch_size": 16,
+    "train.precision": "fp32",
     "test.ranks": [1, 5, 10],
     "use_gpu": False,
 }

@@ -26,6 +26,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres import host
 from torchreid_xres.engine import board, checkpoint, distributed, parallel
+from torchreid_xres.engine.precision import autocast, precision_on
 from torchreid_xres.engine.record import machine, make_record, scores, versions, weights_hash
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.host_mends.checkpoints import named_for
@@ -36,7 +37,6 @@ from torchreid_xres.registry import Registry
 
 logger = logging.getLogger(__name__)
 
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LAST = "last.pth.tar"
 
 # Model name -> the engine that trains it; the host's zoo has SoftmaxEngine and TripletEngine by cfg.loss.name.
@@ -52,7 +52,8 @@ class XresMixin:
 
     Args:
         *args: the host engine's own arguments.
-        precision: ``fp32``, ``bf16`` (CPU and GPU) or ``fp16`` (GPU; only for :class:`XresEngine`, which scales).
+        precision: ``fp32``, ``bf16`` (CPU and GPU), ``fp16`` (GPU; only for :class:`XresEngine`, which scales), or
+            ``auto`` (see :func:`precision_on`).
         clip_grad: largest norm of the whole gradient; 0 for no clipping.
         metric: ``market`` or ``single_shot``; empty: as each data set says.
         draws: gallery draws of a single-shot evaluation.
@@ -80,8 +81,7 @@ class XresMixin:
     ) -> None:
         self.clip_grad = clip_grad  # before the host's constructor, which may register a model
         super().__init__(*args, **kwargs)
-        if precision not in ("fp32", *AUTOCAST):
-            raise ValueError(f"precision {precision!r} is not one of fp32, bf16, fp16")
+        precision = precision_on("cuda" if self.use_gpu else "cpu", precision)
         if precision == "fp16" and not (self.use_gpu and self.scales_loss):
             raise ValueError(f"fp16 needs a GPU and loss scaling, which {type(self).__name__} here has not; use bf16")
         self.precision = precision
@@ -189,8 +189,7 @@ class XresMixin:
 
     def autocast(self) -> AbstractContextManager:
         """Return the context in which the network runs at the engine's precision."""
-        device = "cuda" if self.use_gpu else "cpu"
-        return torch.autocast(device, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST)
+        return autocast("cuda" if self.use_gpu else "cpu", self.precision)
 
     def forward_backward(self, data: dict) -> dict:
         """Take the host engine's own step, at our precision; stop if its loss is not finite."""

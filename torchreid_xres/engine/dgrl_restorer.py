@@ -28,7 +28,8 @@ from yacs.config import CfgNode
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.degrade import degrade_tensor
 from torchreid_xres.data.restored import LowView, Patches, low_views, members_of
-from torchreid_xres.engine.base import AUTOCAST, ENGINES, XresEngine
+from torchreid_xres.engine.base import ENGINES, XresEngine
+from torchreid_xres.engine.precision import autocast, precision_on
 from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.restore import BATCH_PIXELS
 from torchreid_xres.engine.run import TASKS, Run, model_options
@@ -169,7 +170,7 @@ def restore_pairs(run: Run) -> list[dict]:
         "manifests": {dataset.name: dataset.manifest.sha256 for dataset in datasets},
         "rates": hashlib.sha256(json.dumps([(view.name, view.rate) for view in views]).encode()).hexdigest(),
         "input": [cfg.data.height, cfg.data.width],
-        "precision": cfg.train.precision,
+        "precision": precision_on("cuda" if cfg.use_gpu else "cpu", cfg.train.precision),
     }
     facts = write_pictures(model, views, run.folder, made_of, cfg.test.batch_size, cfg.data.workers)
     return [{"task": "restore_pairs", "model": run.label, "stage": run.stage, **made_of, **facts}]
@@ -220,7 +221,7 @@ def write_pictures(
     loader = DataLoader(_Views(todo), batch_sampler=[members for _, members in batches], num_workers=workers)
     device = next(model.parameters()).device
     for (tail, members), batch in zip(batches, loader, strict=True):
-        with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+        with autocast(device, precision):
             restored = model(batch.to(device), tail, size)
         # (N, 3, H, W) in [0, 1] -> (N, H, W, 3) in 8 bits
         images = (restored.float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -31,7 +31,7 @@ from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
 from torchreid_xres.data.degrade import degrade_image, low_size
 from torchreid_xres.engine import distributed
-from torchreid_xres.engine.base import AUTOCAST
+from torchreid_xres.engine.precision import autocast, precision_on
 from torchreid_xres.engine.record import machine, weights_hash
 from torchreid_xres.engine.run import TASKS, Run
 from torchreid_xres.files import whole_file
@@ -94,7 +94,7 @@ def restore(run: Run) -> list[dict]:
         run.folder,
         batch_size=cfg.test.batch_size,
         workers=cfg.data.workers,
-        precision=cfg.train.precision,
+        precision=precision_on("cuda" if cfg.use_gpu else "cpu", cfg.train.precision),
     )
     manifests = {name: dataset.manifest.sha256 for name, dataset in datasets.items()}
     facts |= {"manifests": manifests, "machine": machine()}
@@ -159,7 +159,7 @@ def write_pyramids(
         names = iter(mine)
         writing: list[Future] = []
         for batch in _batches(loader, batch_size):
-            with torch.autocast(device.type, AUTOCAST.get(precision), enabled=precision in AUTOCAST):
+            with autocast(device, precision):
                 restored = model(batch.to(device).float() / 255)
             # (N, 3, h, w) in [0, 1] -> (N, h, w, 3) in 8 bits
             levels = [batch, *((image.float() * 255).round().byte() for image in restored)]

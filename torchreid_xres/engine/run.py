@@ -19,6 +19,7 @@ from torchreid_xres.data.manager import XresDataManager
 from torchreid_xres.engine import distributed, parallel
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
 from torchreid_xres.engine.compiled import compile_network
+from torchreid_xres.engine.precision import precision_on
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models import MODELS, build_model
@@ -125,6 +126,7 @@ class Run:
         stock = TripletEngine if cfg.loss.name == "triplet" else SoftmaxEngine
         engine = ENGINES[self.model_name].build if self.model_name in ENGINES else stock
         model = parallel.parallel(model, cfg.use_gpu, whole_step=issubclass(engine, XresEngine))
+        precision = precision_on("cuda" if cfg.use_gpu else "cpu", cfg.train.precision)
         optimizer = host.build_optimizer(model, **optimizer_options(cfg))
         scheduler = build_scheduler(cfg, optimizer)
         return engine(
@@ -133,7 +135,7 @@ class Run:
             optimizer,
             scheduler=scheduler,
             use_gpu=cfg.use_gpu,
-            precision=cfg.train.precision,
+            precision=precision,
             clip_grad=cfg.train.clip_grad,
             metric=cfg.test.metric,
             draws=cfg.test.draws,
@@ -146,6 +148,7 @@ class Run:
                 "config_sha256": self.sha256,
                 "seed": cfg.train.seed,
                 "epochs": cfg.train.max_epoch,
+                "precision": precision,
                 "input": [cfg.data.height, cfg.data.width],
                 "train_images": len(datamanager.train_loader.dataset),
                 "train_identities": datamanager.num_train_pids,

@@ -19,14 +19,13 @@ from yacs.config import CfgNode
 
 from torchreid_xres.data.degrade import check_rate
 from torchreid_xres.data.manager import ToNormalized
-from torchreid_xres.engine.base import AUTOCAST
+from torchreid_xres.engine.precision import autocast, precision_on
 from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.inference.network import find_run, host_config, load_network
 from torchreid_xres.inference.pictures import Picture, as_image, several
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view
 
-PRECISIONS = ("auto", "fp32", *AUTOCAST)
 # Nearer, by ratio, to half of the full side than to the whole of it.
 LOW_FROM = math.sqrt(2)
 
@@ -153,15 +152,11 @@ class Extractor:
         return cls(weights, config=host_config(name, size), **kwargs)
 
     def _precision(self, wanted: str) -> str:
-        if wanted not in PRECISIONS:
-            raise ValueError(f"precision {wanted!r} is not one of {', '.join(PRECISIONS)}")
         cpu = self.device.type == "cpu"
         if wanted == "fp16" and cpu:
             raise ValueError("precision fp16 needs a GPU; on the CPU use bf16 or fp32")
-        if wanted != "auto":
-            return wanted
-        own = self.cfg.train.precision
-        return "fp32" if cpu and own == "fp16" else own
+        own = self.cfg.train.precision if wanted == "auto" else wanted
+        return precision_on(self.device, "fp32" if cpu and own == "fp16" else own)
 
     @property
     def full_size(self) -> tuple[int, int]:
@@ -256,8 +251,7 @@ class Extractor:
         }
 
     def _autocast(self) -> AbstractContextManager:
-        kind = self.device.type
-        return torch.autocast(kind, AUTOCAST.get(self.precision), enabled=self.precision in AUTOCAST)
+        return autocast(self.device, self.precision)
 
 
 def _device(name: str) -> torch.device:
