@@ -19,6 +19,8 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["torchreid_xres", "torchreid_xres.*"]),
+    package_data={"torchreid_xres": ["py.typed"], "torchreid_xres.report": ["*.html"]},
+    package_data={"torchreid_xres": ["py.typed"], "torchreid_xres.report": ["*.html"]},
     python_requires=">=3.10",
     install_requires=[
         # torchvision pins the one torch it was built for, so the pair always fits.
@@ -33,6 +35,7 @@ setup(
         "PyYAML",
         "tabulate>=0.9",
         "tqdm>=4.60",
+        "Jinja2>=3.0",
         # torchreid 0.2.5 imports these without declaring them.
         "scipy",
         "opencv-python-headless>=4.5",
@@ -43,10 +46,10 @@ setup(
         "imageio",
     ],
     extras_require={
-        "test": ["pytest>=7.4", "ruff>=0.5"],
+        "test": ["pytest>=7.4", "ruff>=0.5", "hypothesis>=6.80"],
         "sr": ["spandrel>=0.4"],
         "search": ["faiss-cpu>=1.8"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
-        "report": ["matplotlib>=3.8"],
+        "report": ["matplotlib>=3.8", "scikit-learn>=1.3"],
     },
 )
