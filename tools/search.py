@@ -14,7 +14,6 @@ full resolution, ``build`` wants to know ``--full-size`` (Market-1501: 128 64).
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -22,9 +21,10 @@ import PIL.Image
 from tabulate import tabulate
 
 from torchreid_xres.data.io import picture_path, save_image
-from torchreid_xres.files import whole_file
+from torchreid_xres.engine.precision import PRECISIONS
+from torchreid_xres.engine.stages import write_json
 from torchreid_xres.inference import Extractor, Gallery, Hit
-from torchreid_xres.inference.extractor import PRECISIONS, native_rate
+from torchreid_xres.inference.extractor import native_rate
 from torchreid_xres.inference.pictures import as_image, cropped
 from torchreid_xres.report.sheet import Cell, contact_sheet
 
@@ -117,8 +117,7 @@ def query(args: argparse.Namespace) -> int:
                 {"rank": hit.rank, "score": hit.score, "file": str(hit.path), "size": list(hit.size)} for hit in hits
             ],
         }  # fmt: skip
-        with whole_file(args.json) as path:
-            path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        write_json(record, args.json)
     kind = f"low resolution, {rate:.1f} times smaller than {{}}x{{}}" if low else "full resolution for {}x{}"
     print(f"query: {img.height}x{img.width}, {kind.format(*extractor.full_size)}")
     rows = [[hit.rank, hit.score, hit.name] for hit in hits]

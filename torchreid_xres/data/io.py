@@ -43,6 +43,8 @@ def read_image(path: str | PathLike, upright: bool = False) -> PIL.Image.Image:
             return to_rgb(ImageOps.exif_transpose(img) if upright else img)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: there is no such image file") from None
+    except PIL.UnidentifiedImageError as fault:
+        raise OSError(f"{path}: cannot be read as an image: it is of no kind that Pillow knows, or empty") from fault
     except _DAMAGE as fault:
         raise OSError(f"{path}: cannot be read as an image: {fault}") from fault
 

@@ -101,7 +101,7 @@ class Gallery:
     Args:
         folder: where the gallery is kept: ``gallery.sqlite`` and the model's ``config.yaml``. With an extractor it is
             begun if it is not there.
-        extractor: the model; needed to :meth:`update`, not to search.
+        extractor: the model; needed to :meth:`update`, not to search. Nothing is written before the first update.
 
     Raises:
         FileNotFoundError: if there is no gallery, and no extractor to begin one.
@@ -121,31 +121,31 @@ class Gallery:
         self.folder = Path(folder).expanduser().absolute()
         self.extractor = extractor
         self._path = self.folder / DATABASE
-        if extractor is not None:
-            self._begin(extractor)
-        if not self._path.is_file():
-            raise FileNotFoundError(f"there is no gallery in {self.folder} (it has no {DATABASE}); build one first")
-        with self._connection() as database:
-            facts = dict(database.execute("SELECT name, value FROM facts"))
+        self.about: dict[str, Any]
+        self.images: Path | None
+        if not self._begun():
+            if extractor is None:
+                raise FileNotFoundError(f"there is no gallery in {self.folder} (it has no {DATABASE}); build one first")
+            self.about, self.weights, self.images = extractor.about, extractor.weights, None
+            return
+        facts = dict(self._select("SELECT name, value FROM facts"))
         if facts.get("format") != str(_FORMAT):
             raise ValueError(f"{self._path} has format {facts.get('format')}; this version reads {_FORMAT}")
-        self.about: dict[str, Any] = json.loads(facts["about"])
+        self.about = json.loads(facts["about"])
         self.weights = Path(facts["weights"])
-        self.images = Path(facts["images"]) if facts.get("images") else None
+        self.images = Path(facts["images"])
         if extractor is not None:
             self._refuse_another(extractor)
 
-    def _begin(self, extractor: Extractor) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def _begin(self, images: Path) -> None:
+        with whole_file(self.folder / CONFIG) as scratch:
+            scratch.write_text(self.extractor.cfg.dump(), encoding="utf-8")
+        facts = {"format": _FORMAT, "about": json.dumps(self.about)}
+        facts |= {"weights": str(self.weights), "images": str(images)}
         with self._connection("rwc") as database, database:
-            database.execute("BEGIN IMMEDIATE")
-            if database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                return
-            with whole_file(self.folder / CONFIG) as scratch:
-                scratch.write_text(extractor.cfg.dump(), encoding="utf-8")
+            database.execute("BEGIN IMMEDIATE")  # or each table would be a transaction
             for table in _TABLES:
                 database.execute(table)
-            facts = {"format": _FORMAT, "about": json.dumps(extractor.about), "weights": str(extractor.weights)}
             database.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
 
     def _refuse_another(self, extractor: Extractor) -> None:
@@ -199,9 +199,11 @@ class Gallery:
             raise ValueError("a gallery is updated by the extractor that it was made with; give it one")
         images = Path(images).expanduser().absolute()
         found, ignored = self._scan(images)
+        if not self._begun():
+            self._begin(images)
         with self._connection() as database:
             held = {name: stamp for name, *stamp in database.execute("SELECT name, bytes, mtime_ns FROM images")}
-            if held and images != self.images and not held.keys() & found.keys():
+            if images != self.images and held and not held.keys() & found.keys():
                 raise ValueError(
                     f"the gallery in {self.folder} is of the images in {self.images}, and none of them is in {images}: "
                     "name another folder for another gallery"
@@ -304,16 +306,13 @@ class Gallery:
 
     @cached_property
     def _held(self) -> tuple[list[str], list[tuple[int, int]], Tensor]:
-        with self._connection() as database:
-            rows = database.execute(
-                "SELECT name, height, width, feature FROM images WHERE feature IS NOT NULL ORDER BY name"
-            ).fetchall()
-        features = np.frombuffer(bytearray().join(row[3] for row in rows), dtype=np.float32)
-        return [row[0] for row in rows], [row[1:3] for row in rows], torch.from_numpy(features).view(len(rows), -1)
+        rows = self._select("SELECT name, height, width, feature FROM images WHERE feature IS NOT NULL ORDER BY name")
+        features = torch.from_numpy(np.frombuffer(bytearray().join(row[3] for row in rows), dtype=np.float32))
+        width = len(features) // max(1, len(rows))
+        return [row[0] for row in rows], [row[1:3] for row in rows], features.view(len(rows), width)
 
     def __len__(self) -> int:
-        with self._connection() as database:
-            return database.execute("SELECT count(*) FROM images WHERE feature IS NOT NULL").fetchone()[0]
+        return sum(count for (count,) in self._select("SELECT count(*) FROM images WHERE feature IS NOT NULL"))
 
     @property
     def names(self) -> list[str]:
@@ -328,8 +327,7 @@ class Gallery:
     @property
     def faults(self) -> dict[str, str]:
         """Why files of the folder are not in the gallery, by name."""
-        with self._connection() as database:
-            return dict(database.execute("SELECT name, fault FROM images WHERE fault IS NOT NULL ORDER BY name"))
+        return dict(self._select("SELECT name, fault FROM images WHERE fault IS NOT NULL ORDER BY name"))
 
     def search(self, queries: Tensor, top: int = 10) -> list[list[Hit]]:
         """Return the images nearest to each query, nearest first; the search is exact.
@@ -370,6 +368,15 @@ class Gallery:
         return index
 
     # -- the file --------------------------------------------------------------------------------------------
+
+    def _begun(self) -> bool:
+        return bool(self._select("SELECT name FROM sqlite_master"))
+
+    def _select(self, query: str) -> list[tuple]:
+        if not self._path.is_file():
+            return []
+        with self._connection() as database:
+            return database.execute(query).fetchall()
 
     @contextmanager
     def _connection(self, mode: str = "rw") -> Iterator[sqlite3.Connection]:
