@@ -20,7 +20,6 @@ setup(
     license="MIT",
     packages=find_packages(include=["torchreid_xres", "torchreid_xres.*"]),
     package_data={"torchreid_xres": ["py.typed"], "torchreid_xres.report": ["*.html"]},
-    package_data={"torchreid_xres": ["py.typed"], "torchreid_xres.report": ["*.html"]},
     python_requires=">=3.10",
     install_requires=[
         # torchvision pins the one torch it was built for, so the pair always fits.
