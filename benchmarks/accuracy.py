@@ -56,13 +56,14 @@ BULKY = ("cmc", "by_camera", "tpr", "versions", "machine")  # parts of a record 
 
 
 class Row(NamedTuple):
-    """A model of a suite: its configuration, the keys changed in it, and the row it is compared with."""
+    """A model of a suite: its configuration, the keys changed in it, the row it is compared with, its seeds."""
 
     label: str
     kind: str
     config: str
     changes: list[Any]
     against: str
+    seeds: list[int]
 
 
 class Suite(NamedTuple):
@@ -70,7 +71,6 @@ class Suite(NamedTuple):
 
     name: str
     about: str
-    seeds: list[int]
     rows: dict[str, Row]
     left_out: dict[str, str]
     quoted: list[str]
@@ -101,8 +101,9 @@ def suite_of(name: str) -> Suite:
                 continue
             changes = [suite.get("common"), member.get("changes"), own.get(kind), own.get(label)]
             flat = [part for group in changes for part in as_pairs(group)]
-            rows[label] = Row(label, kind, member["config"], flat, member.get("against", suite["against"]))
-    return Suite(name, suite["about"], suite["seeds"], rows, suite.get("left_out", {}), suite.get("quoted", []))
+            seeds = suite["seeds"][:1] if kind in suite.get("once", []) else suite["seeds"]
+            rows[label] = Row(label, kind, member["config"], flat, member.get("against", suite["against"]), seeds)
+    return Suite(name, suite["about"], rows, suite.get("left_out", {}), suite.get("quoted", []))
 
 
 def configured(row: Row, seed: int, more: list[Any]) -> CfgNode:
@@ -231,30 +232,29 @@ def start_of(cfg: CfgNode) -> str:
     return (files + [Path(file).name for file in branches] + ["ImageNet" if last.model.pretrained else "random"])[0]
 
 
-def run_suite(suite: Suite, rows: list[Row], seeds: list[int], more: list[Any], out: Path) -> list[dict]:
+def run_suite(suite: Suite, wanted: list[tuple[int, Row]], more: list[Any], out: Path) -> list[dict]:
     """Run what is not done yet of a suite's cells, and return all that were asked for, finished or failed."""
-    cells = []
-    for seed in seeds:
-        for row in rows:
-            path, cell = out / "cells" / f"{row.label}_{seed}.json", {}
-            facts = {"suite": suite.name, "label": row.label, "kind": row.kind, "seed": seed, "config": row.config}
-            try:
-                cfg = configured(row, seed, more)
-                sha256 = config_hash(cfg)
-                path = path.with_stem(f"{path.stem}_{sha256[:12]}")
-                if path.is_file():
-                    cell = json.loads(path.read_text(encoding="utf-8"))
-                if cell.get("status") != "done":
-                    print(f"\n{row.label}, seed {seed}: cell {len(cells) + 1} of {len(seeds) * len(rows)}", flush=True)
-                    size = [cfg.data.height, cfg.data.width]
-                    cell = facts | {"config_sha256": sha256, "start": start_of(cfg), "input": size}
-                    cell |= run_cell(row, cfg, out) | {"status": "done"}
-            # Whatever is wrong with one row is no reason to leave the others out.
-            except Exception as error:
-                print(f"{row.label}, seed {seed} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                cell = facts | {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-            write_json(cell, path)
-            cells.append(cell)
+    cells: list[dict] = []
+    for seed, row in wanted:
+        path, cell = out / "cells" / f"{row.label}_{seed}.json", {}
+        facts = {"suite": suite.name, "label": row.label, "kind": row.kind, "seed": seed, "config": row.config}
+        try:
+            cfg = configured(row, seed, more)
+            sha256 = config_hash(cfg)
+            path = path.with_stem(f"{path.stem}_{sha256[:12]}")
+            if path.is_file():
+                cell = json.loads(path.read_text(encoding="utf-8"))
+            if cell.get("status") != "done":
+                print(f"\n{row.label}, seed {seed}: cell {len(cells) + 1} of {len(wanted)}", flush=True)
+                size = [cfg.data.height, cfg.data.width]
+                cell = facts | {"config_sha256": sha256, "start": start_of(cfg), "input": size}
+                cell |= run_cell(row, cfg, out) | {"status": "done"}
+        # Whatever is wrong with one row is no reason to leave the others out.
+        except Exception as error:
+            print(f"{row.label}, seed {seed} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            cell = facts | {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        write_json(cell, path)
+        cells.append(cell)
     return cells
 
 
@@ -335,13 +335,16 @@ def main(argv: list[str] | None = None) -> int:
                 print(f"{row.label}: {row.kind}, configs/{row.config}, against {row.against}")
             return 0
         rows = [row for row in suite.rows.values() if not args.only or row.label in args.only]
-        seeds = [int(seed) for seed in args.seeds] if args.seeds else suite.seeds
+        rows = [row._replace(seeds=list(map(int, args.seeds))) for row in rows] if args.seeds else rows
+        seeds = dict.fromkeys(seed for row in rows for seed in row.seeds)
+        wanted = [(seed, row) for seed in seeds for row in rows if seed in row.seeds]
         out = args.out or Path("log") / f"accuracy_{suite.name}"
         more = [*(["data.root", args.root] if args.root else []), *args.opts]
-        cells = run_suite(suite, rows, seeds, more, out)
+        cells = run_suite(suite, wanted, more, out)
         result = collected(suite, cells)
-        given = ["--suite", suite.name, *(["--root", "DATA"] if args.root else []), "--seeds", *map(str, seeds)]
-        given += [*(["--only", *args.only] if args.only else []), *args.opts]
+        given = ["--suite", suite.name, *(["--root", "DATA"] if args.root else [])]
+        given += [*(["--seeds", *args.seeds] if args.seeds else []), *(["--only", *args.only] if args.only else [])]
+        given += args.opts
         result["command"] = shlex.join(["python", "benchmarks/accuracy.py", *given])
         result |= {key: measure.facts(args)[key] for key in ("machine", "versions")}
         if args.keep:

@@ -34,7 +34,7 @@ def test_rows_of_a_suite_have_one_budget_and_one_protocol(accuracy, name):
     suite = accuracy.suite_of(name)
     assert {"osnet_x0_25", "resnet50", "bicubic", "rcan", "psh_rnet", "msifla", "dgrl", "prpr"} <= set(suite.rows)
     assert ("kgnet" in suite.rows) != ("kgnet" in suite.left_out)
-    seen = set()
+    seen, seen_sizes = set(), set()
     for row in suite.rows.values():
         last = list(stage_configs(accuracy.configured(row, 1, [])).values())[-1]
         data = last.data
@@ -44,8 +44,8 @@ def test_rows_of_a_suite_have_one_budget_and_one_protocol(accuracy, name):
             last.train.precision, last.test.flip, last.test.dist_metric, last.model.pretrained,
         ))  # fmt: skip
         if row.label != "hacnn":  # which takes one size only
-            assert (data.height, data.width) == (128, 64 if "person" in name or "cuhk" in name else 128)
-    assert len(seen) == 1
+            seen_sizes.add((data.height, data.width))
+    assert len(seen) == 1 and len(seen_sizes) == 1
 
 
 def test_all_front_ends_have_a_row(accuracy):
@@ -101,6 +101,9 @@ def test_cells_run_once_and_failures_are_told(accuracy, fake_cells, tmp_path, ca
     fake_cells.clear()
     assert accuracy.main([*argv[:-1], "4"]) == 0  # another configuration
     assert len(fake_cells) == 6
+    fake_cells.clear()
+    assert accuracy.main([*argv[:-5], "resnet50", "bicubic"]) == 0
+    assert fake_cells == [("bicubic", 1), ("resnet50", 1), ("bicubic", 2)]  # the larger ones last, and once
 
 
 def test_a_row_that_cannot_be_configured_stops_nothing(accuracy, fake_cells, tmp_path, capsys):
