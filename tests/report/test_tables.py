@@ -56,8 +56,3 @@ def test_kept_records_fill_a_document(tables, tmp_path, monkeypatch, capsys):
     assert "50.0" in text and "old" not in text and text.startswith("before\n") and text.endswith("after\n")
     tables.main(["write", str(document)])
     assert document.read_text() == text
-
-
-def test_the_readmes_tables_are_those_the_records_give(tables, repo):
-    text = (repo / "README.md").read_text(encoding="utf-8")
-    assert tables.filled(text) == text

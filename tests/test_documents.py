@@ -1,0 +1,169 @@
+"""What the documents say: links, commands, snippets, tables and the cards are true of this tree."""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from torchreid_xres.config import load_config
+from torchreid_xres.data import DATASETS
+
+REPO = Path(__file__).resolve().parent.parent
+DOCUMENTS = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`(python [^`{]+)`")
+SCRIPT = re.compile(r"(?:^|/)((?:tools|benchmarks)/\w+\.py)$")
+# Stands for a folder that the reader has.
+PLACEHOLDER = "/path/to/data"
+
+documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPO)))
+
+
+def blocks(document, language):
+    return [content for kind, content in BLOCK.findall(document.read_text(encoding="utf-8")) if kind == language]
+
+
+def commands(document):
+    """Give the words of each command, of blocks and of text."""
+    text = document.read_text(encoding="utf-8")
+    lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
+    for line in [*lines, *INLINE.findall(text)]:
+        for part in re.split(r"\s&&\s|;\s", line):
+            words = shlex.split(part, comments=True)
+            if words:
+                yield words
+
+
+@documents
+def test_tables_are_those_the_records_give(document):
+    tables = script("benchmarks/tables.py")
+    text = document.read_text(encoding="utf-8")
+    assert tables.filled(text) == text, f"run: python benchmarks/tables.py write {document.relative_to(REPO)}"
+
+
+@documents
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (document.parent / target).exists(), target
+
+
+@documents
+def test_names_of_files_are_right(document):
+    for path in set(re.findall(r"\b(?:configs|tools|benchmarks)/[\w/]+\.(?:py|yaml)", document.read_text("utf-8"))):
+        made_there = document.name == "CONTRIBUTING.md" and f"New file `{path}`" in document.read_text("utf-8")
+        assert made_there or (REPO / path).is_file(), path
+
+
+class ParsedError(Exception):
+    """Carries what a command line was parsed to."""
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"documented_{Path(name).stem}", REPO / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parsed(name, argv, monkeypatch):
+    """Let a tool's own parser read a command line, and go no further."""
+    real = argparse.ArgumentParser.parse_args
+
+    def stop(self, args=None, namespace=None):
+        raise ParsedError(real(self, args, namespace))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop)
+        patch.setattr(sys, "argv", [name, *argv])
+        told = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(told):
+                script(name).main(argv)
+        except ParsedError as error:
+            return error.args[0]
+        except SystemExit:
+            pytest.fail(f"{name} {' '.join(argv)}: {told.getvalue()}")
+    pytest.fail(f"{name} reads no command line")
+
+
+@documents
+def test_commands_are_understood(document, monkeypatch):
+    for words in commands(document):
+        found = [i for i, word in enumerate(words) if SCRIPT.search(word)]
+        if not found:
+            continue
+        name, argv = SCRIPT.search(words[found[0]])[1], words[found[0] + 1 :]
+        args = parsed(name, argv, monkeypatch)
+        config = getattr(args, "config_file", "")
+        if config:
+            # Unknown keys and values of the wrong type are errors.
+            load_config(REPO / config, getattr(args, "opts", None) or [])
+
+
+@documents
+def test_extras_and_tests_that_are_named_exist(document):
+    setup = (REPO / "setup.py").read_text(encoding="utf-8")
+    extras = re.search(r"extras_require=\{(.*?)\n    \},", setup, re.DOTALL)[1]
+    known = set(re.findall(r'"(\w+)": \[', extras))
+    for words in commands(document):
+        for word in words:
+            wanted = re.fullmatch(r"\.\[([\w,]+)\]", word)
+            assert wanted is None or set(wanted[1].split(",")) <= known, word
+            assert not word.startswith("tests/") or (REPO / word).exists(), word
+
+
+def snippets():
+    """Give each document's Python, with what the document has imported before."""
+    for document in DOCUMENTS:
+        # The additions in CONTRIBUTING.md are files; test_contributing.py makes and runs them.
+        if document.name == "CONTRIBUTING.md":
+            continue
+        imported = []
+        for number, code in enumerate(blocks(document, "python")):
+            yield pytest.param("\n".join([*imported, code]), id=f"{document.stem}-{number}")
+            imported += re.findall(r"^(?:import|from) .*", code, re.MULTILINE)
+
+
+@pytest.mark.parametrize("code", snippets())
+def test_python_snippets_run(code, tmp_path):
+    """Those that read a folder of the reader's own run until they miss it."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    if PLACEHOLDER in code:
+        assert done.returncode == 1 and "FileNotFoundError" in done.stderr and PLACEHOLDER in done.stderr, done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def rows(text, heading):
+    """Return the cells of the first table under a heading, without its head."""
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_data_card_has_every_registered_set_with_its_terms():
+    card = (REPO / "docs" / "data_card.md").read_text(encoding="utf-8")
+    said = {name.strip("`"): (page, terms) for name, page, terms, *_ in rows(card, "Sets and their terms")}
+    metas = {name: DATASETS[name].meta for name in DATASETS}
+    assert said == {name: (f"<{meta['page']}>" if meta["page"] else "-", meta["terms"]) for name, meta in metas.items()}
+    withdrawn = {name for name, meta in metas.items() if "withdrawn" in meta["terms"]}
+    assert withdrawn and not any(metas[name]["downloadable"] for name in withdrawn)
+
+
+def test_the_citation_is_that_of_this_version():
+    import torchreid_xres
+
+    citation = yaml.safe_load((REPO / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == torchreid_xres.__version__ and citation["license"] == "MIT"
+    assert {"cff-version", "message", "title", "authors", "references"} <= set(citation)
+    assert all({"type", "title", "authors", "notes"} <= set(work) for work in citation["references"])
+    assert f"## {torchreid_xres.__version__}" in (REPO / "CHANGELOG.md").read_text(encoding="utf-8")
