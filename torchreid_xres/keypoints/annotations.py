@@ -79,7 +79,9 @@ def read_annotations(file: str | Path) -> Annotations:
     if not file.is_file():
         raise FileNotFoundError(f"there is no keypoint annotation {file}")
     rows: dict[str, tuple[int, ...]] = {}
-    repeated, contradicted, damaged = [], [], []
+    repeated: list[str] = []
+    contradicted: list[str] = []
+    damaged: list[str] = []
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         fields = line.split()
@@ -99,13 +101,13 @@ def read_annotations(file: str | Path) -> Annotations:
     for told, names in (("repeat an earlier line", repeated), ("contradict an earlier line", contradicted)):
         if names:
             logger.warning("%s: %d of %d lines %s: %s", file.name, len(names), len(lines), told, _some(names))
-    values = np.array(list(rows.values()), dtype=np.int64)
+    table = np.array(list(rows.values()), dtype=np.int64)
     return Annotations(
         file=str(file),
         lines=len(lines),
         names=tuple(rows),
-        points=values[:, :-1].reshape(-1, len(KEYPOINTS), 2),
-        orientations=values[:, -1],
+        points=table[:, :-1].reshape(-1, len(KEYPOINTS), 2),
+        orientations=table[:, -1],
         repeated=tuple(repeated),
         contradicted=tuple(contradicted),
     )

@@ -109,7 +109,8 @@ def heatmap_loss(outputs: Sequence[Tensor], target: Tensor, loss: str = "l1") ->
     if loss not in LOSSES:
         raise ValueError(f"no heat map loss {loss!r}; there are: {', '.join(LOSSES)}")
     distance = LOSSES[loss]
-    return sum(distance(maps.float(), target, reduction="sum") for maps in outputs) / max(len(target), 1)
+    stacks = [distance(maps.float(), target, reduction="sum") for maps in outputs]
+    return torch.stack(stacks).sum() / max(len(target), 1)
 
 
 def peaks(maps: Tensor) -> Tensor:

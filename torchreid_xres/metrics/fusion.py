@@ -35,7 +35,7 @@ def default_weights(branches: int) -> tuple[float, ...]:
     return PRPR_WEIGHTS if branches == len(PRPR_WEIGHTS) else (1.0,) * branches
 
 
-def checked_weights(weights: Sequence[float] | Tensor, branches: int) -> Tensor:
+def checked_weights(weights: Sequence[float] | Sequence[Sequence[float]] | Tensor, branches: int) -> Tensor:
     """Return fusion weights as a tensor, once they are such.
 
     Args:

@@ -92,6 +92,7 @@ class Market:
         self._scratch = np.empty(_COUNTED * labels.num_gallery, dtype=bool)
 
     def add(self, start: int, band: np.ndarray | Tensor) -> None:
+        """Rank the queries from ``start`` on by a band of their distances, (rows, G)."""
         labels = self.labels
         queries = start + np.flatnonzero(labels.valid[start : start + len(band)])
         if not len(queries):
@@ -221,6 +222,7 @@ class _Drawn:
         return np.lexsort((self._stream.random_raw(self.labels.num_gallery), self.labels.g_pid))
 
     def add(self, start: int, band: np.ndarray | Tensor) -> None:
+        """As :meth:`Market.add`, in every draw."""
         if isinstance(band, Tensor):
             band = band.cpu().numpy()
         stop = start + len(band)

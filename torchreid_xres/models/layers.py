@@ -26,6 +26,9 @@ class Normalization(nn.Module):
         True
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
         super().__init__()
         # Not in the state dict: they describe the loader, and a checkpoint must not change them.

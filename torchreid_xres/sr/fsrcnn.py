@@ -59,7 +59,8 @@ class FSRCNN(FrontEnd):
             if isinstance(layer, nn.Conv2d):
                 # 0.25 is the slope that nn.PReLU starts with.
                 nn.init.kaiming_normal_(layer.weight, a=0.25, nonlinearity="leaky_relu")
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         init_small(self.last)
 
     def net(self, x: Tensor) -> Tensor:

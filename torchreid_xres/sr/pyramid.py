@@ -64,6 +64,8 @@ class PyramidRestorer(nn.Module):
         [(1, 3, 14, 10), (1, 3, 21, 15), (1, 3, 28, 20)]
     """
 
+    mean: Tensor
+
     def __init__(
         self,
         trunk: str = "swinir",

@@ -43,6 +43,8 @@ class ResidualNet(FrontEnd):
         residual: add the bicubic image (not in the papers), so that the untrained net starts near it.
     """
 
+    mean: Tensor
+
     def __init__(
         self, scale: int, body: Iterable[nn.Module], features: int, pixel_range: float, residual: bool
     ) -> None:
@@ -51,9 +53,10 @@ class ResidualNet(FrontEnd):
         self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
         self.head = nn.Sequential(conv3x3(3, features))
         self.body = nn.Sequential(*body, conv3x3(features, features))
-        self.tail = nn.Sequential(subpixel_upsampler(features, self.scale), conv3x3(features, 3))
+        upsampler, last = subpixel_upsampler(features, self.scale), conv3x3(features, 3)
+        self.tail = nn.Sequential(upsampler, last)
         if residual:
-            init_small(self.tail[-1])
+            init_small(last)
 
     def net(self, x: Tensor) -> Tensor:
         y = self.head((x - self.mean) * self.pixel_range)

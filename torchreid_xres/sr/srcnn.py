@@ -51,14 +51,15 @@ class SRCNN(FrontEnd):
             raise ValueError(f"SRCNN has three filters with odd sides, such as (9, 1, 5), not {kernels!r}")
         planes = (channels, *widths, channels)
         # Zeros around the image would darken its border; the paper evaluates with a repeated border.
-        self.layers = nn.ModuleList(
+        layers = [
             nn.Conv2d(planes[i], planes[i + 1], kernels[i], padding=kernels[i] // 2, padding_mode="replicate")
             for i in range(3)
-        )
-        for layer in self.layers:
+        ]
+        self.layers = nn.ModuleList(layers)
+        for layer in layers:
             init_small(layer)
         if residual:
-            for layer in self.layers[:2]:
+            for layer in layers[:2]:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def net(self, x: Tensor) -> Tensor:

@@ -41,6 +41,8 @@ class VDSRCA(FrontEnd):
     """
 
     info = INFO
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,

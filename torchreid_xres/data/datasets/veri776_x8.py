@@ -64,4 +64,5 @@ class VeRi776x8(SquareDataset):
 
     @property
     def keypoints_file(self) -> str:
+        """Path of the annotation that belongs to the mode."""
         return str(Path(self.split.folder) / f"keypoint_{'train' if self.mode == 'train' else 'test'}.txt")

@@ -133,7 +133,7 @@ def photograph(
 
 def _aim(
     coachwork: Coachwork, azimuth: float, elevation: float, distance: float, longer: int, rng: np.random.Generator
-):
+) -> tuple[Camera, tuple[int, int]]:
     """Return a camera whose picture frames the vehicle, in supersampled pixels, and the picture's (height, width)."""
     a, e = np.radians(azimuth), np.radians(elevation)
     corners = coachwork.corners()
