@@ -192,7 +192,9 @@ class CrossResolutionDataset(host.ImageDataset):
                 f"camera; the first is {alone[0].path} (identity {alone[0].pid}, camera {alone[0].camid})"
             )
 
-    def _check_mode(self, mode="train", transform=None, k_tfm=1, combineall=False, **_: Any) -> None:
+    def _check_mode(
+        self, mode: str = "train", transform: Any = None, k_tfm: int = 1, combineall: bool = False, **_: Any
+    ) -> None:
         needed = ROLES if combineall else ("train",) if mode == "train" else ("query", "gallery")
         empty = [role for role in needed if not getattr(self.split, role)]
         if empty:
