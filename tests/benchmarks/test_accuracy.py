@@ -1,6 +1,7 @@
 """The benchmark of the field: suites that load, cells that run once, failures that stop nothing."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ SMALL = ("synth_person", "synth_vehicle", "vehicle2cam", "cuhk03_mini")
 
 @pytest.fixture(scope="module")
 def accuracy(benchmark_module):
-    benchmark_module("throughput")
+    for name in ("measure", "throughput", "suites", "cells"):
+        benchmark_module(name)
     return benchmark_module("accuracy")
 
 
@@ -110,6 +112,60 @@ def test_a_row_that_cannot_be_configured_stops_nothing(accuracy, fake_cells, tmp
     argv = ["--suite", "synth_person", "--out", str(tmp_path), "--seeds", "1", "--only", "bicubic", "sr.nam", "x"]
     assert accuracy.main(argv) == 1
     assert "did you mean" in capsys.readouterr().err
+
+
+TINY = """
+groups:
+  stock: {osnet_x0_25: {config: _base_/small_machine.yaml, changes: {model.name: osnet_x0_25, data.pairs: false}}}
+  front_ends: {bicubic: {config: _base_/small_machine.yaml, changes: {sr.name: bicubic}}}
+suites:
+  tiny:
+    about: coloured bands
+    seeds: [1]
+    against: osnet_x0_25
+    groups: {stock: stock, front end: front_ends}
+    common:
+      data: {sources: [folder], targets: [folder], height: 32, width: 16}
+      data.options.folder: {synthetic: true, lr_camera: "1"}
+      model: {reid_weights: "", pretrained: false}
+      train: {max_epoch: 1, batch_size: 16, precision: fp32}
+      test: {ranks: [1, 5, 10], batch_size: 5}
+      vpfa: {hidden: 8, epochs: 1, modules: [mean, perceptron]}
+      use_gpu: false
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_suite(accuracy, tiny_root, tmp_path, monkeypatch, capsys):
+    (tmp_path / "suites.yaml").write_text(TINY, encoding="utf-8")
+    monkeypatch.setattr(sys.modules["suites"], "SUITES", tmp_path / "suites.yaml")
+    argv = ["--suite", "tiny", "--root", str(tiny_root), "--out", str(tmp_path), "--style", "latex_booktabs"]
+    argv += ["--keep", str(tmp_path / "kept.json")]
+    assert accuracy.main(argv) == 0
+    plain = json.loads((tmp_path / "kept.json").read_text())
+    assert not plain["vpfa"] and not plain["failed"] and len(plain["manifests"]) == 1
+    for row in plain["rows"]:
+        # What is compared are the very figures of the record.
+        own = next(tmp_path.glob(f"cells/{row['label']}_1_*.json"))
+        queries = json.loads(own.read_text())["queries"]
+        for key in ("rank1", "mAP"):
+            assert sum(queries[key]) / len(queries[key]) == pytest.approx(row["records"][0][key], abs=1e-2)
+        cost = row["costs"][0]
+        assert cost["parameters"] > 1e5 and min(cost.values()) > 0
+    assert plain["rows"][0]["difference"] is None and plain["rows"][1]["difference"]["against"] == "osnet_x0_25"
+    # The modules come on top of what is trained.
+    state = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/split0/*/last.pth.tar"))]
+    assert accuracy.main([*argv, "--vpfa"]) == 0
+    assert state == [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/split0/*/last.pth.tar"))]
+    moved = json.loads((tmp_path / "kept.json").read_text())
+    assert moved["rows"] == plain["rows"]
+    assert [list(row["difference"]) for row in moved["vpfa"]] == [["mean direction", "VPFA"]] * 2
+    for row, base in zip(moved["vpfa"], moved["rows"], strict=True):
+        for module, told in row["difference"].items():
+            after = row["records"][module][0]["mAP"]
+            assert told["mAP"]["points"] == pytest.approx(after - base["records"][0]["mAP"], abs=1e-2)
+    shown = capsys.readouterr().out
+    assert r"\toprule" in shown and "mean direction" in shown
 
 
 def test_users_errors_are_one_line(accuracy, capsys):

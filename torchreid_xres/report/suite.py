@@ -121,7 +121,7 @@ def suite_table(result: Mapping[str, Any], ranks: Sequence[int] = (1, 5, 10), st
         line["against"] = told["against"] if told else "-"
         for key in COMPARED:
             name = key.replace("rank", "rank-")
-            line[f"{name}, difference"] = f"{told[key]['points']:+.1f} ± {told[key]['error']:.1f}" if told else "-"
+            line[f"{name}, difference"] = _signed(told[key]) if told else "-"
         line["mAP is"] = told["mAP"]["verdict"] if told else "-"
         lines.append(line)
     return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
@@ -150,6 +150,25 @@ def cost_table(result: Mapping[str, Any], style: str = "github") -> str:
     return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
 
 
+def vpfa_table(result: Mapping[str, Any], style: str = "github") -> str:
+    """Return a row for each model and module of VPFA: its figures, and the difference to the queries as they are.
+
+    Args:
+        result: as ``benchmarks/accuracy.py`` writes it.
+        style: a table format of ``tabulate``.
+    """
+    lines = []
+    for row in result["vpfa"]:
+        for module, told in row["difference"].items():
+            line = {"model": row["label"], "module": module, "seeds": len(row["seeds"])}
+            for key in COMPARED:
+                name = key.replace("rank", "rank-")
+                line[name] = spread([record[key] for record in row["records"][module]])
+                line[f"{name}, difference"] = _signed(told[key])
+            lines.append(line | {"mAP is": told["mAP"]["verdict"]})
+    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+
+
 def quoted_table(block: Mapping[str, Any], style: str = "github") -> str:
     """Return the figures that papers give of themselves; every one is marked as quoted.
 
@@ -164,6 +183,10 @@ def quoted_table(block: Mapping[str, Any], style: str = "github") -> str:
             line[f"quoted {key.replace('rank', 'rank-')}"] = "-" if value is None else f"{value:.1f}"
         lines.append(line | {"from": row["source"]})
     return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def _signed(told: Mapping[str, float]) -> str:
+    return f"{told['points']:+.1f} ± {told['error']:.1f}"
 
 
 def as_latex(table: str) -> str:

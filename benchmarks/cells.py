@@ -1,0 +1,189 @@
+"""A cell of the benchmark of the field: a row of a suite under one seed, trained, evaluated and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import measure
+import numpy as np
+import torch
+from suites import Row
+from throughput import our_calls
+from torch.utils.data import default_collate
+from yacs.config import CfgNode
+
+from torchreid_xres.config import config_hash, stage_configs
+from torchreid_xres.engine.base import XresMixin, to_device
+from torchreid_xres.engine.extraction import engine_features, run_features, trained_engine
+from torchreid_xres.engine.features import FeatureSet
+from torchreid_xres.engine.fusion import fused_sets
+from torchreid_xres.engine.job import after_training, own_runs, run_job
+from torchreid_xres.engine.logs import logged_to
+from torchreid_xres.engine.pair_features import pair_features
+from torchreid_xres.engine.run import Run
+from torchreid_xres.engine.vpfa import averaged, load_panning, moved
+from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.metrics import rank_features
+from torchreid_xres.models.vpfa import PANNINGS
+from torchreid_xres.report.complexity import complexity
+
+TIMED = 2  # batches of training, and of queries and gallery each, that are timed
+
+
+def run_cell(row: Row, cfg: CfgNode, out: Path) -> dict:
+    """Train and evaluate a row under one seed, and measure what it costs.
+
+    Args:
+        row: of a suite.
+        cfg: its configuration, from :func:`configured`.
+        out: folder of the suite; all stages but the last are shared with other cells there.
+
+    Returns:
+        ``records`` (the last stage's, one for each split), ``queries`` (figures of single queries, in per cent) and
+        ``cost``.
+    """
+    cfg, records, ends = run_again(row, cfg, out)
+    last = list(stage_configs(cfg))[-1]
+    own = [record for record in records if record["stage"] == last]
+    queries = [figures_of_queries(*tested(end), record["protocol"]) for end, record in zip(ends, own, strict=True)]
+    seconds = sum(record.get("train_seconds", 0.0) for record in records) / len(ends)
+    cost = cost_of(ends[0].folder) | {"train_seconds": round(seconds, 1)}
+    return {"records": own, "queries": joined(queries), "cost": cost}
+
+
+def run_again(row: Row, cfg: CfgNode, out: Path) -> tuple[CfgNode, list[dict], list[Run]]:
+    """Run the job of a row, or what is not done of it, in a folder of its own.
+
+    Returns:
+        Its configuration, its records, and its last run for each split.
+    """
+    cfg = cfg.clone()
+    cfg.data.save_dir = str(out / "runs" / f"{row.label}_{config_hash(cfg)[:12]}")
+    with logged_to(cfg.data.save_dir, "train"):
+        records = run_job(cfg, shared=out / "shared")
+    splits = range(cfg.data.split_id, cfg.data.split_id + cfg.data.num_splits)
+    ends = [own_runs(cfg, split, Path(cfg.data.save_dir), out / "shared")[-1] for split in splits]
+    return cfg, records, ends
+
+
+def run_vpfa(row: Row, cfg: CfgNode, out: Path) -> dict:
+    """Learn the modules ``vpfa.modules`` for a row that is trained.
+
+    Returns:
+        ``parts``: for the queries as they are (``before``) and moved by each module, by its label, ``records`` (one for
+        each split; none for those before) and ``queries``.
+    """
+    cfg = cfg.clone()
+    cfg.vpfa.enabled = True
+    cfg, records, ends = run_again(row, cfg, out)
+    labels = {name: PANNINGS[name].meta["label"] for name in cfg.vpfa.modules}
+    found: dict[str, dict] = {label: {"records": [], "queries": []} for label in ("before", *labels.values())}
+    for name, label in labels.items():
+        stage = "vpfa" if name == cfg.vpfa.modules[-1] else f"vpfa, {name}"
+        found[label]["records"] = [record for record in records if record["stage"] == stage]
+    protocol = records[-1]["protocol"]
+    for run in after_training(cfg, ends):
+        query, gallery, full_side = panned_sets(run)
+        found["before"]["queries"].append(figures_of_queries(query, gallery, protocol))
+        for name, label in labels.items():
+            after = moved(load_panning(run.folder / f"{name}.pth.tar")[0], query, full_side)
+            found[label]["queries"].append(figures_of_queries(after, gallery, protocol))
+    return {"parts": {label: {**part, "queries": joined(part["queries"])} for label, part in found.items()}}
+
+
+def panned_sets(run: Run) -> tuple[FeatureSet, FeatureSet, float]:
+    """Return queries and gallery as a run of VPFA has them, and the side of its images of full resolution."""
+    trained, engine = trained_engine(run.cfg.vpfa.run)
+    flip = trained.cfg.test.flip
+    pairs = pair_features(trained, engine, list(run.cfg.vpfa.rates))
+    sets = engine_features(trained, engine, ("query", "gallery"))
+    side = float(np.median(np.sqrt(pairs.size[pairs.rate == 1].prod(axis=1))))
+    return averaged(sets["query"], flip), averaged(sets["gallery"], flip), side
+
+
+def joined(parts: list[dict[str, list]]) -> dict[str, list]:
+    """Return the figures of the queries of all splits in a row."""
+    return {key: [value for part in parts for value in part[key]] for key in parts[0]}
+
+
+def tested(run: Run) -> tuple[FeatureSet, FeatureSet]:
+    """Return the features of a finished run's queries and gallery; those of a fusion are put together."""
+    roles = ("query", "gallery")
+    if run.cfg.task == "fuse":
+        branches = [run_features(folder, roles) for folder in run.cfg.fusion.branches]
+        sets = fused_sets(*([branch[role] for branch in branches] for role in roles), run.cfg.fusion.weights)
+    else:
+        sets = run_features(run.folder, roles)
+    return sets["query"], sets["gallery"]
+
+
+def figures_of_queries(
+    query: FeatureSet, gallery: FeatureSet, protocol: Mapping[str, Any]
+) -> dict[str, list[float | None]]:
+    """Return rank-1 and average precision of each query, in per cent; None for one without a match."""
+    how = {key: protocol[key] for key in ("protocol", "draws", "seed")} | {"metric": protocol["distance"]}
+    labels = (query.pid, gallery.pid, query.camid, gallery.camid)
+    result = rank_features(query.features, gallery.features, *labels, **how)
+    first = np.atleast_2d(result.first).astype(float)  # (draws, Q)
+    taken = first >= 0
+    hits = np.where(result.valid, 100.0 * (taken & (first < 1)).sum(0) / np.maximum(taken.sum(0), 1), np.nan)
+    figures = {"rank1": hits, "mAP": 100.0 * result.ap}
+    return {key: [None if np.isnan(v) else round(float(v), 3) for v in values] for key, values in figures.items()}
+
+
+def cost_of(folder: Path) -> dict[str, float]:
+    """Return size, multiply-adds and speeds of the network that was trained, or put together, in a folder."""
+    run = Run.load(folder)
+    trained = run.cfg.fusion.branches if run.cfg.task == "fuse" else [folder]
+    train_speed = 1 / sum(1 / training_speed(Run.load(part)) for part in trained)
+    _, engine = trained_engine(folder)
+    loaders = engine.test_loader[run.cfg.data.targets[0]]
+    return {
+        "parameters": sum(p.numel() for p in unwrap(engine.model).parameters()),
+        "multiply_adds": multiply_adds(engine, loaders["query"].dataset),
+        "train_speed": round(train_speed, 1),
+        "extraction_speed": round(extraction_speed(engine, loaders), 1),
+    }
+
+
+def training_speed(run: Run) -> float:
+    """Return images a second over some training steps, after as many that do not count; the weights stay on disk."""
+    train = our_calls(run, TIMED)["training"]
+    train()
+    start = measure.clock()
+    train()
+    return TIMED * run.cfg.train.batch_size / (measure.clock() - start)
+
+
+@torch.no_grad()
+def multiply_adds(engine: XresMixin, dataset: Any) -> float:
+    """Return those of one query, the mean over the rates that queries have; the first of each rate is taken."""
+    model = unwrap(engine.model)
+    rates: dict[float, int] = {}
+    for index, (path, *_) in enumerate(dataset.data):
+        rates.setdefault(dataset.rate_of[path], index)
+    counts = []
+    for index in rates.values():
+        batch = to_device(default_collate([dataset[index]]), next(model.parameters()).device)
+        counts.append(complexity(model, batch if hasattr(model, "extract") else batch["img"], depth=0).multiply_adds)
+    return float(np.mean(counts))
+
+
+@torch.no_grad()
+def extraction_speed(engine: XresMixin, loaders: Mapping[str, Any]) -> float:
+    """Return images a second, over the first batches of queries and gallery after one that does not count."""
+    images, seconds = 0, 0.0
+    for role in ("query", "gallery"):
+        batches = iter(loaders[role])
+        for number in range(TIMED + 1):
+            start = measure.clock()
+            batch = next(batches, None)
+            if batch is None:
+                break
+            with engine.autocast():
+                engine.extract(batch).float().cpu()
+            if number or len(loaders[role]) == 1:
+                images, seconds = images + len(batch["pid"]), seconds + measure.clock() - start
+    return images / seconds
