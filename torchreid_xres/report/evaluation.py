@@ -31,6 +31,7 @@ class Fact(NamedTuple):
 
     @property
     def differs(self) -> bool:
+        """Whether the two sides are of different values."""
         return self.value != self.other
 
 
