@@ -155,6 +155,8 @@ def test_the_data_card_has_every_registered_set_with_its_terms():
     said = {name.strip("`"): (page, terms) for name, page, terms, *_ in rows(card, "Sets and their terms")}
     metas = {name: DATASETS[name].meta for name in DATASETS}
     assert said == {name: (f"<{meta['page']}>" if meta["page"] else "-", meta["terms"]) for name, meta in metas.items()}
+    described = {name for first, *_ in rows(card, "Who is in them") for name in re.findall(r"`(\w+)`", first)}
+    assert described == set(metas)
     withdrawn = {name for name, meta in metas.items() if "withdrawn" in meta["terms"]}
     assert withdrawn and not any(metas[name]["downloadable"] for name in withdrawn)
 
