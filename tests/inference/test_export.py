@@ -73,6 +73,7 @@ def test_a_file_takes_any_number_and_size_of_8_bit_images(tmp_path):
     assert [path.name for path in file.path.parent.iterdir()] == ["m.onnx"]
     assert (file.role, file.precision, file.dim, file.size) == ("", "fp32", 6, file.path.stat().st_size)
     assert 0 < file.difference < 1e-5 and file.cosine > 0.999999
+    assert b".py" not in file.path.read_bytes(), "no lines of Python, and no paths of this machine"
 
     session = Session(file.path)
     assert session.facts["model"] == "small" and session.facts["role"] == "any"
@@ -153,7 +154,7 @@ def test_what_cannot_be_asked_for(tmp_path, changes, message):
 
 
 def test_a_network_that_torch_cannot_export_is_named(tmp_path, monkeypatch):
-    def fails(*_, **__):
+    def fails(*_, dynamic_shapes, **__):
         raise RuntimeError("many lines of\nadvice") from ValueError("\nno such operator")
 
     monkeypatch.setattr(torch.onnx, "export", fails)

@@ -437,6 +437,9 @@ def _put_facts(file: Path, facts: Mapping[str, Any], target: Path) -> None:
 
     graph = onnx.load(file)
     onnx.helper.set_model_props(graph, {key: str(value) for key, value in facts.items()})
+    # Each operator carries the Python lines it came from: half of a small file, with the paths of this machine.
+    for part in (*graph.graph.node, *graph.graph.value_info, *graph.graph.initializer):
+        part.ClearField("metadata_props")
     onnx.checker.check_model(graph)
     onnx.save(graph, target)
 
