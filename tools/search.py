@@ -21,6 +21,7 @@ import PIL.Image
 from tabulate import tabulate
 
 from torchreid_xres.data.io import picture_path, save_image
+from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.precision import PRECISIONS
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.inference import Extractor, Gallery, Hit
@@ -81,6 +82,7 @@ def build(args: argparse.Namespace) -> int:
     else:
         extractor = Extractor(args.run, config=args.config_file, **how)
     gallery = Gallery(args.gallery, extractor)
+    keep_freed_memory()
     done = gallery.update(args.images)
     for name, fault in list(done.faults.items())[:SHOWN]:
         print(f"left out: {name}: {fault}", file=sys.stderr)

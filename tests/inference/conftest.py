@@ -20,6 +20,7 @@ TINY = {
     "data.options.folder": {"synthetic": True, "lr_camera": "1"},
     "sr.options": {},
     "test.dist_metric": "cosine",
+    "train.precision": "fp32",
     "use_gpu": False,
 }
 # What each model of ours that describes identities takes at a tiny size; the host's stand for all of its zoo.
@@ -87,6 +88,8 @@ def run_of(tiny_root, tmp_path_factory):
             folder = tmp_path_factory.mktemp(name)
             Run(cfg, 0, folder, "", name=f"split0/{name}").save()
             options = model_options(cfg, name) if name in MODELS else {}
+            files = [key for key, value in options.items() if key.endswith("_weights") and isinstance(value, str)]
+            options |= dict.fromkeys(files, "")
             model = build_model(name, IDENTITIES, cfg.loss.name, pretrained=False, **options)
             checkpoint.save_atomic({"models": {"model": model.state_dict()}}, folder / LAST)
             made[key] = folder

@@ -162,7 +162,7 @@ def test_checkpoints_of_the_host_and_of_a_run(run_of, picture, tmp_path):
     with pytest.raises(FileNotFoundError, match="lies in no folder of a run"):
         Extractor(loose)
     by_config = Extractor(loose, config=folder / "config.yaml")
-    by_name = Extractor.of_host("osnet_x0_25", loose, size=(32, 16))
+    by_name = Extractor.of_host("osnet_x0_25", loose, size=(32, 16), precision="fp32")
     in_run = Extractor(folder / LAST)
     assert torch.equal(by_config(picture), expected) and torch.equal(in_run(picture), expected)
     torch.testing.assert_close(F.normalize(by_name(picture), dim=1), expected)
@@ -175,6 +175,14 @@ def test_untrained_classifiers_do_not_tell_two_copies_apart(run_of):
     one = Extractor(run_of("sr_reid"))
     torch.manual_seed(2)
     assert Extractor(run_of("sr_reid")).about == one.about
+
+
+def test_files_of_weights_may_be_gone_and_weights_that_are_numbers_count(run_of, picture):
+    plain = Extractor(run_of("msifla", model__reid_weights="gone.pth"))
+    weighted = Extractor(run_of("msifla", model__options={"widths": [4, 8], "scale_weights": [1.0, 1.0, 4.0]}))
+    assert "scale_weights" in weighted.about["options"] and "reid_weights" not in plain.about["options"]
+    lengths = weighted(picture).view(3, -1).norm(dim=1)
+    assert lengths[2] > 1.5 * plain(picture).view(3, -1).norm(dim=1)[2]
 
 
 def test_it_says_what_it_cannot_use(run_of, tmp_path):

@@ -132,7 +132,7 @@ class Extractor:
             "norm_std": data.norm_std,
             "flip": test.flip,
             "normalize": test.normalize_feature,
-            "options": {key: value for key, value in options.items() if not key.endswith("_weights")},
+            "options": options,
         }
         self.about: dict[str, Any] = json.loads(json.dumps(facts))  # tuples are lists there
         layout = torch.channels_last if self.cfg.train.channels_last else torch.preserve_format

@@ -226,9 +226,9 @@ class Gallery:
         if not images.is_dir():
             raise FileNotFoundError(f"there is no folder {images}")
         found, ignored = {}, 0
-        for folder, _, names in os.walk(images):
-            if Path(folder) == self.folder:
-                continue
+        for folder, below, names in os.walk(images):
+            # Hidden ones hold thumbnails and the like; the gallery itself may lie here, too.
+            below[:] = [name for name in below if not name.startswith(".") and Path(folder, name) != self.folder]
             for name in names:
                 path = Path(folder, name)
                 # macOS leaves "._name.jpg" beside name.jpg in many an archive.

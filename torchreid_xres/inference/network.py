@@ -58,22 +58,24 @@ def load_network(run: Run, weights: str | Path) -> tuple[nn.Module, dict]:
         weights: the checkpoint.
 
     Returns:
-        The network in evaluation mode, on the CPU, and the options it was built with.
+        The network in evaluation mode, on the CPU, and the options it was built with, without files of weights.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is of another network.
     """
-    name, options = run.model_name, {}
-    if name in MODELS:
-        options = model_options(run.cfg, name)
-        # All weights are in the checkpoint; some front ends' architecture is in a file, too.
-        read = options.get("sr") in FRONT_ENDS and FRONT_ENDS[options["sr"]].meta["info"].reads_weights
-        files = [key for key, value in options.items() if key.endswith("_weights") and isinstance(value, str)]
-        options |= {key: "" for key in files if not (read and key == "sr_weights")}
-    ours = name in MODELS
+    name, ours = run.model_name, run.model_name in MODELS
+    options = model_options(run.cfg, name) if ours else {}
+    # What MSIFLA has for scale_weights are numbers.
+    named = [key for key, value in options.items() if key.endswith("_weights") and isinstance(value, str)]
+    files = {key: options.pop(key) for key in named}
+    # All weights are in the checkpoint; of some front ends the architecture is in a file, too.
+    sr = options.get("sr")
+    read = sr in FRONT_ENDS and FRONT_ENDS[sr].meta["info"].reads_weights
+    needed = {"sr_weights": files["sr_weights"]} if read and "sr_weights" in files else {}
     # The host's zoo has no network without a classifier.
-    model = build_model(name, num_classes=0 if ours else 1, loss=run.cfg.loss.name, pretrained=False, **options)
+    classes = 0 if ours else 1
+    model = build_model(name, num_classes=classes, loss=run.cfg.loss.name, pretrained=False, **options, **needed)
     with torch.no_grad():
         for missing in load_weights(model, weights, strict=True):
             model.state_dict()[missing].zero_()  # a classifier's random weights must not tell two copies apart
