@@ -158,6 +158,14 @@ def rows_of(config: str, overrides: list[Any], name: str, args: argparse.Namespa
     return rows
 
 
+def peak_rates() -> dict[str, float]:
+    """Return what a large matrix product reaches here in each precision, in GFLOP/s: no network can do more."""
+    a = torch.randn(2048, 2048, device="cuda" if torch.cuda.is_available() else "cpu")
+    sides = {"fp32": a, "bf16": a.bfloat16()}
+    measured, _ = measure.by_turns({side: lambda b=b: b @ b for side, b in sides.items()}, 3)
+    return {row["side"]: round(2 * 2048**3 / row["seconds"] / 1e9, 1) for row in measured}
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", default=[], help="networks of the host")
@@ -180,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, LookupError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    measure.finish(args, "Images a second", rows)
+    measure.finish(args, "Images a second", rows, matrix_product_GFLOPS=peak_rates())
     return 0
 
 
