@@ -183,7 +183,7 @@ def facts(args: argparse.Namespace) -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "versions": versions(),
-        "settings": {name: value for name, value in vars(args).items() if name not in ("keep", "cython", "root")},
+        "settings": {name: value for name, value in vars(args).items() if name not in ("keep", "cython", "root", "runs")},
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_arguments(args)]),
     }
 
