@@ -1,6 +1,7 @@
 """What the documents say: links, commands, snippets, tables and the cards are true of this tree."""
 
 import argparse
+import ast
 import contextlib
 import importlib.util
 import io
@@ -18,6 +19,7 @@ from torchreid_xres.data import DATASETS
 
 REPO = Path(__file__).resolve().parent.parent
 DOCUMENTS = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").rglob("*.md"))]
+SCRIPTS = [path for folder in ("tools", "benchmarks") for path in sorted((REPO / folder).glob("*.py"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`(python [^`{]+)`")
 SCRIPT = re.compile(r"(?:^|/)((?:tools|benchmarks)/\w+\.py)$")
@@ -32,12 +34,17 @@ def blocks(document, language):
 
 
 def commands(document):
-    """Give the words of each command, of blocks and of text."""
+    """Give the words of each command: of a document's blocks and text, or of a script's own description."""
     text = document.read_text(encoding="utf-8")
-    lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
-    for line in [*lines, *INLINE.findall(text)]:
-        for part in re.split(r"\s&&\s|;\s", line):
-            words = shlex.split(part, comments=True)
+    if document.suffix == ".py":
+        description = ast.get_docstring(ast.parse(text)) or ""
+        # Those with <...> or [--...] are patterns of commands.
+        lines = re.findall(r"^    (python (?!.*(?:<|\[-)).*)", description.replace("\\\n", " "), re.MULTILINE)
+    else:
+        lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines() + INLINE.findall(text)
+    for line in lines:
+        for part in re.split(r"\s&&\s|;\s", re.sub(r"\s+#\s.*", "", line)):
+            words = shlex.split(part)
             if words:
                 yield words
 
@@ -84,10 +91,12 @@ def parsed(name, argv, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
         patch.setattr(sys, "argv", [name, *argv])
+        if name.startswith("benchmarks/"):
+            patch.syspath_prepend(REPO / "benchmarks")  # where they find each other
         told = io.StringIO()
         try:
             with contextlib.redirect_stderr(told):
-                script(name).main(argv)
+                script(name).main()
         except ParsedError as error:
             return error.args[0]
         except SystemExit:
@@ -95,7 +104,7 @@ def parsed(name, argv, monkeypatch):
     pytest.fail(f"{name} reads no command line")
 
 
-@documents
+@pytest.mark.parametrize("document", [*DOCUMENTS, *SCRIPTS], ids=lambda path: str(path.relative_to(REPO)))
 def test_commands_are_understood(document, monkeypatch):
     for words in commands(document):
         found = [i for i, word in enumerate(words) if SCRIPT.search(word)]
@@ -103,8 +112,8 @@ def test_commands_are_understood(document, monkeypatch):
             continue
         name, argv = SCRIPT.search(words[found[0]])[1], words[found[0] + 1 :]
         args = parsed(name, argv, monkeypatch)
-        config = getattr(args, "config_file", "")
-        if config:
+        configs = getattr(args, "config_file", None) or []
+        for config in configs if isinstance(configs, list) else [configs]:
             # Unknown keys and values of the wrong type are errors.
             load_config(REPO / config, getattr(args, "opts", None) or [])
 
@@ -133,7 +142,7 @@ def snippets():
             imported += re.findall(r"^(?:import|from) .*", code, re.MULTILINE)
 
 
-@pytest.mark.parametrize("code", snippets())
+@pytest.mark.parametrize("code", list(snippets()))
 def test_python_snippets_run(code, tmp_path):
     """Those that read a folder of the reader's own run until they miss it."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=tmp_path)
