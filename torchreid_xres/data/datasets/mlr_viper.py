@@ -15,7 +15,7 @@ from torchreid_xres.data.datasets.reading import check_part, find_folder, list_i
     page="https://vision.soe.ucsc.edu/node/178",
     terms="research use",
     natural=False,
-    downloadable=False,
+    downloadable=True,
 )
 class MLRVIPeR(CrossResolutionDataset):
     """MLR-VIPeR: camera a at rates 2, 3 or 4 is searched in camera b; 632 persons with one image each per camera.

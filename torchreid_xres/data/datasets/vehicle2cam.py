@@ -18,7 +18,7 @@ LISTS = {"train.txt": (810, 405), "val.txt": (204, 102)}
     page="https://github.com/Khoa-Nguyen-Truong/Vehicle-Re-ID-Dataset",
     terms="Apache-2.0",
     natural=True,
-    downloadable=False,
+    downloadable=True,
 )
 class Vehicle2Cam(CrossResolutionDataset):
     """Two traffic cameras: vehicles of camera 2 are searched in camera 1, one image each, nothing down-sampled.
