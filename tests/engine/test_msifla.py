@@ -8,7 +8,9 @@ from torchreid_xres.config import ConfigError
 from torchreid_xres.data.degrade import low_size, round_trip
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.extraction import trained_engine
 from torchreid_xres.engine.job import own_runs, run_job
+from torchreid_xres.host_mends import unwrap
 from torchreid_xres.losses.parts import part_cross_entropy, part_triplet
 
 MSIFLA = {
@@ -223,6 +225,16 @@ def test_trains_and_evaluates(tiny_config, changes):
     scales = len(changes.get("model__options", {}).get("scales", (3, 2, 1)))
     assert record["model"] == "msifla" and record["feature_dim"] == scales * 4 * 128
     assert 0 <= record["rank1"] <= 100
+
+
+def test_a_trained_run_keeps_the_weights_of_its_scales(tiny_config, tmp_path):
+    scales = {**MSIFLA, "model__options": {**MSIFLA["model__options"], "scale_weights": [3.0, 1.0, 1.0]}}
+    (run,) = own_runs(tiny_config(**scales, train__max_epoch=1), 0, tmp_path)
+    run.save()
+    checkpoint.save_atomic({"models": {"model": run.engine().model.state_dict()}}, run.folder / LAST)
+    opened, engine = trained_engine(run.folder)
+    assert opened.cfg.model.options.scale_weights == [3.0, 1.0, 1.0]
+    assert unwrap(engine.model).scale_weights.tolist() == [3.0, 1.0, 1.0]
 
 
 def test_the_reconstruction_is_learned(engine):

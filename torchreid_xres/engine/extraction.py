@@ -55,8 +55,10 @@ def trained_engine(folder: str | Path, dataset: str = "", root: str | Path = "")
         run.cfg.data.root = str(root)
     # What it started from may be gone: all weights are in the run's own file.
     run.cfg.model.reid_weights = run.cfg.model.load_weights = run.cfg.compare.weights = ""
-    for key in [key for key in run.cfg.model.options if key.endswith("_weights")]:
-        del run.cfg.model.options[key]
+    options = run.cfg.model.options
+    # What MSIFLA has for scale_weights are numbers.
+    for key in [key for key, value in options.items() if key.endswith("_weights") and isinstance(value, str)]:
+        del options[key]
     engine = run.engine()
     load_weights(unwrap(engine.model), run.folder / LAST, strict=True)
     engine.set_model_mode("eval")
