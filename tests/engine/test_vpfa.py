@@ -204,7 +204,7 @@ def test_any_trained_run_and_any_stage_can_be_named(tiny_config, tmp_path):
     run_job(tiny_config(**PLAIN))
     trained = tmp_path / "run" / "split0" / "osnet_x0_25"
     elsewhere = {"data__save_dir": str(tmp_path / "vpfa"), **{f"vpfa__{key}": value for key, value in SMALL.items()}}
-    records = run_job(tiny_config(task="vpfa", vpfa__run=str(trained), vpfa__rates=[3.0], **elsewhere))
+    records = run_job(tiny_config(task="vpfa", vpfa__run=str(trained), vpfa__rates=[3.0, 1.0], **elsewhere))
     assert [r["model"] for r in records] == ["osnet_x0_25 (before)", *ALL]
     assert set(records[0]["direction"]) == {"3"}
 
@@ -223,6 +223,9 @@ def test_what_cannot_be_moved_is_refused(tiny_config, tmp_path):
     run_job(tiny_config(**PLAIN))
     trained = tmp_path / "run" / "split0" / "osnet_x0_25"
     (run,) = own_runs(tiny_config(task="vpfa", vpfa__run=str(trained)), 0, tmp_path)
+    (run,) = own_runs(tiny_config(task="vpfa", vpfa__run=str(trained), vpfa__rates=[1.0]), 0, tmp_path)
+    with pytest.raises(ValueError, match=r"need a rate above 1, not \[1\.0\]"):
+        run.work()
     config = trained / "config.yaml"
     config.write_text(config.read_text().replace("pictures: ''", "pictures: elsewhere"))
     with pytest.raises(ConfigError, match=r"was trained on data\.pictures"):

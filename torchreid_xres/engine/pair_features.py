@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from torchreid_xres.config import ConfigError
 from torchreid_xres.data.base import CrossResolutionDataset
-from torchreid_xres.data.degrade import degrade_image
+from torchreid_xres.data.degrade import check_rate, degrade_image
 from torchreid_xres.data.restored import members_of
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.engine.features import FeatureSet
@@ -32,16 +32,19 @@ class RatedViews(Dataset):
     Args:
         dataset: a set of this package, in training mode.
         transform: PIL image -> tensor, without augmentation.
-        rates: R down-sampling rates.
+        rates: R down-sampling rates; 1 among them adds nothing.
 
     Raises:
-        ValueError: if the low resolution of all training images is their own.
+        ValueError: if the low resolution of all training images is their own, or no rate is above 1.
     """
 
     def __init__(
         self, dataset: CrossResolutionDataset, transform: Callable[[PIL.Image.Image], Tensor], rates: Sequence[float]
     ) -> None:
-        self.dataset, self.transform, self.rates = dataset, transform, (1.0, *map(float, rates))
+        self.dataset, self.transform = dataset, transform
+        self.rates = (1.0, *sorted({check_rate(rate) for rate in rates} - {1.0}))
+        if len(self.rates) == 1:
+            raise ValueError(f"low views need a rate above 1, not {list(rates)}")
         self.images = [image for image in dataset.train if dataset.rate_of[image[0]] != "native"]
         if not self.images:
             raise ValueError(f"{dataset.name}: no training image is there at full resolution")

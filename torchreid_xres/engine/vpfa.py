@@ -202,8 +202,8 @@ def vpfa(run: Run) -> list[dict]:
     and settings are read from the folder, ``<module>.pth.tar``.
 
     Returns:
-        A record for each module with the figures ``before``; the last one's is the stage's own. A run of another
-        job has its record ``before`` among them.
+        A record for each module with the figures ``before``; the last is the stage's own. Without ``vpfa.enabled``
+        the record before comes first.
 
     Raises:
         ConfigError: for an unknown module or setting, or a run that is not ranked.
@@ -246,7 +246,8 @@ def vpfa(run: Run) -> list[dict]:
 
     before = record(None, f"{trained.label} (before)", f"{run.stage}, before")
     write_json(before, run.folder / "results" / f"{before['dataset']}_before.json")
-    records = [] if run.cfg.vpfa.enabled else [before]
+    # A run below the trained one's folder follows it in one job, whose table has the model already.
+    records = [] if trained.folder in run.folder.parents else [before]
     for name in names:
         module, about = learned(run, name, pairs, settings, trained.cfg.test.dist_metric, device)
         stage = run.stage if name == names[-1] else f"{run.stage}, {name}"
