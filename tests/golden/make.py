@@ -1,0 +1,15 @@
+"""Write the golden values of every registered model anew: ``python tests/golden/make.py``.
+
+To be run where a change of the numbers is meant, with any torch of the supported range; ``git diff`` shows what moved.
+The files are read by ``tests/test_every_model.py``, which also computes the numbers.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+if __name__ == "__main__":
+    os.environ["XRES_WRITE_GOLDEN"] = "1"
+    sys.exit(pytest.main(["-q", "-k", "golden", str(Path(__file__).parents[1] / "test_every_model.py")]))

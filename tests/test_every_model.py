@@ -1,0 +1,386 @@
+"""One walk over the registered models at a tiny size: each is built, takes a step, evaluates, is saved and loaded.
+
+A new model needs a line in CASES here. That each can be exported is walked in ``inference/test_export.py``, that each
+takes a step at its paper's size in ``models/test_paper_size.py`` and the methods' own tests, that two processes have
+the losses of one in ``engine/test_distributed.py``; front ends are walked in ``sr/test_front_ends.py``.
+
+The numbers in ``golden/<model>.json`` are written by ``python tests/golden/make.py``.
+"""
+
+import copy
+import importlib.util
+import json
+import math
+import os
+import re
+import zlib
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from torchreid_xres import host
+from torchreid_xres.config import load_config
+from torchreid_xres.data.base import dataset_options
+from torchreid_xres.engine import checkpoint
+from torchreid_xres.engine.base import ENGINES, LAST
+from torchreid_xres.engine.job import own_runs
+from torchreid_xres.engine.run import model_options
+from torchreid_xres.models import MODELS, build_model
+from torchreid_xres.models.dgrl_restorer import RateRestorer
+from torchreid_xres.models.vpfa import PANNINGS
+from torchreid_xres.models.weights import load_weights
+from torchreid_xres.sr.pyramid import PyramidRestorer
+
+HERE = Path(__file__).parent
+GOLDEN = HERE / "golden"
+IDENTITIES = 8  # of tiny_root's training set
+HOURGLASS = {"stacks": 1, "depth": 2, "width": 8}
+RCAN = {"groups": 1, "blocks": 1, "features": 4, "reduction": 2}
+RESTORER = {"trunk": "light", "trunk_options": {"features": 4, "blocks": 1}, "head_features": 4}
+TRIPLETS = {"sampler.train_sampler": "IdentitySampler", "sampler.num_instances": 3, "train.batch_size": 12}
+HRNET_SETTINGS = {
+    **TRIPLETS, "data.height": 64, "data.width": 32, "model.options": {"backbone": "hrnet_w18_small"},
+    "loss.triplet.weight_t": 0.2, "loss.triplet.weight_x": 1.15,
+}  # fmt: skip
+# Settings of each registered model; the last is the host's, trained by its own engine with ours around it.
+CASES = {
+    "sr_reid": {**TRIPLETS, "loss.name": "triplet"},
+    "hrnet_reid": HRNET_SETTINGS,
+    "psh_rnet": {
+        **HRNET_SETTINGS, "loss.ps.teacher": "hrnet_reid",
+        "sr.name": "vdsr_ca", "sr.options": {"depth": 3, "features": 4, "squeezed": 2},
+    },
+    "hourglass_vehicle20": {
+        "model.options": HOURGLASS, "data.height": 64, "data.width": 64, "data.pairs": False, "data.transforms": [],
+        "data.sources": ["synth_vehicle"], "data.targets": ["synth_vehicle"], "train.batch_size": 4,
+        "data.options": {
+            "synth_vehicle": {
+                "train_identities": 2, "test_identities": 2, "cameras": 2, "images_per_camera": 2, "query_rate": 1.0,
+                "train_low": False,
+            },
+        },
+    },
+    "kgnet": {
+        **TRIPLETS, "data.height": 64, "data.width": 64, "data.transforms": ["random_flip"],
+        "model.options": {
+            "hourglass": HOURGLASS, "hourglass_weights": "hourglass_vehicle20", "kgr_blocks": 1, "kga_blocks": 1,
+        },
+        "sr.name": "omni_sr", "sr.scale": 4, "sr.options": {"features": 8, "groups": 1, "blocks": 1},
+    },
+    "msifla": {
+        "model.options": {"widths": [4, 8]}, "data.pairs": False, "train.batch_size": 8,
+        "sampler.train_sampler": "MixedIdentitySampler", "sampler.num_instances": 4,
+    },
+    "dgrl_restorer": {"data.height": 24, "data.width": 12, "sr.name": "rcan", "sr.options": RCAN},
+    "dgrl": {
+        **TRIPLETS, "model.options": {"dim": 16, "groups": 3, "hidden": 8}, "sr.name": "rcan", "sr.options": RCAN,
+    },
+    "prpr_restorer": {"model.options": RESTORER, "sr.options": {}},
+    "prpr": {"model.options": RESTORER, "sr.options": {}, "data.pairs": False},
+    "osnet_x0_25": {"data.pairs": False},
+}  # fmt: skip
+# Parameters that a step gives no gradient, by a pattern of their names, and why.
+NO_GRADIENT = {
+    "kgnet": {
+        r"hourglass\..*": "trained before, on keypoints; fixed",
+        r"encoders\.\w+\.bn\.bias": "stays zero, so that the features lie about the origin (BNNeck)",
+    },
+    "dgrl": {
+        r"restorer\..*": "trained before, by dgrl_restorer; fixed",
+        r"heads\.\d\.bn\.bias": "stays zero, so that the features lie about the origin (BNNeck)",
+    },
+    "prpr": {r"restorer\..*": "trained before, by prpr_restorer; fixed"},
+}
+# Models that give images or maps, so that no engine for identities can train them.
+NO_IDENTITIES = {"dgrl_restorer", "prpr_restorer", "hourglass_vehicle20"}
+
+every_model = pytest.mark.parametrize("name", CASES)
+every_method = pytest.mark.parametrize("name", [name for name in CASES if name not in NO_IDENTITIES])
+
+
+def tiny_settings():
+    """Return what tiny jobs have in common, from the fixtures of the engines' tests."""
+    spec = importlib.util.spec_from_file_location("engine_conftest", HERE / "engine" / "conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.TINY
+
+
+@pytest.fixture(scope="module")
+def config_of(tiny_root, tmp_path_factory):
+    """Return a function: a model's name, and changes, to its configuration."""
+    home = tmp_path_factory.mktemp("walk")
+    tiny = tiny_settings()
+
+    def trained_before(name):
+        path = home / f"{name}.pth"
+        if not path.is_file():
+            options = model_options(make(name), name)
+            torch.save(build_model(name, IDENTITIES, pretrained=False, **options).state_dict(), path)
+        return str(path)
+
+    def make(name, **changes):
+        keys = copy.deepcopy(CASES[name])
+        if "loss.ps.teacher" in keys:
+            keys["loss.ps.teacher"] = trained_before(keys["loss.ps.teacher"])
+        if "hourglass_weights" in keys.get("model.options", {}):
+            keys["model.options"]["hourglass_weights"] = trained_before(keys["model.options"]["hourglass_weights"])
+        own_data = {key for key in tiny if key.startswith("data.options") and "data.options" in keys}
+        keys = {key: value for key, value in tiny.items() if key not in own_data} | keys
+        keys |= {"model.name": name, "data.root": str(tiny_root), "data.save_dir": str(home / name)}
+        keys |= {key.replace("__", "."): value for key, value in changes.items()}
+        return load_config(None, [part for pair in keys.items() for part in pair])
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def engine_of(config_of):
+    """Return a function: a model's name, and changes, to its engine, ready for a step."""
+
+    def make(name, **changes):
+        cfg = config_of(name, **changes)
+        run = own_runs(cfg, 0, Path(cfg.data.save_dir))[-1]
+        engine = run.engine()
+        engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, run.folder
+        engine.set_model_mode("train")
+        return engine
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def stepped(engine_of):
+    """Return a function: a model's name to its engine after one step, the same engine at each call."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            made[name] = engine_of(name)
+            made[name].forward_backward(next(iter(made[name].train_loader)))
+        return made[name]
+
+    return make
+
+
+def watch_gradients(model):
+    """Return a dictionary that holds a parameter's gradients' norms, summed over the passes of a step, once it has any.
+
+    Some engines take a step in parts, and leave nothing of the first part's gradients.
+    """
+    norms = defaultdict(float)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+
+            def add(p, name=name):
+                norms[name] += p.grad.norm().item()
+
+            parameter.register_post_accumulate_grad_hook(add)
+    return norms
+
+
+def answer(model, batch):
+    """Return all that a model says of a batch, as one vector."""
+    model.eval()
+    with torch.no_grad():
+        if hasattr(model, "extract"):
+            said = model.extract(batch)
+        elif isinstance(model, RateRestorer):
+            said = model(0.5 + 0.2 * batch["img"], 2.0)  # in [0, 1]
+        elif isinstance(model, PyramidRestorer):
+            said = model(0.5 + 0.2 * batch["img"])
+        else:
+            said = model(batch["img"])
+    return torch.cat([part.flatten() for part in ([said] if torch.is_tensor(said) else said)])
+
+
+def test_the_walk_passes_every_model_and_every_engine():
+    assert set(CASES) - set(MODELS) == {"osnet_x0_25"} and set(MODELS) <= set(CASES)
+    assert set(ENGINES) <= set(CASES) and set(NO_GRADIENT) | NO_IDENTITIES <= set(MODELS)
+
+
+@every_model
+def test_a_step_gives_every_parameter_a_gradient_but_the_listed_ones(name, engine_of, monkeypatch):
+    # A unit that is off for all of a few small images says nothing about the graph.
+    monkeypatch.setattr(torch.nn.ReLU, "forward", lambda self, x: torch.nn.functional.leaky_relu(x, 0.1))
+    engine = engine_of(name)
+    for parameter in engine.model.parameters():  # nothing that starts at zero hides what lies behind it
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    norms = watch_gradients(engine.model)
+    losses = engine.forward_backward(next(iter(engine.train_loader)))
+    assert "loss" in losses and all(math.isfinite(value) for value in losses.values())
+    names = {key for key, _ in engine.model.named_parameters()}
+    listed = [{key for key in names if re.fullmatch(pattern, key)} for pattern in NO_GRADIENT.get(name, {})]
+    assert all(listed), "a listed pattern fits no parameter"
+    assert names - {key for key, norm in norms.items() if norm > 0} == set().union(*listed)
+
+
+@every_model
+def test_the_same_seed_gives_the_same_weights_after_a_step(name, engine_of, stepped):
+    first = stepped(name).model.state_dict()
+    again = engine_of(name)
+    untrained = {key: value.clone() for key, value in again.model.state_dict().items()}
+    again.forward_backward(next(iter(again.train_loader)))
+    assert all(torch.equal(value, first[key]) for key, value in again.model.state_dict().items())
+    assert not all(torch.equal(value, first[key]) for key, value in untrained.items()), "the step changes nothing"
+
+
+@every_model
+def test_a_saved_model_loads_into_another_and_says_the_same(name, engine_of, stepped, tmp_path):
+    engine, batch = stepped(name), picture_batch(*input_size(name))
+    checkpoint.save_atomic({"models": {"model": engine.model.state_dict()}}, tmp_path / LAST)
+    other = engine_of(name, train__seed=5).model
+    expected = answer(engine.model, batch)
+    assert expected.isfinite().all() and expected.std() > 0
+    assert not torch.equal(answer(other, batch), expected)
+    assert load_weights(other, tmp_path / LAST, strict=True) == []
+    assert torch.equal(answer(other, batch), expected)
+
+
+@every_model
+def test_it_evaluates(name, stepped, tmp_path):
+    engine = stepped(name)
+    engine.test(dist_metric="cosine", save_dir=str(tmp_path), ranks=[1, 5])
+    (record,) = engine.records.values()
+    assert json.loads(next(tmp_path.rglob("results/*.json")).read_text()) == json.loads(json.dumps(record))
+    kept = ("rank1", "mAP") if name not in NO_IDENTITIES else ("psnr", "pck")
+    figures = {key for key in record if key.startswith(kept)}
+    assert figures and all(0 <= record[key] <= 100 for key in figures)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "triplet"])
+@every_method
+def test_the_hosts_own_engines_train_and_evaluate_it(name, loss, config_of, tiny_root, tmp_path, request):
+    if (name, loss) == ("prpr", "triplet"):
+        reason = "prpr gives (logits, features) for each branch; the engine takes all logits and all features"
+        request.applymarker(pytest.mark.xfail(raises=ValueError, strict=True, reason=reason))
+    cfg = config_of(name)
+    options = model_options(cfg, name) if name in MODELS else {}
+    with dataset_options({"folder": {"synthetic": True, "lr_camera": "1"}}):
+        manager = host.ImageDataManager(
+            root=str(tiny_root), sources="folder", height=cfg.data.height, width=cfg.data.width, transforms=[],
+            batch_size_train=24, batch_size_test=18, workers=0, use_gpu=False, num_instances=3,
+            train_sampler="RandomIdentitySampler" if loss == "triplet" else "RandomSampler",
+        )  # fmt: skip
+    model = build_model(name, manager.num_train_pids, loss, pretrained=False, **options)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = host.build_optimizer(model, optim="sgd", lr=1e-3)
+    kind = host.ImageTripletEngine if loss == "triplet" else host.ImageSoftmaxEngine
+    weights = {"weight_t": 1.0, "weight_x": 1.0} if loss == "triplet" else {}
+    engine = kind(manager, model, optimizer, use_gpu=False, **weights)
+    engine.run(str(tmp_path), max_epoch=1, print_freq=1, ranks=[1])
+    moved = {key for key, p in model.named_parameters() if not torch.equal(p, before[key])}
+    assert any("classifier" in key for key in moved)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    saved = torch.load(next((tmp_path / "model").glob("*.pth.tar-1")), weights_only=True)
+    assert 0 <= saved["rank1"] <= 1
+
+
+# -- golden values -------------------------------------------------------------------------------------------------
+
+
+def input_size(name):
+    return CASES[name].get("data.height", 32), CASES[name].get("data.width", 16)
+
+
+def noise(key, *shape):
+    """Return standard normal numbers that depend on a text alone; NumPy guarantees this generator's numbers."""
+    return torch.from_numpy(np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)).float()
+
+
+def fill(model):
+    """Fill a model from its parameters' names: what torch draws at the start is another matter."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            values = noise(name, *parameter.shape)
+            if parameter.ndim > 1:
+                values *= parameter[0].numel() ** -0.5
+            else:
+                values = 0.05 * values + (0.0 if name.endswith("bias") else 1.0)
+            parameter.copy_(values)
+
+
+def picture_batch(height, width):
+    """Return a batch of 12 images of 4 identities, every other one low, as a loader of pairs would give it."""
+    low = torch.arange(12) % 2 == 1
+    img_hr = 0.5 * noise("high", 12, 3, height, width)
+    img_lr = img_hr.roll(1, dims=3) * 0.5 + 0.5 * img_hr
+    return {
+        "img": torch.where(low[:, None, None, None], img_lr, img_hr),
+        "img_hr": img_hr,
+        "img_lr": img_lr,
+        "pid": torch.arange(12) // 3,
+        "low": low,
+        "rate": torch.where(low, 2.0, 1.0),
+        "rate_lr": torch.where(low, 2.0, 4.0),
+        "size": torch.where(low[:, None], torch.tensor([[height // 2, width // 2]]), torch.tensor([[height, width]])),
+        "role": ["query" if own else "gallery" for own in low.tolist()],
+    }
+
+
+def measured(name, engine):
+    """Return the numbers that are kept of a model: its size, what it says, its losses and their gradient."""
+    model, batch = engine.model, picture_batch(*input_size(name))
+    paths = [path for path, *_ in engine.datamanager.train_loader.dataset.train]
+    batch["impath"] = [paths[i % len(paths)] for i in range(12)]
+    fill(model)
+    if getattr(engine, "teacher", None) is not None:
+        fill(engine.teacher)
+    said = answer(model, batch)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):  # draws other numbers in other versions of torch
+            module.eval()
+    torch.manual_seed(0)  # what an engine draws
+    norms = watch_gradients(model)
+    losses = engine.forward_backward(batch)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "answer": probed(said),
+        "losses": losses,
+        "gradient": math.hypot(*norms.values()),
+    }
+
+
+def probed(said):
+    """Return four numbers on each of which all that was said acts, and its norm."""
+    return [*(noise("probes", 4, len(said)) @ said / said.norm()).tolist(), said.norm().item()]
+
+
+def vpfa_measured():
+    """Return the numbers that are kept of VPFA, which is no model of its own: what each module makes of features."""
+    x, target = noise("low", 9, 6), noise("high", 9, 6)
+    rate = torch.tensor([1.0, 2.0, 4.0]).repeat(3)
+    answers = {}
+    for name in PANNINGS:
+        module = PANNINGS.build(name, features=6, rates=(2.0, 4.0), hidden=8)
+        module.learn(x, rate, target, train=lambda block, inputs, targets: fill(block))
+        answers[name] = probed(module(x, rate).flatten())
+    return answers
+
+
+def rounded(found):
+    if isinstance(found, dict):
+        return {key: rounded(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [rounded(value) for value in found]
+    return found if isinstance(found, int) else float(f"{found:.7g}")
+
+
+# Relative, in fp32 and one thread. A unit that rounding switches on or off changes a gradient more than a loss.
+TOLERANCE = defaultdict(lambda: 1e-4, parameters=0, gradient=1e-2)
+
+
+@pytest.mark.parametrize("name", [*CASES, "vpfa"])
+def test_golden_values(name, engine_of):
+    found = vpfa_measured() if name == "vpfa" else measured(name, engine_of(name))
+    path = GOLDEN / f"{name}.json"
+    if os.environ.get("XRES_WRITE_GOLDEN"):
+        path.write_text(json.dumps(rounded(found), indent=1) + "\n", encoding="utf-8")
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    assert found.keys() == kept.keys()
+    for part, value in kept.items():
+        assert found[part] == pytest.approx(value, rel=TOLERANCE[part], abs=1e-5), part
