@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import singledispatch
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchreid_xres.data.degrade import degrade_tensor
+from torchreid_xres.metrics.fusion import checked_weights
 from torchreid_xres.models.dgrl import DGRL
 from torchreid_xres.models.dgrl_restorer import seen_rate
 from torchreid_xres.models.kgnet import KGNet
-from torchreid_xres.models.prpr import PRPR
+from torchreid_xres.models.prpr import LEVELS, PRPR
 from torchreid_xres.models.sr_reid import SRReID
 
 # Normalised images (N, 3, H, W) at the network's size -> descriptors (N, D).
@@ -75,8 +77,15 @@ def _(model: DGRL, low_size: tuple[int, int]) -> Mapping[str, Way]:
 
 @ways.register
 def _(model: PRPR, low_size: tuple[int, int]) -> Mapping[str, Way]:
+    # Checked here: inside the graph a check is a choice.
+    roots = checked_weights(model.weights, len(LEVELS)).sqrt().tolist()
+
+    def gallery(img: Tensor) -> Tensor:
+        parts = [F.normalize(model.branches[level](view).float(), dim=1) for level, view in model.views(img).items()]
+        return torch.cat([root * part for root, part in zip(roots, parts, strict=True)], dim=1)  # equation 3
+
     def query(img: Tensor) -> Tensor:
         small = tuple(min(low, side) for low, side in zip(low_size, img.shape[-2:], strict=True))
-        return model(degrade_tensor(img, small, "bilinear"))
+        return gallery(degrade_tensor(img, small, "bilinear"))
 
-    return {"query": query, "gallery": model}
+    return {"query": query, "gallery": gallery}

@@ -12,8 +12,9 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -446,13 +447,13 @@ def _put_facts(file: Path, facts: Mapping[str, Any], target: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's and the quantiser's remarks on their own passes from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "")]
+    """Keep from the user what exporter and quantiser say of their own passes, among it the whole graph."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir", "")]
     levels = [one.level for one in loggers]
     try:
         for one in loggers:
-            one.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+            one.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
