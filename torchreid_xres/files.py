@@ -2,24 +2,90 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SCRATCH = re.compile(r"\..+\.\d+")
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+def whole_file(path: str | os.PathLike, needed: int = 0) -> Iterator[Path]:
     """Give a scratch path beside ``path`` that takes its place when the block ends well, and is removed when not.
 
     Args:
         path: file to write; its folder is made.
+        needed: bytes that it will have, at least; told if the disk is too full for it.
+
+    Raises:
+        OSError: naming the file, if the disk is full; what was there before is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield scratch
         os.replace(scratch, path)
+    except Exception as error:
+        full = _full_disk(error)
+        if full is None:
+            raise
+        need = f"; it needs {_mebibytes(needed)}" if needed else ""
+        raise OSError(
+            full.errno,
+            f"{path} cannot be written: {full.strerror} ({_mebibytes(_free(path))} free there{need}). "
+            "What it held before is as it was; make room and start again",
+        ) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that cannot be written to: the reason is on its way
+            scratch.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: str | os.PathLike) -> None:
+    """Write UTF-8 text, whole or not at all; the folder is made."""
+    with whole_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder, if it is not there, and make sure that files can be written into it.
+
+    Raises:
+        OSError: naming the folder and the reason, if not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"{folder} cannot be written to: {error.strerror}") from error
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what killed processes left of :func:`whole_file` in a folder that is in nobody's use."""
+    for path in [path for path in folder.rglob(".*") if _SCRATCH.fullmatch(path.name) and path.is_file()]:
+        path.unlink(missing_ok=True)
+
+
+def _full_disk(error: BaseException | None) -> OSError | None:
+    """Return the full disk behind an error: torch, for one, turns it into a RuntimeError that does not mention it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _free(path: Path) -> int:
+    there = next((folder for folder in path.absolute().parents if folder.is_dir()), Path("/"))
+    return shutil.disk_usage(there).free
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

@@ -7,6 +7,7 @@ The host's loop drives: ``Engine.run`` calls ``train``, ``forward_backward``, ``
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import sys
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from yacs.config import CfgNode
 
@@ -29,6 +31,7 @@ from torchreid_xres.engine import board, checkpoint, distributed, parallel
 from torchreid_xres.engine.precision import autocast, precision_on
 from torchreid_xres.engine.record import machine, make_record, scores, versions, weights_hash
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.files import require_writable
 from torchreid_xres.host_mends.checkpoints import named_for
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import Roc, distance_matrix, rank_distances, rank_features
@@ -118,9 +121,11 @@ class XresMixin:
 
         Raises:
             ValueError: if ``save_dir`` holds the state of another configuration.
+            OSError: if nothing can be written there.
         """
         self.save_dir = Path(save_dir)
         last = self.save_dir / LAST
+        resumed = False
         if not kwargs.get("test_only") and (last.is_file() or resume):
             state = checkpoint.load(last) if last.is_file() else host.load_checkpoint(resume)
             if last.is_file() and state["config"] != self.run_facts.get("config_sha256"):
@@ -133,11 +138,40 @@ class XresMixin:
             else:
                 start_epoch = host.resume_from_checkpoint(resume, self.model, self.optimizer, self.scheduler)
             logger.info("going on after epoch %d of %d", start_epoch, max_epoch)
+            resumed = last.is_file()
         if distributed.active() and not kwargs.get("test_only"):
             self.train_loader = parallel.share_batches(self.train_loader, "cuda" if self.use_gpu else "cpu")
             if not distributed.is_main():
                 self.writer = distributed.Silent()
+        if not kwargs.get("test_only") and distributed.is_main():
+            for part in ("results", *self.get_model_names()):  # now, not after the first epoch
+                require_writable(self.save_dir / part)
+        if resumed and self._owes_evaluation(start_epoch, max_epoch, **kwargs):
+            self._evaluate_epoch(start_epoch, max_epoch, **kwargs)
+            if start_epoch >= max_epoch:
+                self.writer.close()
+                return
         super().run(save_dir=save_dir, max_epoch=max_epoch, start_epoch=start_epoch, **kwargs)
+
+    def _owes_evaluation(
+        self, done: int, max_epoch: int, start_eval: int = 0, eval_freq: int = -1, **_: Any
+    ) -> bool:
+        """Return whether the run was stopped between its last epoch and the end of the evaluation that follows it."""
+        if done >= max_epoch:
+            return True
+        if done < start_eval or eval_freq <= 0 or done % eval_freq:
+            return False
+        files = [self.save_dir / name / f"model.pth.tar-{done}" for name in self.get_model_names()]
+        return distributed.on_main(lambda: not all(file.is_file() for file in files))
+
+    def _evaluate_epoch(self, done: int, max_epoch: int, **kwargs: Any) -> None:
+        """Evaluate and save as the host's loop would have after epoch ``done``."""
+        self.start_epoch, self.epoch, self.max_epoch = done, done - 1, max_epoch
+        if self.writer is None:
+            self.writer = SummaryWriter(log_dir=str(self.save_dir))
+        how = {key: value for key, value in kwargs.items() if key in inspect.signature(host.Engine.test).parameters}
+        rank1 = self.test(save_dir=str(self.save_dir), **{**how, "rerank": False})
+        self.save_model(self.epoch, rank1, str(self.save_dir))
 
     def train(self, *args: Any, **kwargs: Any) -> None:
         """Train one epoch in the host's loop, then write the state a resumed run starts from."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,24 @@ def save_atomic(state: Any, path: str | Path) -> None:
     Args:
         state: tensors, numbers, text, lists and dictionaries of them.
         path: file to write; its folder is made.
+
+    Raises:
+        OSError: naming the file and the room it needs, if the disk is full.
     """
-    with whole_file(path) as scratch, open(scratch, "wb") as file:
+    with whole_file(path, needed=_tensor_bytes(state)) as scratch, open(scratch, "wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _tensor_bytes(state: Any) -> int:
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    if isinstance(state, Mapping):
+        state = state.values()
+    elif not isinstance(state, (list, tuple)):
+        return 0
+    return sum(map(_tensor_bytes, state))
 
 
 def load(path: str | Path) -> dict:

@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -22,12 +22,14 @@ class _Tee:
         self.first, self.second = first, second
 
     def write(self, text: str) -> int:
-        self.second.write(text)
+        with suppress(OSError):  # a full disk: the first file that a run cannot do without will say so, with its name
+            self.second.write(text)
         return self.first.write(text)
 
     def flush(self) -> None:
         self.first.flush()
-        self.second.flush()
+        with suppress(OSError):
+            self.second.flush()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.first, name)
@@ -54,20 +56,24 @@ def logged_to(folder: str | Path, name: str) -> Iterator[Path]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     stdout = sys.stdout
-    with open(path, "a", encoding="utf-8", buffering=1) as file:
-        sys.stdout = _Tee(stdout, file)
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        root = logging.getLogger("torchreid_xres")
-        level = root.level
-        root.addHandler(handler)
-        root.setLevel(logging.INFO)
-        try:
-            yield path
-        except BaseException:
+    file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (on a full disk closing fails, see below)
+    both = _Tee(stdout, file)
+    sys.stdout = both
+    handler = logging.StreamHandler(both)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    root = logging.getLogger("torchreid_xres")
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield path
+    except BaseException:
+        with suppress(OSError):
             file.write(traceback.format_exc())  # in the file only: the caller decides what the terminal shows
-            raise
-        finally:
-            root.removeHandler(handler)
-            root.setLevel(level)
-            sys.stdout = stdout
+        raise
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        sys.stdout = stdout
+        with suppress(OSError):
+            file.close()

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from torchreid_xres.engine import distributed
-from torchreid_xres.files import whole_file
+from torchreid_xres.files import write_text
 
 logger = logging.getLogger(__name__)
 
 
 def write_json(content: Any, path: str | Path) -> None:
     """Write JSON so that a kill leaves the old file or the new one; the folder is made."""
-    with whole_file(path) as scratch:
-        scratch.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(json.dumps(content, indent=1), path)
 
 
 class Stages:
