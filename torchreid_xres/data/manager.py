@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, RandomCrop, ToTensor
 
 from torchreid_xres import host
@@ -82,6 +82,13 @@ class XresDataManager(host.ImageDataManager):
             pin_memory=loader.pin_memory,
             drop_last=True,
         )
+
+    def sets(self) -> dict[str, Dataset]:
+        """Return the data sets that are trained on, then the targets, each name once."""
+        train = self.train_loader.dataset
+        found = list(train.members if isinstance(train, SummedDataset) else [train])
+        found += [loaders["gallery"].dataset for loaders in self.test_loader.values()]
+        return {getattr(dataset, "name", type(dataset).__name__): dataset for dataset in found}
 
     def query_loader(self, name: str, rate: float) -> DataLoader:
         """Return the queries of a target with every low one at ``rate`` instead of its own.

@@ -110,6 +110,28 @@ class Manifest:
             raise ValueError(f"{path}: states the hash {stated} but its content has {manifest.sha256}")
         return manifest
 
+    def differences(self, now: Manifest) -> str:
+        """Return in words what has become of the set since this manifest was made; empty if nothing has changed."""
+        if self.sha256 == now.sha256:
+            return ""
+        there = self.images.keys() & now.images.keys()
+        told = [
+            f"{len(names)} images are {what}, the first is {min(names)}"
+            for what, names in (
+                ("missing", self.images.keys() - there),
+                ("new", now.images.keys() - there),
+                ("changed", {name for name in there if self.images[name]["sha256"] != now.images[name]["sha256"]}),
+                ("at another rate", {name for name in there if self.images[name]["rate"] != now.images[name]["rate"]}),
+            )
+            if names
+        ]
+        ours, theirs = (
+            {key: json.dumps(value, sort_keys=True) for key, value in manifest._content().items() if key != "images"}
+            for manifest in (self, now)
+        )
+        told += [f"{key}: {theirs[key]} instead of {ours[key]}" for key in ours if ours[key] != theirs[key]]
+        return "; ".join(told)
+
     def verify(self, folder: str | os.PathLike) -> dict[str, str]:
         """Compare a folder's files with the manifest.
 

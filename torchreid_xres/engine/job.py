@@ -11,8 +11,10 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, as_dict, config_hash, stage_configs, stages_used, with_folders
 from torchreid_xres.engine import distributed
+from torchreid_xres.engine.lock import sole_use
 from torchreid_xres.engine.run import Run
 from torchreid_xres.engine.stages import Stages
+from torchreid_xres.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +35,14 @@ def run_job(cfg: CfgNode, shared: Path | None = None) -> list[dict]:
 
     Raises:
         ConfigError: for a model or an evaluation that cannot be.
-        ValueError: if ``data.save_dir`` holds another experiment.
+        ValueError: if ``data.save_dir`` holds another experiment, or a run that is to go on learned from other images.
+        OSError: if another job works in ``data.save_dir``, or nothing can be written there.
     """
-    folder = Path(cfg.data.save_dir)
+    with sole_use(cfg.data.save_dir):
+        return _run_job(cfg, Path(cfg.data.save_dir), shared)
+
+
+def _run_job(cfg: CfgNode, folder: Path, shared: Path | None) -> list[dict]:
     splits = range(cfg.data.split_id, cfg.data.split_id + cfg.data.num_splits)
     if cfg.test.evaluate:
         last = [own_runs(cfg, split, folder)[-1] for split in splits]
@@ -45,13 +52,16 @@ def run_job(cfg: CfgNode, shared: Path | None = None) -> list[dict]:
     stages = Stages(folder, config_hash(cfg))
     distributed.require_seen(stages.path)
     if distributed.is_main():
-        folder.joinpath("config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        write_text(cfg.dump(), folder / "config.yaml")
     records = []
     for split in splits:
         compared, own = compared_runs(cfg, split, folder), own_runs(cfg, split, folder, shared)
         for run in [*compared, *own, *after_training(cfg, [*compared, own[-1]])]:
-            kept = Stages(run.folder, run.sha256) if folder not in run.folder.parents else stages
-            records += kept.run(run.name, run.work)
+            if folder in run.folder.parents:
+                records += stages.run(run.name, run.work)
+            else:
+                with sole_use(run.folder):
+                    records += Stages(run.folder, run.sha256).run(run.name, run.work)
     return records
 
 
@@ -85,7 +95,9 @@ def own_runs(cfg: CfgNode, split: int, folder: Path, shared: Path | None = None)
 def after_training(cfg: CfgNode, trained: list[Run]) -> list[Run]:
     """Return the runs of VPFA for trained ones if ``vpfa.enabled``; other settings of it work in another folder."""
     runs = []
-    for run in trained if cfg.vpfa.enabled else []:
+    for run in trained:
+        if not cfg.vpfa.enabled or run.cfg.task == "vpfa":
+            continue
         own = run.cfg.clone()
         own.task = "vpfa"
         sha256 = hashlib.sha256(f"{config_hash(own)}{run.sha256}".encode()).hexdigest()
@@ -101,12 +113,14 @@ def clear(folder: Path) -> None:
 
     Raises:
         ValueError: if the folder has files, and none of them says that a job made it.
+        OSError: if a job works there.
     """
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / "stages.json").exists():
         raise ValueError(f"{folder} was not made by a run (it has no stages.json) and is not cleared")
-    shutil.rmtree(folder)
+    with sole_use(folder):
+        shutil.rmtree(folder)
 
 
 def missed_figures(cfg: CfgNode, records: list[dict]) -> list[str]:

@@ -28,7 +28,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from tqdm import tqdm
 
 from torchreid_xres.config import ConfigError, as_dict, file_of
-from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
+from torchreid_xres.data.base import CrossResolutionDataset
 from torchreid_xres.data.degrade import degrade_image, low_size
 from torchreid_xres.engine import distributed
 from torchreid_xres.engine.precision import autocast, precision_on
@@ -102,14 +102,11 @@ def restore(run: Run) -> list[dict]:
 
 
 def _datasets(run: Run) -> dict[str, CrossResolutionDataset]:
-    manager = run.datamanager()
-    train = manager.train_loader.dataset
-    found = list(train.members if isinstance(train, SummedDataset) else [train])
-    found += [loaders["gallery"].dataset for loaders in manager.test_loader.values()]
-    for dataset in found:
+    datasets = run.datamanager().sets()
+    for dataset in datasets.values():
         if not isinstance(dataset, CrossResolutionDataset):
             raise ConfigError(f"torchreid's own {type(dataset).__name__} cannot be restored, only sets of this package")
-    return {dataset.name: dataset for dataset in found}
+    return datasets
 
 
 def write_pyramids(

@@ -10,17 +10,20 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
+from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
 from torchreid_xres import host
 from torchreid_xres.config import ConfigError, as_dict, file_of, load_config
-from torchreid_xres.data.base import DATASETS
+from torchreid_xres.data.base import CrossResolutionDataset
 from torchreid_xres.data.manager import XresDataManager
+from torchreid_xres.data.protocol import Manifest
 from torchreid_xres.engine import distributed, parallel
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
 from torchreid_xres.engine.compiled import compile_network
 from torchreid_xres.engine.precision import precision_on
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.files import remove_scratch, write_text
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.weights import load_weights
@@ -57,6 +60,7 @@ class Run:
 
     def work(self) -> list[dict]:
         """Do the stage's task and return its records; of several processes all do it only if it says so."""
+        distributed.on_main(lambda: remove_scratch(self.folder))
         task = TASKS[self.cfg.task]
         if task.meta.get("together"):
             return task.build(self)
@@ -78,15 +82,20 @@ class Run:
     def save(self) -> None:
         """Write what :meth:`load` needs into the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.joinpath("config.yaml").write_text(self.cfg.dump(), encoding="utf-8")
+        write_text(self.cfg.dump(), self.folder / "config.yaml")
         kept = ("split", "sha256", "name", "stage", "compared")
         write_json({key: getattr(self, key) for key in kept}, self.folder / "run.json")
 
     def train(self) -> list[dict]:
-        """Train to the last epoch, evaluate, and return the records of the targets."""
+        """Train to the last epoch, evaluate, and return the records of the targets.
+
+        Raises:
+            ValueError: if the training is to go on with other images than it began with.
+        """
         if distributed.is_main():
             self.save()
         engine = self.engine()
+        distributed.on_main(lambda: self._require_same_images(engine.datamanager))
         # What another run learned is this model's, not the compared ones'.
         resume = "" if self.compared else file_of(self.cfg, self.cfg.model.resume)
         engine.run(resume=resume, **self._run_options())
@@ -110,6 +119,7 @@ class Run:
                     f"(there is no {trained})"
                 )
             load_weights(unwrap(engine.model), trained, strict=True)
+        distributed.on_main(lambda: self._tell_other_images(engine.datamanager))
         engine.run(**self._run_options())
         return list(engine.records.values())
 
@@ -156,9 +166,37 @@ class Run:
             **engine.engine_options(cfg),
         )
 
+    def _require_same_images(self, manager: XresDataManager) -> None:
+        for name, dataset in manager.sets().items():
+            told = self._keep_manifest(dataset)
+            if told:
+                raise ValueError(
+                    f"{name} is not what the run in {self.folder} began with: {told}. Put that back to go on, or start "
+                    "over with --fresh"
+                )
+
+    def _tell_other_images(self, manager: XresDataManager) -> None:
+        for name in manager.targets:
+            dataset = manager.test_loader[name]["gallery"].dataset
+            told = self._keep_manifest(dataset)
+            if told:
+                path = self.folder / "results" / f"manifest_{name}.json"
+                dataset.manifest.save(path)
+                logger.warning("%s is not as in the training: %s. What it is now is in %s", name, told, path)
+
+    def _keep_manifest(self, dataset: Dataset) -> str:
+        """Leave a set's manifest in the folder; return in what it differs from the one that a training left there."""
+        if not isinstance(dataset, CrossResolutionDataset):
+            return ""
+        path = self.folder / f"manifest_{dataset.name}.json"
+        if path.is_file() and (self.folder / LAST).is_file():
+            return Manifest.load(path).differences(dataset.manifest)
+        dataset.manifest.save(path)
+        return ""
+
     @distributed.in_turn()
     def datamanager(self) -> XresDataManager:
-        """Return the loaders, and leave the targets' manifests in the folder."""
+        """Return the loaders, and leave the targets' manifests in the folder, but for those of a training there."""
         cfg = self.cfg
         common: dict[str, Any] = {
             "kernel": cfg.data.kernel,
@@ -204,9 +242,8 @@ class Run:
             market1501_500k=cfg.market1501.use_500k_distractors,
         )
         for target in manager.targets:
-            if target in DATASETS and distributed.is_main():
-                manifest = manager.test_loader[target]["gallery"].dataset.manifest
-                manifest.save(self.folder / f"manifest_{target}.json")
+            if distributed.is_main():
+                self._keep_manifest(manager.test_loader[target]["gallery"].dataset)
         return manager
 
     @distributed.in_turn()

@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from torchreid_xres.data.datasets.reading import IMAGE_SUFFIXES
+from torchreid_xres.engine.lock import sole_use
 from torchreid_xres.files import whole_file
 from torchreid_xres.inference.extractor import Extractor, Prepared
 from torchreid_xres.metrics.distance import distance_tiles
@@ -194,11 +195,19 @@ class Gallery:
         Raises:
             FileNotFoundError: if there is no such folder, or no image in it.
             ValueError: if none of the gallery's images is in a folder other than the last.
+            OSError: if another build of this gallery is at work, or nothing can be written.
         """
         if self.extractor is None:
             raise ValueError("a gallery is updated by the extractor that it was made with; give it one")
         images = Path(images).expanduser().absolute()
         found, ignored = self._scan(images)
+        with sole_use(self.folder):
+            done = self._follow(images, found)
+        done.ignored = ignored
+        logger.info("%s: %s", self.folder, done)
+        return done
+
+    def _follow(self, images: Path, found: dict[str, _File]) -> Update:
         if not self._begun():
             self._begin(images)
         with self._connection() as database:
@@ -216,9 +225,8 @@ class Gallery:
             self.images = images
             for kept in ("_held", "_index"):
                 self.__dict__.pop(kept, None)
-            done = Update(removed=len(vanished), kept=len(found) - len(wanted), ignored=ignored)
+            done = Update(removed=len(vanished), kept=len(found) - len(wanted))
             self._add(database, {name: found[name] for name in wanted}, held.keys(), done)
-        logger.info("%s: %s", self.folder, done)
         return done
 
     def _scan(self, images: Path) -> tuple[dict[str, _File], int]:
