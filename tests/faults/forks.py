@@ -1,0 +1,93 @@
+"""Does jobs in forks of one process that has torch loaded, and kills them where it is told: forks.py, JSON lines.
+
+A request is {"job": name, "args": [...], "watched": folder, "moment": number or null, "delay": seconds}. The fork
+counts how often it opens, renames or removes a file in or below the watched folder; at number ``moment``, and ``delay``
+seconds later, it is killed with SIGKILL. The reply is {"status", "events", "writes" (the numbers of those that change
+something), "result", "output"}.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from torchreid_xres.config import load_config
+from torchreid_xres.engine.job import run_job
+from torchreid_xres.inference import Extractor, Gallery
+
+
+def run(config):
+    """Training, restoring: whatever the configuration says."""
+    return run_job(load_config(config))
+
+
+def index(trained, gallery, images):
+    return vars(Gallery(gallery, Extractor(trained, batch_size=2)).update(images))
+
+
+JOBS = {"run": run, "index": index}
+
+
+class Watch:
+    """Counts, and kills this process when the time has come."""
+
+    def __init__(self, folder, moment, delay):
+        self.folder, self.moment, self.delay = folder, moment, delay
+        self.events, self.writes = 0, []
+        sys.addaudithook(self)
+
+    def __call__(self, event, args):
+        if event not in ("open", "os.rename", "os.remove", "os.mkdir") or not str(args[0]).startswith(self.folder):
+            return
+        if event != "open" or (isinstance(args[1], str) and args[1][:1] in "wax") or args[2] & os.O_CREAT:
+            self.writes.append(self.events)
+        if self.events == self.moment:
+            if not self.delay:
+                os.kill(os.getpid(), signal.SIGKILL)
+            threading.Thread(target=self._later, daemon=True).start()
+        self.events += 1
+
+    def _later(self):
+        time.sleep(self.delay)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def child(request, reply, output):
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    watch = Watch(request["watched"], request.get("moment"), request.get("delay", 0))
+    status, result = 0, None
+    try:
+        result = JOBS[request["job"]](*request["args"])
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    Path(reply).write_text(json.dumps({"events": watch.events, "writes": watch.writes, "result": result}))
+    os._exit(status)
+
+
+def main():
+    assert threading.active_count() == 1, "a fork would lose the other threads, and what they hold"
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    print("ready", file=answers)
+    for line in sys.stdin:
+        with tempfile.TemporaryDirectory() as own, open(os.path.join(own, "output"), "w+b") as output:
+            reply = Path(own, "reply")
+            pid = os.fork()
+            if not pid:
+                child(json.loads(line), reply, output.fileno())
+            _, status = os.waitpid(pid, 0)
+            answer = json.loads(reply.read_text()) if reply.is_file() and reply.stat().st_size else {}
+            output.seek(0)
+            answer |= {"status": os.waitstatus_to_exitcode(status), "output": output.read().decode(errors="replace")}
+            print(json.dumps(answer), file=answers)
+
+
+if __name__ == "__main__":
+    main()
