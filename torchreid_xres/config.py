@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,26 +62,56 @@ def _parse(text: Any, cfg: CfgNode, key: str) -> Any:
         held = held.get(name) if isinstance(held, CfgNode) else None
     if isinstance(held, str) or not isinstance(text, str):
         return text
+    value = _read_yaml(text, f"{key}: {text!r} is not a YAML value")
+    _require_plain(value, key, "the command line")
+    return value
+
+
+def _read_yaml(text: str, complaint: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{key}: {text!r} is not a YAML value") from error
+    except RecursionError:
+        raise ConfigError(f"{complaint}: brackets within brackets without end") from None
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: a date that is none, a number with too many digits
+        raise ConfigError(f"{complaint}: {error}") from error
+
+
+def _require_plain(value: Any, key: str, source: str, around: tuple[int, ...] = ()) -> None:
+    """Refuse what YAML can say and a configuration cannot hold: dates, bytes, sets, groups within themselves."""
+    if id(value) in around:
+        raise ConfigError(f"{key} in {source} is within itself")
+    if isinstance(value, (Mapping, list, tuple)):
+        inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, part in inner:
+            _require_plain(part, f"{key}.{name}" if key else str(name), source, (*around, id(value)))
+    elif value is not None and not isinstance(value, (str, bool, int, float)):
+        raise ConfigError(
+            f"{key} in {source} is of type {type(value).__name__}; allowed are text (in quotes, if it looks like "
+            f"something else), numbers, true, false, null, lists and groups of keys"
+        )
 
 
 def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[dict, str]]:
     """Return a file and its ancestors as (mapping, file name), oldest ancestor first."""
-    path = path.resolve()
+    by = f" (named as {BASE_KEY} in {seen[-1]})" if seen else ""
+    try:
+        path = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a null character
+        raise ConfigError(f"no configuration file can be called {str(path)!r}{by}: {error}") from error
     if path in seen:
         raise ConfigError(f"{BASE_KEY} goes in a circle: {' -> '.join(p.name for p in (*seen, path))}")
     try:
-        part = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        by = f" (named as {BASE_KEY} in {seen[-1]})" if seen else ""
         raise ConfigError(f"no configuration file {path}{by}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"the configuration file {path}{by} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
+    part = _read_yaml(text, f"{path} is not YAML") or {}
     if not isinstance(part, dict):
         raise ConfigError(f"{path} holds a {type(part).__name__}, not keys and values")
+    _require_plain(part, "", str(path))
     bases = part.pop(BASE_KEY, [])
     older = []
     for base in bases if isinstance(bases, list) else [bases]:
@@ -90,6 +121,7 @@ def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[dict, str]]:
 
 def _merge(node: CfgNode, part: Mapping, source: str, prefix: str = "") -> None:
     for name, value in part.items():
+        name = str(name)
         key = f"{prefix}{name}"
         if name not in node:
             if node.is_new_allowed():
@@ -124,7 +156,7 @@ def _plain(value: Any) -> Any:
 def _coerce(old: Any, new: Any, key: str, source: str) -> Any:
     """Return ``new`` in the type of ``old``; whole numbers serve as floats, nothing else is bent."""
     if isinstance(old, float) and not isinstance(new, bool):
-        if isinstance(new, int):
+        if isinstance(new, int) and abs(new) < 2**1000:
             return float(new)
         if isinstance(new, str):  # YAML reads 1e-3 as text
             try:
@@ -168,7 +200,7 @@ def check_config(cfg: CfgNode) -> None:
         if cfg.data[key] < 1:
             raise ConfigError(f"data.{key} must be at least 1, not {cfg.data[key]}")
     for key in ("rates", "pair_rates"):
-        if any(not isinstance(r, (int, float)) or r < 1 for r in cfg.data[key]):
+        if any(not isinstance(r, (int, float)) or not 1 <= r < math.inf for r in cfg.data[key]):
             raise ConfigError(f"data.{key} must be numbers of at least 1, not {list(cfg.data[key])}")
     if cfg.train.precision == "fp16" and not cfg.use_gpu:
         raise ConfigError("train.precision fp16 needs a GPU; on the CPU use bf16 or fp32")
@@ -187,6 +219,8 @@ def stage_configs(cfg: CfgNode) -> dict[str, CfgNode]:
         return {"": cfg}
     made: dict[str, CfgNode] = {}
     for name, changes in cfg.stages.items():
+        if not isinstance(changes or {}, Mapping) or "stages" in (changes or {}):
+            raise ConfigError(f"stages.{name} must be the keys that change in it, without stages of its own")
         own = cfg.clone()
         own.stages = CfgNode(new_allowed=True)
         _merge(own, changes or {}, f"stages.{name}")

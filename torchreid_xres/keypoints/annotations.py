@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _FIELDS = 2 + 2 * len(KEYPOINTS)
 _SHOWN = 5
+_FARTHEST = 2**20  # pixels: no picture is so large
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,11 @@ def _parse(fields: Sequence[str]) -> tuple[str, tuple[int, ...]]:
         values = tuple(map(int, fields[1:]))
     except ValueError as error:
         return str(error), ()
+    if not os.path.basename(fields[0]):
+        return f"{fields[0]} is a folder, not a picture", ()
     *pixels, code = values
     for name, x, y in zip(KEYPOINTS, pixels[::2], pixels[1::2], strict=True):
-        if min(x, y) < 0 and (x, y) != (-1, -1):
+        if (min(x, y) < 0 and (x, y) != (-1, -1)) or max(x, y) > _FARTHEST:
             return f"{name} at {x} {y}; allowed are places in the picture and -1 -1", ()
     if code not in range(len(ORIENTATIONS)):
         return f"orientation {code}; allowed are 0 to {len(ORIENTATIONS) - 1}", ()

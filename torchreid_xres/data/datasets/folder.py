@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, Image, Split
-from torchreid_xres.data.datasets.reading import IMAGE_SUFFIXES, list_images
+from torchreid_xres.data.datasets.reading import IMAGE_SUFFIXES, list_images, read_text
 
 PARTS = ("train", "query", "gallery")
 COLUMNS = ("path", "identity", "camera", "split")
@@ -82,28 +83,29 @@ class Folder(CrossResolutionDataset):
 
 
 def _read_table(table: Path) -> list[_Row]:
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
-        if missing:
-            raise ValueError(
-                f"{table}: without the column {', '.join(missing)}; the header must have {', '.join(COLUMNS)}"
-            )
-        rows = []
-        for line in reader:
-            where = f"{table}, line {reader.line_num}"
-            empty = [column for column in COLUMNS if not (line[column] or "").strip()]
-            if empty:
-                raise ValueError(f"{where}: nothing under {', '.join(empty)}")
-            row = _Row(*(line[column].strip() for column in COLUMNS))
-            if row.split not in PARTS:
-                raise ValueError(f"{where}: the split is {row.split!r}; it must be {', '.join(PARTS)}")
-            inside = Path(row.path)
-            if inside.is_absolute() or ".." in inside.parts:
-                raise ValueError(f"{where}: the path {row.path!r} leaves the table's folder; give it relative to that")
-            if not (table.parent / inside).is_file():
-                raise FileNotFoundError(f"{where}: there is no file {table.parent / inside}")
-            rows.append(row._replace(path=inside.as_posix()))
+    reader = csv.DictReader(io.StringIO(read_text(table), newline=""))
+    try:
+        header, lines = reader.fieldnames or [], [(reader.line_num, line) for line in reader]
+    except csv.Error as error:
+        raise ValueError(f"{table}, line {reader.line_num}: {error}") from error
+    missing = [column for column in COLUMNS if column not in header]
+    if missing:
+        raise ValueError(f"{table}: without the column {', '.join(missing)}; the header must have {', '.join(COLUMNS)}")
+    rows = []
+    for number, line in lines:
+        where = f"{table}, line {number}"
+        empty = [column for column in COLUMNS if not (line[column] or "").strip()]
+        if empty:
+            raise ValueError(f"{where}: nothing under {', '.join(empty)}")
+        row = _Row(*(line[column].strip() for column in COLUMNS))
+        if row.split not in PARTS:
+            raise ValueError(f"{where}: the split is {row.split!r}; it must be {', '.join(PARTS)}")
+        inside = Path(row.path)
+        if inside.is_absolute() or ".." in inside.parts:
+            raise ValueError(f"{where}: the path {row.path!r} leaves the table's folder; give it relative to that")
+        if not (table.parent / inside).is_file():
+            raise FileNotFoundError(f"{where}: there is no file {table.parent / inside}")
+        rows.append(row._replace(path=inside.as_posix()))
     if not rows:
         raise ValueError(f"{table}: there are no images in the table")
     twice = [path for path, count in Counter(row.path for row in rows).items() if count > 1]

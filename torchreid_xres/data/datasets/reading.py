@@ -103,18 +103,30 @@ def read_cameras(folder: Path, cameras: int) -> list[Image]:
     return images
 
 
+def read_text(file: Path) -> str:
+    """Return a file's text, UTF-8 with or without a byte-order mark.
+
+    Raises:
+        ValueError: naming the file and the place, if it is something else.
+    """
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}") from error
+
+
 def read_list(file: Path) -> list[tuple[str, int]]:
     """Read a text file of lines ``<image name> <identity>``.
 
     Raises:
-        ValueError: naming the line that has another form.
+        ValueError: naming the line that has another form, or a file that is no text.
     """
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue
-        if len(fields) != 2 or not fields[1].lstrip("-").isdigit():
+        if len(fields) != 2 or not re.fullmatch(r"-?[0-9]{1,18}", fields[1]):
             raise ValueError(f"{file}, line {number}: expected '<image name> <identity>', found {line!r}")
         rows.append((fields[0], int(fields[1])))
     return rows

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, Image, Split
-from torchreid_xres.data.datasets.reading import check_part, find_folder, low_against_high, match_name
+from torchreid_xres.data.datasets.reading import check_part, find_folder, low_against_high, match_name, read_text
 
 # Images and vehicles of each list.
 LISTS = {"train.txt": (810, 405), "val.txt": (204, 102)}
@@ -44,7 +44,7 @@ class Vehicle2Cam(CrossResolutionDataset):
         if (images / "train").is_dir():
             images = images / "train"
         listed = {
-            name: [line.strip() for line in (folder / name).read_text(encoding="utf-8").splitlines() if line.strip()]
+            name: [line.strip() for line in read_text(folder / name).splitlines() if line.strip()]
             for name in LISTS
         }
         keys = {name: match_name(r"([a-z]+_\d+)_cam([12])\.", name) for names in listed.values() for name in names}
