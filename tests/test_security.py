@@ -1,0 +1,329 @@
+"""No file that a user is given runs code: checkpoints, features, indexes, galleries, configurations, records.
+
+Archives that lead out of their folder are in ``data/test_download.py``, the page's escaping in ``report/test_page.py``.
+"""
+
+import ast
+import json
+import pickle
+import shutil
+import sqlite3
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from packaging.version import Version
+from torch import nn
+
+from torchreid_xres import host
+from torchreid_xres.config import ConfigError, load_config
+from torchreid_xres.data.protocol import Manifest
+from torchreid_xres.engine import checkpoint
+from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.features import FeatureSet
+from torchreid_xres.engine.run import Run
+from torchreid_xres.engine.stages import Stages
+from torchreid_xres.engine.vpfa import load_panning
+from torchreid_xres.inference import Extractor, Gallery
+from torchreid_xres.inference.gallery import DATABASE
+from torchreid_xres.models import build_model
+from torchreid_xres.models.weights import load_weights
+from torchreid_xres.sr import build_front_end
+from torchreid_xres.sr.build import read_state
+
+# -- what the code may call ----------------------------------------------------------------------------------------
+
+# Calls that run what a file or a text holds, however they are made.
+NEVER = {
+    "eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load",
+    "marshal.loads", "joblib.load", "shelve.open", "yaml.load", "yaml.full_load", "yaml.unsafe_load", "torch.jit.load",
+    "torch.hub.load", "shutil.unpack_archive",
+}  # fmt: skip
+# Calls that do so unless they are told not to: the keyword and the value they need.
+TOLD = {
+    "torch.load": ("weights_only", True),
+    "torch.hub.load_state_dict_from_url": ("weights_only", True),
+    "np.load": ("allow_pickle", False),
+    "subprocess.run": ("shell", False),
+}
+# Where a call is as it must be, and is not seen to be so: file and call.
+ELSEWHERE = {("host_mends/checkpoints.py", "torch.load"): "the keyword is in a dictionary; the files below try it"}
+
+
+def unsafe_calls(source):
+    """Return line and name of each call that could run what it reads."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        given = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)}
+        keyword, needed = TOLD.get(name, (None, None))
+        default = {"shell": False}.get(keyword)  # what is safe when nothing is said
+        never = name in NEVER or name.endswith(".extractall")
+        if never or (keyword and given.get(keyword, default) is not needed):
+            found.append((node.lineno, name))
+    return found
+
+
+def test_unsafe_calls_are_seen():
+    bad = ["eval('1')", "torch.load(p)", "torch.load(p, weights_only=w)", "np.load(p, allow_pickle=True)",
+           "zipfile.ZipFile(p).extractall()", "subprocess.run(c, shell=True)", "yaml.load(f)"]  # fmt: skip
+    good = ["torch.load(p, weights_only=True)", "subprocess.run(c)", "model.eval()", "yaml.safe_load(f)"]
+    assert all(len(unsafe_calls(line)) == 1 for line in bad) and not any(map(unsafe_calls, good))
+
+
+def test_no_line_of_the_project_runs_what_it_reads(repo):
+    files = [path for part in ("torchreid_xres", "tools", "benchmarks") for path in (repo / part).rglob("*.py")]
+    assert len(files) > 100
+    found = []
+    for path in files:
+        for line, name in unsafe_calls(path.read_text(encoding="utf-8")):
+            if not any(path.as_posix().endswith(file) and name == call for file, call in ELSEWHERE):
+                found.append(f"{path.relative_to(repo)}:{line}: {name}")
+    assert found == []
+
+
+OLD = Version(torch.__version__) < Version("2.6")
+
+# -- files that hold code ------------------------------------------------------------------------------------------
+
+
+class Touch:
+    """Unpickled, it makes the file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """The file that code makes where it runs; none of these tests may leave it."""
+    path = tmp_path / "code ran"
+    yield path
+    assert not path.exists()
+
+
+@pytest.fixture(scope="module")
+def net():
+    return nn.Sequential(nn.Linear(2, 2))
+
+
+def zipped(path, mark, net):
+    torch.save({"state_dict": {**net.state_dict(), "more": Touch(mark)}, "epoch": 1}, path)
+
+
+def legacy(path, mark, net):
+    torch.save({"state_dict": net.state_dict(), "x": Touch(mark)}, path, _use_new_zipfile_serialization=False)
+
+
+def bare(path, mark, net):
+    path.write_bytes(pickle.dumps(Touch(mark)))
+
+
+def whole_module(path, mark, net):
+    torch.save(net, path)
+
+
+def script(path, mark, net):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and still read
+        torch.jit.save(torch.jit.script(net), path)
+
+
+FILES = {f.__name__: f for f in (zipped, legacy, bare, whole_module, script)}
+READERS = {
+    "checkpoint.load": lambda path, net: checkpoint.load(path),
+    "host.load_checkpoint": lambda path, net: host.load_checkpoint(str(path)),
+    "host.load_pretrained_weights": lambda path, net: host.load_pretrained_weights(net, str(path)),
+    "host.resume_from_checkpoint": lambda path, net: host.resume_from_checkpoint(str(path), net),
+    "read_state": lambda path, net: read_state(path),
+    "load_weights": lambda path, net: load_weights(net, path),
+    "load_panning": lambda path, net: load_panning(path),
+    "front end": lambda path, net: build_front_end("vdsr", depth=3, features=4, weights=path),
+    "spandrel": lambda path, net: build_front_end("spandrel", weights=path),
+    "sr_reid": lambda path, net: build_model(
+        "sr_reid", pretrained=False, reid="osnet_x0_25", sr="bicubic", reid_weights=str(path)
+    ),
+    "Extractor": lambda path, net: Extractor.of_host("osnet_x0_25", path, size=(32, 16)),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file that looks like a TorchScript archive")
+def test_a_checkpoint_with_code_is_refused(reader, kind, tmp_path, mark, net, request):
+    if reader == "spandrel":
+        pytest.importorskip("spandrel")
+    if kind == "script" and reader.startswith(("checkpoint", "host")) and OLD:
+        reason = "torch hands it to its own interpreter, which knows no Python, and gives back a module"
+        request.applymarker(pytest.mark.xfail(reason=reason))
+    path = tmp_path / "given.pth"
+    FILES[kind](path, mark, net)
+    before = [p.clone() for p in net.parameters()]
+    with pytest.raises((ValueError, RuntimeError, pickle.UnpicklingError), match=r"given\.pth"):
+        READERS[reader](path, net)
+    assert all(map(torch.equal, before, net.parameters()))
+
+
+def test_these_files_do_run_code_where_they_are_unpickled(tmp_path):
+    for kind in ("zipped", "legacy", "bare"):
+        mark, path = tmp_path / f"ran by {kind}", tmp_path / kind
+        FILES[kind](path, mark, nn.Linear(2, 2))
+        if kind == "bare":
+            pickle.loads(path.read_bytes())
+        else:
+            torch.load(path, weights_only=False)
+        assert mark.exists()
+
+
+def test_a_safetensors_file_is_read_as_such_whatever_it_holds(tmp_path, mark):
+    path = tmp_path / "given.safetensors"
+    bare(path, mark, None)
+    with pytest.raises(ValueError, match=r"given\.safetensors cannot be read"):
+        read_state(path)
+
+
+@pytest.fixture
+def run_folder(tiny_root, tmp_path):
+    """The folder of a run with random weights."""
+    keys = {
+        "model.name": "osnet_x0_25", "data.root": tiny_root, "data.sources": ["folder"], "data.targets": ["folder"],
+        "data.options.folder": {"synthetic": True, "lr_camera": "1"}, "data.height": 32, "data.width": 16,
+        "data.workers": 0, "model.pretrained": False, "use_gpu": False, "data.save_dir": tmp_path, "train.max_epoch": 1,
+        "train.precision": "fp32",
+    }  # fmt: skip
+    cfg = load_config(None, [str(part) for pair in keys.items() for part in pair])
+    run = Run(cfg, 0, tmp_path / "run", "", name="run")
+    run.save()
+    model = build_model("osnet_x0_25", 8, pretrained=False)
+    checkpoint.save_atomic({"models": {"model": model.state_dict()}}, run.folder / LAST)
+    return run.folder
+
+
+def test_a_run_does_not_go_on_from_code(run_folder, mark, net):
+    zipped(run_folder / LAST, mark, net)
+    with pytest.raises(ValueError, match=r"last\.pth\.tar is not a readable checkpoint"):
+        Run.load(run_folder).train()
+    with pytest.raises(ValueError, match=r"last\.pth\.tar"):
+        Extractor(run_folder)
+
+
+def test_a_best_model_with_code_is_replaced(run_folder, mark, net):
+    state = {"state_dict": net.state_dict(), "rank1": Touch(mark)}
+    (run_folder / "model").mkdir()
+    torch.save(state, run_folder / "model" / "model-best.pth.tar")
+    run = Run.load(run_folder)
+    engine = run.engine()
+    engine.start_epoch = 1  # as of a run that goes on, which looks for what was best
+    engine.save_model(1, 0.5, str(run_folder))
+    best = torch.load(run_folder / "model" / "model-best.pth.tar", weights_only=True)
+    assert best["rank1"] == 0.5
+
+
+OBJECT = '!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.PosixPath ["{mark}"]]'
+
+
+def test_a_configuration_with_code_is_refused(run_folder, tmp_path, mark):
+    path = tmp_path / "given.yaml"
+    for text in (OBJECT, "model: {{name: " + OBJECT + "}}", "_BASE_: " + OBJECT):
+        path.write_text(text.format(mark=mark))
+        with pytest.raises(ConfigError, match=r"given\.yaml is not YAML"):
+            load_config(path)
+    text = OBJECT.format(mark=mark)
+    assert load_config(None, ["model.name", text]).model.name == text
+    (run_folder / "config.yaml").write_text(OBJECT.format(mark=mark))
+    with pytest.raises(ConfigError, match=r"config\.yaml is not YAML"):
+        Run.load(run_folder)
+
+
+@pytest.mark.parametrize("name", ["features", "pid", "names", "about"])
+def test_features_with_code_are_refused(name, tmp_path, mark):
+    arrays = {
+        "features": np.zeros((2, 3), np.float32), "names": np.array(["a", "b"]), "pid": np.zeros(2, int),
+        "camid": np.zeros(2, int), "rate": np.ones(2), "low": np.zeros(2, bool), "size": np.ones((2, 2), int),
+        "about": np.array(json.dumps({"format": 1})),
+    }  # fmt: skip
+    arrays[name] = np.array([Touch(mark), Touch(mark)], dtype=object)
+    path = tmp_path / "given.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=r"given\.npz is not a readable feature file: .*allow_pickle"):
+        FeatureSet.load(path)
+    bare(path, mark, None)
+    with pytest.raises(ValueError, match=r"given\.npz is not a readable feature file"):
+        FeatureSet.load(path)
+
+
+def test_an_index_with_code_is_refused(tmp_path, mark):
+    pytest.importorskip("faiss")
+    from torchreid_xres.metrics.search import GalleryIndex
+
+    folder = tmp_path / "index"
+    index = GalleryIndex(4)
+    index.add(torch.randn(5, 4), cameras=np.zeros(5, int))
+    index.save(folder)
+    assert len(GalleryIndex.load(folder)) == 5
+    for name in ("cameras.npy", "index.faiss", "about.json"):
+        given = shutil.copytree(folder, tmp_path / name)
+        bare(given / name, mark, None)
+        with pytest.raises((ValueError, RuntimeError)):
+            GalleryIndex.load(given)
+    np.save(folder / "cameras.npy", np.array([Touch(mark)] * 5, dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        GalleryIndex.load(folder)
+
+
+def test_a_gallery_with_code_is_refused(run_folder, tiny_root, tmp_path, mark, net):
+    gallery = Gallery(tmp_path / "gallery", Extractor(run_folder))
+    gallery.update(tiny_root / "query")
+    # A gallery names the checkpoint it was made with; another's is read like any other.
+    zipped(tmp_path / "given.pth", mark, net)
+    with sqlite3.connect(gallery.folder / DATABASE) as database:
+        database.execute("UPDATE facts SET value = ? WHERE name = 'weights'", [str(tmp_path / "given.pth")])
+    with pytest.raises(ValueError, match=r"given\.pth"):
+        Gallery(gallery.folder).make_extractor()
+    for value in (pickle.dumps(Touch(mark)), "[1, 2"):
+        with sqlite3.connect(gallery.folder / DATABASE) as database:
+            database.execute("UPDATE facts SET value = ? WHERE name = 'about'", [value])
+        with pytest.raises(ValueError, match=r"utf-8|codec|Expecting|gallery"):
+            Gallery(gallery.folder)
+    bare(gallery.folder / DATABASE, mark, net)
+    with pytest.raises(ValueError, match="is not a readable gallery"):
+        Gallery(gallery.folder)
+
+
+def test_records_with_code_are_refused(run_folder, tmp_path, mark):
+    bare(tmp_path / "stages.json", mark, None)
+    with pytest.raises(ValueError, match=r"stages\.json is damaged"):
+        Stages(tmp_path, "key")
+    bare(tmp_path / "manifest.json", mark, None)
+    with pytest.raises(ValueError):
+        Manifest.load(tmp_path / "manifest.json")
+    bare(run_folder / "run.json", mark, None)
+    with pytest.raises(ValueError):
+        Run.load(run_folder)
+
+
+# -- what the host reads from the net ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet50", "osnet_x0_25"])
+def test_published_weights_with_code_are_refused(name, tmp_path, monkeypatch, request):
+    pytest.importorskip("gdown")
+    if name == "resnet50" or OLD:
+        reason = "the host lets torch unpickle all that it fetches for its zoo"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+    mark = tmp_path / "code ran"
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    kept = {"resnet50": "hub/checkpoints/resnet50-19c8e357.pth", "osnet_x0_25": "checkpoints/osnet_x0_25_imagenet.pth"}
+    path = tmp_path / kept[name]  # as if fetched before
+    path.parent.mkdir(parents=True)
+    torch.save({"conv1.weight": Touch(mark)}, path)
+    with pytest.raises((ValueError, RuntimeError, pickle.UnpicklingError)):
+        host.build_model(name, 3, pretrained=True, use_gpu=False)
+    assert not mark.exists()
