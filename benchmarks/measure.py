@@ -28,6 +28,10 @@ from torchreid_xres.engine.record import versions
 from torchreid_xres.engine.stages import write_json
 
 
+# What says where things lie, and not how they are measured.
+PLACES = ("keep", "cython", "root", "runs")
+
+
 def options(parser: argparse.ArgumentParser, repeats: int) -> None:
     """Add the options that every benchmark has."""
     parser.add_argument("--repeats", type=int, default=repeats, help="timed runs of each side, after one that is not")
@@ -183,7 +187,7 @@ def facts(args: argparse.Namespace) -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
         "versions": versions(),
-        "settings": {name: value for name, value in vars(args).items() if name not in ("keep", "cython", "root", "runs")},
+        "settings": {name: value for name, value in vars(args).items() if name not in PLACES},
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_arguments(args)]),
     }
 

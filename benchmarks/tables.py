@@ -19,6 +19,7 @@ from tabulate import tabulate
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.report.keypoints import keypoint_table
 from torchreid_xres.report.registries import registry_table
+from torchreid_xres.report.suite import cost_table, suite_table, vpfa_table
 from torchreid_xres.report.tables import (
     ablation_table,
     accuracy_table,
@@ -34,6 +35,9 @@ MAKERS = {
     "keypoints": lambda names: keypoint_table(read(names)),
     "registry": registry_table,
     "ablation": lambda name: ablation_table(kept(name)),
+    "suite": lambda name: suite_table(kept(name)),
+    "costs": lambda name: cost_table(kept(name)),
+    "vpfa": lambda name: vpfa_table(kept(name)),
     "ratios": lambda name: ratio_table(read(name)),
     "rows": lambda name: tabulate(read(name), headers="keys", tablefmt="github", floatfmt=".3g"),
 }

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Subset
 from yacs.config import CfgNode
 
 from torchreid_xres.data.degrade import check_rate, low_size, round_trip
-from torchreid_xres.engine.base import ENGINES, XresEngine, to_device
+from torchreid_xres.engine.base import ENGINES, XresEngine
+from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.keypoints import KEYPOINTS, TARGETS, KeypointTable, flip_points, heatmap_loss, hidden, to_points
 from torchreid_xres.keypoints.heatmaps import LOSSES

@@ -15,7 +15,8 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, file_of
-from torchreid_xres.engine.base import ENGINES, XresEngine, to_device
+from torchreid_xres.engine.base import ENGINES, XresEngine
+from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.engine.parallel import shared
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.multi_scale_reconstruction import multi_scale_reconstruction

@@ -15,7 +15,8 @@ import PIL.Image
 from torch.utils.data import default_collate
 from torchvision.transforms.functional import to_pil_image
 
-from torchreid_xres.engine.base import XresMixin, to_device
+from torchreid_xres.engine.base import XresMixin
+from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.engine.extraction import engine_features, trained_engine
 from torchreid_xres.engine.features import FeatureSet, check_same_images
 from torchreid_xres.host_mends.training import unwrap

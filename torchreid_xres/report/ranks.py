@@ -90,7 +90,8 @@ def rank_cells(
     for q, view, places in zip(queries, restored, tops, strict=True):
         rows, cols = lists.query.size[q]
         by_nature = lists.query.low[q] and lists.query.rate[q] == 1
-        facts = f"{'low' if by_nature else f'x{lists.query.rate[q]:g}'}, AP {lists.ap[q]:.3f}\nfirst hit {lists.rank[q]:.4g}"
+        rate = "low" if by_nature else f"x{lists.query.rate[q]:g}"
+        facts = f"{rate}, AP {lists.ap[q]:.3f}\nfirst hit {lists.rank[q]:.4g}"
         caption = f"query {rows}x{cols}\n{_who(lists.query, q)}\n{facts}"
         cells.append(Cell(squares(pictures.seen("query", q), height), caption))
         if leading > 1:

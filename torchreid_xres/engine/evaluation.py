@@ -1,0 +1,182 @@
+"""How our engines evaluate: features, ranking, the record, at the engine's precision and on all its processes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from torchreid_xres import host
+from torchreid_xres.engine import board, checkpoint, distributed, parallel
+from torchreid_xres.engine.precision import autocast
+from torchreid_xres.engine.record import make_record, scores
+from torchreid_xres.engine.stages import write_json
+from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.metrics import Roc, distance_matrix, rank_distances, rank_features
+from torchreid_xres.metrics.rerank import reranked_distances
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluation:
+    """What :class:`~torchreid_xres.engine.base.XresMixin` does after an epoch, or with a trained network.
+
+    Attributes:
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        metric: ``market`` or ``single_shot``; empty: as each data set says.
+        draws: gallery draws of a single-shot evaluation.
+        eval_seed: seed of these draws.
+        query_rates: evaluate again with all low queries at each of these rates (a resolution curve).
+        flip: add the features of the mirrored image.
+        run_facts: what each record repeats.
+        records: data set to its last record.
+    """
+
+    precision: str
+    metric: str
+    draws: int
+    eval_seed: int
+    query_rates: tuple[float, ...]
+    flip: bool
+    run_facts: Mapping[str, Any]
+    records: dict[str, dict]
+
+    def autocast(self) -> AbstractContextManager:
+        """Return the context in which the network runs at the engine's precision."""
+        return autocast("cuda" if self.use_gpu else "cpu", self.precision)
+
+    def test(self, *args: Any, **kwargs: Any) -> float:
+        """Evaluate on every target; the training's random numbers are the same with and without it."""
+        with checkpoint.random_state_kept():
+            return super().test(*args, **kwargs)
+
+    def extract(self, batch: dict) -> Tensor:
+        """Return features (N, D) of a loader's batch; a model of ours sees role and rate, the host's only images."""
+        model = unwrap(self.model)
+        if hasattr(model, "extract"):
+            return model.extract(to_device(batch, next(model.parameters()).device))
+        images, _, _ = self.parse_data_for_eval(batch)
+        return self.extract_features(images.cuda() if self.use_gpu else images)
+
+    def _features(self, loader: Any, normalize: bool) -> tuple[Tensor, dict[str, np.ndarray]]:
+        joined, facts = parallel.by_shares(self._extracted, loader)
+        if normalize:
+            joined = F.normalize(joined, dim=1)
+        # Sets of the host know nothing of rates.
+        plain = {"rate": np.ones(len(joined)), "low": np.zeros(len(joined), dtype=bool)}
+        return joined, {**plain, **facts}
+
+    def _extracted(self, loader: Any) -> tuple[Tensor, dict[str, np.ndarray]]:
+        features, facts = [], defaultdict(list)
+        for batch in loader:
+            with self.autocast():
+                found = self.extract(batch).float()
+                if self.flip:
+                    found = found + self.extract({**batch, "img": batch["img"].flip(-1)}).float()
+            features.append(found.cpu())
+            for key in ("pid", "camid", "rate", "low", "size", "impath"):
+                if key in batch:
+                    facts[key].append(np.asarray(batch[key]))
+        return torch.cat(features), {key: np.concatenate(kept) for key, kept in facts.items()}
+
+    @torch.no_grad()
+    def _evaluate(
+        self,
+        dataset_name: str = "",
+        query_loader: Any = None,
+        gallery_loader: Any = None,
+        dist_metric: str = "euclidean",
+        normalize_feature: bool = False,
+        visrank: bool = False,
+        visrank_topk: int = 10,
+        save_dir: str = "",
+        use_metric_cuhk03: bool = False,
+        ranks: Sequence[int] = (1, 5, 10, 20),
+        rerank: bool = False,
+    ) -> tuple[float, float]:
+        """Rank one data set and keep its record (the host's signature and result: rank-1 and mAP)."""
+        dataset = gallery_loader.dataset
+        protocol = self.metric or ("single_shot" if use_metric_cuhk03 else getattr(dataset, "metric", "market"))
+        how = {"protocol": protocol, "draws": self.draws, "seed": self.eval_seed}
+        start = time.perf_counter()
+        gf, gallery = self._features(gallery_loader, normalize_feature)
+
+        def ranked(loader: Any, verified: bool) -> tuple[Any, Roc | None, Tensor, dict]:
+            qf, query = self._features(loader, normalize_feature)
+            labels = (query["pid"], gallery["pid"], query["camid"], gallery["camid"])
+            roc = Roc(*labels, groups=query["rate"]) if verified else None
+            if rerank:
+                result = rank_distances(reranked_distances(qf, gf, dist_metric), *labels, roc=roc, **how)
+            else:
+                result = rank_features(qf, gf, *labels, metric=dist_metric, roc=roc, **how)
+            return result, roc, qf, query
+
+        result, roc, qf, query = ranked(query_loader, verified=True)
+        seconds = time.perf_counter() - start
+        record = make_record(
+            dataset=dataset_name,
+            manifest=getattr(dataset, "manifest", None),
+            result=result,
+            ranks=ranks,
+            rates=query["rate"],
+            cameras=query["camid"],
+            roc=roc,
+            model=unwrap(self.model),
+            protocol={
+                **how,
+                "distance": dist_metric,
+                "normalize": normalize_feature,
+                "rerank": rerank,
+                "flip": self.flip,
+            },
+            run={
+                **self.run_facts,
+                "split_id": getattr(dataset, "split_id", None),
+                "epoch": self.epoch + 1 if self.writer is not None else None,
+                "query_images": len(qf),
+                "gallery_images": len(gf),
+                "gallery_identities": len(set(gallery["pid"].tolist())),
+                "feature_dim": gf.shape[1],
+                "seconds": round(seconds, 2),
+            },
+        )
+        if self.query_rates:
+            record["curve"] = {
+                f"{r:g}": scores(ranked(self.datamanager.query_loader(dataset_name, r), verified=False)[0], ranks)
+                for r in self.query_rates
+            }
+        self.records[dataset_name] = record
+        if distributed.is_main():
+            write_json(record, Path(save_dir or ".") / "results" / f"{dataset_name}.json")
+        logger.info(
+            "%s: mAP %.1f %%, %s", dataset_name, record["mAP"],
+            ", ".join(f"rank-{r} {record[f'rank{r}']:.1f} %" for r in ranks),
+        )
+        if self.writer is not None and distributed.is_main():
+            with self.autocast():
+                board.show_restored(self.writer, dataset_name, unwrap(self.model), query_loader.dataset, self.epoch)
+        if visrank and distributed.is_main():
+            host.visualize_ranked_results(
+                distance_matrix(qf, gf, dist_metric).numpy(),
+                self.datamanager.fetch_test_loaders(dataset_name),
+                self.datamanager.data_type,
+                width=self.datamanager.width,
+                height=self.datamanager.height,
+                save_dir=str(Path(save_dir) / f"visrank_{dataset_name}"),
+                topk=visrank_topk,
+            )
+        return record["rank1"] / 100, record["mAP"] / 100
+
+
+def to_device(batch: dict, device: torch.device | str) -> dict:
+    """Return the batch with its tensors on a device; names and paths stay."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
