@@ -1,7 +1,10 @@
 """What the package takes for granted of torchreid, as tests on the bare host: a new torchreid shows what moved."""
 
+import ast
+import hashlib
 import importlib
 import inspect
+import json
 import os
 import re
 import shutil
@@ -14,7 +17,7 @@ import pytest
 import torch
 
 from torchreid_xres import host
-from torchreid_xres.host_mends import bare_host
+from torchreid_xres.host_mends import MENDS, bare_host, table
 from torchreid_xres.host_mends.data import TRANSFORMS
 
 torchreid = host.torchreid
@@ -29,6 +32,67 @@ def _bare(_mended):
 
 def parameters(function):
     return list(inspect.signature(function).parameters)
+
+
+# -- what moved: the host beside the one that the package was written against ------------------------------------------
+
+# Written by ``python tests/host/test_host_contract.py`` when each difference has been looked at.
+KNOWN = Path(__file__).with_name("known_host.json")
+
+
+def as_installed():
+    """Return what mends and methods rest on in the bare host: lines, whole functions, parameters."""
+    root = Path(torchreid.models.__file__).parents[1]
+    lines, sources = {}, {}
+    for mend in MENDS.values():
+        for file, number in re.findall(r"(\w+/[\w/]+\.py):(\d+)", mend.fault):
+            text = (root / file).read_text(encoding="utf-8").splitlines()
+            lines[f"{file}:{number} ({mend.name})"] = text[int(number) - 1].strip() if int(number) <= len(text) else ""
+        for target in mend.targets:
+            original, _ = table._find(target, mend.within)
+            if inspect.isfunction(original):
+                # But for spaces, and for the one difference between the layouts.
+                source = "".join(inspect.getsource(original).replace("torchreid.reid", "torchreid").split())
+                sources[f"{target} ({mend.name})"] = hashlib.sha256(source.encode()).hexdigest()[:16]
+    classes = [name for name, held in vars(host).items() if getattr(held, "__module__", "").startswith("torchreid.")]
+    signatures = {name: " ".join(parameters(getattr(host, name))) for name in (*host._FUNCTIONS, *classes)}
+    return {"lines": lines, "sources": sources, "signatures": signatures}
+
+
+@pytest.mark.parametrize("kind", ["lines", "sources", "signatures"])
+def test_nothing_moved_that_the_package_rests_on(kind):
+    known, found = json.loads(KNOWN.read_text(encoding="utf-8"))[kind], as_installed()[kind]
+    moved = [f"{key}: {known.get(key)} before, {found.get(key)} now" for key in {**known, **found}
+             if known.get(key) != found.get(key)]  # fmt: skip
+    assert not moved, "\n".join(["look at these again, in torchreid and in host.py or host_mends:", *moved])
+
+
+def taken_of_the_host(source):
+    """Return what a file takes of ``host``: dotted names, with ``module("a.b")`` where it goes through a module."""
+    names = {ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+    shape = re.compile(r"host\.([\w.]+|module\('[\w.]+'\)\.\w+)")
+    return {found[1] for found in map(shape.fullmatch, names) if found}
+
+
+def test_every_name_the_package_takes_is_there(repo):
+    taken = {}
+    for path in (repo / "torchreid_xres").rglob("*.py"):
+        for name in taken_of_the_host(path.read_text(encoding="utf-8")):
+            taken.setdefault(name, path.relative_to(repo).as_posix())
+    assert {"build_model", "Engine.test", "module('models.pcb').DimReduceLayer"} <= set(taken)
+    gone = []
+    for name, path in sorted(taken.items()):
+        module, _, rest = name.rpartition("').") if name.startswith("module('") else ("", "", name)
+        try:
+            held = host.module(module.removeprefix("module('")) if module else host
+            for part in rest.split("."):
+                held = getattr(held, part)
+        except (KeyError, AttributeError):
+            gone.append(f"{name}, which {path} takes")
+    assert gone == []
+
+
+# -- how it behaves --------------------------------------------------------------------------------------------------
 
 
 def test_layout():
@@ -286,3 +350,8 @@ def test_all_mends_in_githubs_layout(github_layout, repo):
     done = run_in(github_layout, repo, "-m", "pytest", *options, str(Path(__file__).parent), cwd=repo)
     assert done.returncode == 0, done.stdout[-5000:]
     assert "GitHub's layout has these import paths" in done.stdout  # it was that layout
+
+
+if __name__ == "__main__":
+    with bare_host():
+        KNOWN.write_text(json.dumps(as_installed(), indent=1) + "\n", encoding="utf-8")
