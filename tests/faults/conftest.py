@@ -65,5 +65,5 @@ def fork():
         return json.loads(server.stdout.readline())
 
     yield do
-    server.stdin.close()
+    server.kill()
     server.wait()

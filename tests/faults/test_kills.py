@@ -14,8 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
+from torchreid_xres.config import load_config
 from torchreid_xres.engine import checkpoint
-from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.base import LAST, XresMixin
+from torchreid_xres.engine.job import run_job
 from torchreid_xres.engine.restore import DONE, LEVELS
 from torchreid_xres.inference.gallery import DATABASE
 from torchreid_xres.models import build_model
@@ -202,6 +204,27 @@ def kill_and_go_on(fork, place, whole, name, kills, seed):
 @pytest.mark.parametrize("name", ["training", "restoring", "indexing"])
 def test_a_killed_job_goes_on_where_it_was(fork, place, whole, name):
     kill_and_go_on(fork, place, whole, name, kills=1, seed=1)
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_an_evaluation_that_was_stopped_is_made_up_for(whole, monkeypatch, epoch):
+    """Between the state of an epoch and the figures that follow it; the last epoch's, too."""
+    job, _, expected = whole("training")
+    shutil.rmtree(job.folder)
+    evaluate = XresMixin.test
+
+    def stop(self, *args, **kwargs):
+        if self.epoch == epoch:
+            raise KeyboardInterrupt
+        return evaluate(self, *args, **kwargs)
+
+    monkeypatch.setattr(XresMixin, "test", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(load_config(job.args[0]))
+    assert job.done() == epoch + 1
+    monkeypatch.setattr(XresMixin, "test", evaluate)
+    run_job(load_config(job.args[0]))
+    require_same(contents(job.folder), expected)
 
 
 @pytest.mark.slow

@@ -138,9 +138,9 @@ class XresMixin(Evaluation):
             self.train_loader = parallel.share_batches(self.train_loader, "cuda" if self.use_gpu else "cpu")
             if not distributed.is_main():
                 self.writer = distributed.Silent()
-        if not kwargs.get("test_only") and distributed.is_main():
+        if not kwargs.get("test_only"):
             for part in ("results", *self.get_model_names()):  # now, not after the first epoch
-                require_writable(self.save_dir / part)
+                distributed.on_main(lambda folder=self.save_dir / part: require_writable(folder))
         if resumed and self._owes_evaluation(start_epoch, max_epoch, **kwargs):
             self._evaluate_epoch(start_epoch, max_epoch, **kwargs)
             if start_epoch >= max_epoch:
