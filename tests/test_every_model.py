@@ -253,10 +253,7 @@ def test_it_evaluates(name, stepped, tmp_path):
 
 @pytest.mark.parametrize("loss", ["softmax", "triplet"])
 @every_method
-def test_the_hosts_own_engines_train_and_evaluate_it(name, loss, config_of, tiny_root, tmp_path, request):
-    if (name, loss) == ("prpr", "triplet"):
-        reason = "prpr gives (logits, features) for each branch; the engine takes all logits and all features"
-        request.applymarker(pytest.mark.xfail(raises=ValueError, strict=True, reason=reason))
+def test_the_hosts_own_engines_train_and_evaluate_it(name, loss, config_of, tiny_root, tmp_path):
     cfg = config_of(name)
     options = model_options(cfg, name) if name in MODELS else {}
     with dataset_options({"folder": {"synthetic": True, "lr_camera": "1"}}):

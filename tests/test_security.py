@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from packaging.version import Version
 from torch import nn
 
 from torchreid_xres import host
@@ -86,7 +85,6 @@ def test_no_line_of_the_project_runs_what_it_reads(repo):
     assert found == []
 
 
-OLD = Version(torch.__version__) < Version("2.6")
 
 # -- files that hold code ------------------------------------------------------------------------------------------
 
@@ -157,12 +155,9 @@ READERS = {
 @pytest.mark.parametrize("kind", FILES)
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.filterwarnings("ignore:'torch.load' received a zip file that looks like a TorchScript archive")
-def test_a_checkpoint_with_code_is_refused(reader, kind, tmp_path, mark, net, request):
+def test_a_checkpoint_with_code_is_refused(reader, kind, tmp_path, mark, net):
     if reader == "spandrel":
         pytest.importorskip("spandrel")
-    if kind == "script" and reader.startswith(("checkpoint", "host")) and OLD:
-        reason = "torch hands it to its own interpreter, which knows no Python, and gives back a module"
-        request.applymarker(pytest.mark.xfail(reason=reason))
     path = tmp_path / "given.pth"
     FILES[kind](path, mark, net)
     before = [p.clone() for p in net.parameters()]
@@ -313,11 +308,8 @@ def test_records_with_code_are_refused(run_folder, tmp_path, mark):
 
 
 @pytest.mark.parametrize("name", ["resnet50", "osnet_x0_25"])
-def test_published_weights_with_code_are_refused(name, tmp_path, monkeypatch, request):
+def test_published_weights_with_code_are_refused(name, tmp_path, monkeypatch):
     pytest.importorskip("gdown")
-    if name == "resnet50" or OLD:
-        reason = "the host lets torch unpickle all that it fetches for its zoo"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     mark = tmp_path / "code ran"
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     kept = {"resnet50": "hub/checkpoints/resnet50-19c8e357.pth", "osnet_x0_25": "checkpoints/osnet_x0_25_imagenet.pth"}

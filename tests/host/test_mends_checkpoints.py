@@ -1,5 +1,6 @@
 """Checkpoints of the host: each fault on the bare host, and its cure."""
 
+import contextlib
 import io
 import logging
 import pickle
@@ -263,3 +264,32 @@ def test_resuming_a_finished_run_spares_epoch_1(tiny, tmp_path, caplog):
 def test_run_still_refuses_visrank_in_training(tiny):
     with pytest.raises(ValueError, match="visrank"):
         tiny.engine().run(max_epoch=1, start_epoch=1, visrank=True)
+
+
+class _Touches:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.mend("zoo-weights")
+def test_weights_that_the_zoo_fetched_run_no_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    mark, path = tmp_path / "code ran", tmp_path / "hub" / "checkpoints" / "resnet50-19c8e357.pth"
+    path.parent.mkdir(parents=True)
+    torch.save({"conv1.weight": _Touches(mark)}, path)
+
+    def build():
+        host.torchreid.models.build_model("resnet50", 3, pretrained=True, use_gpu=False)
+
+    with bare_host(), contextlib.suppress(Exception):
+        build()
+    assert mark.exists()
+    mark.unlink()
+    with pytest.raises((RuntimeError, pickle.UnpicklingError)):
+        build()
+    assert not mark.exists()

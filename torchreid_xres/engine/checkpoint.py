@@ -53,9 +53,12 @@ def load(path: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen unrelated types here
         raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    if not isinstance(state, Mapping):  # torch 2.4 reads TorchScript, whatever was asked
+        raise ValueError(f"{path} is not a readable checkpoint: it holds a {type(state).__name__}")
+    return state
 
 
 def random_state() -> dict:

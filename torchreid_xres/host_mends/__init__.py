@@ -22,7 +22,7 @@ Deliberately left as they are:
 """
 
 # Importing these fills MENDS.
-from torchreid_xres.host_mends import checkpoints, data, evaluation, splits, training  # noqa: F401
+from torchreid_xres.host_mends import checkpoints, data, evaluation, splits, training, zoo  # noqa: F401
 from torchreid_xres.host_mends.evaluation import use_host_evaluator
 from torchreid_xres.host_mends.table import MENDS, Mend, apply, bare_host
 from torchreid_xres.host_mends.training import unwrap

@@ -82,12 +82,15 @@ def _load_checkpoint(original: Callable) -> Callable:
         try:
             with _numpy_numbers_allowed(), warnings.catch_warnings():
                 try:
-                    return torch.load(path, **options)
+                    state = torch.load(path, **options)
                 except UnicodeDecodeError:
                     # Written by Python 2: its byte strings are not UTF-8. torch says that an encoding has no
                     # effect with weights_only, but it has.
                     warnings.filterwarnings("ignore", message="pickle_load_args")
-                    return torch.load(path, encoding="latin1", **options)
+                    state = torch.load(path, encoding="latin1", **options)
+                if not isinstance(state, Mapping):  # torch 2.4 reads TorchScript, whatever was asked
+                    raise pickle.UnpicklingError(f"a {type(state).__name__}")
+                return state
         except pickle.UnpicklingError as error:
             reason = str(error).partition("\n")[0]
             raise pickle.UnpicklingError(

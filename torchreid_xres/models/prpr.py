@@ -30,7 +30,8 @@ class PRPR(nn.Module):
 
     Args:
         num_classes: training identities; 0 for features only.
-        loss: ``softmax`` or ``triplet``: what the host's engines get in training, a list with an entry for each branch.
+        loss: ``softmax`` or ``triplet``: what the host's engines get in training, all branches' logits, or these and
+            all branches' features.
         pretrained: let the re-ID networks fetch their published weights.
         use_gpu: as in the host.
         reid: model of the host's zoo, one of its own for each of the original and the three restored images.
@@ -60,6 +61,7 @@ class PRPR(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes, self.weights, self.size = num_classes, tuple(weights), (size[0], size[1])
+        self.paired = loss == "triplet" or not num_classes  # a branch gives logits and features in training
         self.normalize = Normalization(mean, std)
         self.restorer = PyramidRestorer(**restorer).requires_grad_(False)
         # The zoo has no network without a classifier; as "triplet" it hands out the features beside it.
@@ -124,6 +126,9 @@ class PRPR(nn.Module):
     def _fused(self, views: Mapping[str, Tensor]) -> Any:
         outputs = [self.branches[level](view) for level, view in views.items()]
         if self.training:
-            return outputs if self.num_classes else [features for _, features in outputs]
+            if not self.paired:
+                return outputs
+            logits, features = zip(*outputs, strict=True)
+            return (logits, features) if self.num_classes else list(features)
         # Equation 3, as a descriptor whose squared distance is the weighted sum.
         return fused_features([output.float() for output in outputs], self.weights)

@@ -1,0 +1,31 @@
+"""Mends of the host's zoo: published weights are read without running code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+from torchreid_xres.host_mends.table import mend
+
+_FETCHING = (
+    "densenet", "inceptionv4", "mlfn", "mobilenetv2", "nasnet", "osnet", "osnet_ain", "pcb", "resnet", "resnet_ibn_a",
+    "resnet_ibn_b", "resnetmid", "senet", "shufflenet", "shufflenetv2", "squeezenet", "xception",
+)  # fmt: skip
+
+
+@mend(
+    "zoo-weights",
+    "models/resnet.py:379: torch unpickles all that is fetched or lies in its cache, and runs any code in it "
+    "(models/osnet.py:482 and models/osnet_ain.py:492 only before torch 2.6)",
+    *(f"models.{name}:init_pretrained_weights" for name in _FETCHING),
+    "models.inceptionresnetv2:InceptionResNetV2.load_imagenet_weights",
+)
+def _tensors_only(original: Callable) -> Callable:
+    def read(*args: Any, **kwargs: Any) -> None:
+        # torch.hub, through which most of the zoo reads, has no other switch that reaches a call in the host.
+        with mock.patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}):
+            original(*args, **kwargs)
+
+    return read
