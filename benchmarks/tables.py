@@ -39,6 +39,7 @@ MAKERS = {
     "costs": lambda name: cost_table(kept(name)),
     "vpfa": lambda name: vpfa_table(kept(name)),
     "ratios": lambda name: ratio_table(read(name)),
+    "gains": lambda name: gain_table(read(name)),
     "rows": lambda name: tabulate(read(name), headers="keys", tablefmt="github", floatfmt=".3g"),
 }
 MARK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -64,6 +65,16 @@ def ratio_table(rows: list[dict]) -> str:
     own = ("seconds", "img/s", "ms a crop", "lower quartile", "upper quartile", "runs")
     kept = [{key: value for key, value in row.items() if key not in own} for row in rows]
     return tabulate(kept, headers="keys", tablefmt="github", floatfmt=".3g")
+
+
+def gain_table(rows: list[dict]) -> str:
+    """Return a benchmark of options, a line for each network and work: how many times as fast as the first side."""
+    lines: dict[tuple, dict] = {}
+    for row in rows:
+        key = (row["network"], row["work"], row["batch"])
+        line = lines.setdefault(key, dict(zip(("network", "work", "batch"), key, strict=True)))
+        line[row["side"]] = row["times the first"]
+    return tabulate(list(lines.values()), headers="keys", tablefmt="github", floatfmt=".2f")
 
 
 def read(names: str) -> list[dict]:
