@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,32 +18,34 @@ from torchreid_xres.files import remove_scratch, whole_file, write_text
 resource = pytest.importorskip("resource", reason="this system cannot bound the size of files")
 
 
-@pytest.fixture
-def small_files():
-    """Return a function: from its call on no file grows beyond so many bytes, as if the disk were full."""
+@contextmanager
+def small_files(size):
+    """Let no file grow beyond so many bytes, as if the disk were full: pytest's own neither, so only for a block."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, ignored)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
-def test_a_checkpoint_that_does_not_fit_is_named_and_the_old_one_stays(tmp_path, small_files):
+def test_a_checkpoint_that_does_not_fit_is_named_and_the_old_one_stays(tmp_path):
     path = tmp_path / "a.pth"
     checkpoint.save_atomic({"epoch": 1}, path)
-    small_files(100_000)
     state = {"epoch": 2, "models": [{"w": torch.zeros(2**19)}, (torch.zeros(2**19, dtype=torch.half),)]}
-    with pytest.raises(OSError, match=r"a\.pth cannot be written: .* MiB free there; it needs 3\.0 MiB\)") as caught:
+    told = r"a\.pth cannot be written: .* MiB free there; it needs 3\.0 MiB\)"
+    with small_files(100_000), pytest.raises(OSError, match=told) as caught:
         checkpoint.save_atomic(state, path)
     assert caught.value.errno in (errno.ENOSPC, errno.EFBIG) and "is as it was" in str(caught.value)
     assert checkpoint.load(path) == {"epoch": 1}
     assert os.listdir(tmp_path) == ["a.pth"]
 
 
-def test_text_that_does_not_fit_leaves_the_old_one(tmp_path, small_files):
+def test_text_that_does_not_fit_leaves_the_old_one(tmp_path):
     write_text("old", tmp_path / "a.txt")
-    small_files(1000)
-    with pytest.raises(OSError, match=r"a\.txt cannot be written: .* make room and start again"):
+    with small_files(1000), pytest.raises(OSError, match=r"a\.txt cannot be written: .* make room and start again"):
         write_text("new" * 1000, tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
