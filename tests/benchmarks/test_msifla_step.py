@@ -14,7 +14,7 @@ def step(benchmark_module):
 
 
 TINY = ["model.reid", "osnet_x0_25", "model.options", "{widths: [4, 8]}", "data.height", "64", "data.width", "32",
-        "train.batch_size", "8", "use_gpu", "False"]  # fmt: skip
+        "train.batch_size", "8", "train.precision", "fp32", "use_gpu", "False"]  # fmt: skip
 
 
 @pytest.mark.parametrize("other", ["plain", "one call"])
