@@ -16,14 +16,13 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import config_hash, stage_configs
 from torchreid_xres.engine.base import XresMixin, to_device
-from torchreid_xres.engine.extraction import engine_features, run_features, trained_engine
+from torchreid_xres.engine.extraction import run_features, trained_engine
 from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.engine.fusion import fused_sets
 from torchreid_xres.engine.job import after_training, own_runs, run_job
 from torchreid_xres.engine.logs import logged_to
-from torchreid_xres.engine.pair_features import pair_features
 from torchreid_xres.engine.run import Run
-from torchreid_xres.engine.vpfa import averaged, load_panning, moved
+from torchreid_xres.engine.vpfa import load_panning, moved, opened
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import rank_features
 from torchreid_xres.models.vpfa import PANNINGS
@@ -85,22 +84,12 @@ def run_vpfa(row: Row, cfg: CfgNode, out: Path) -> dict:
         found[label]["records"] = [record for record in records if record["stage"] == stage]
     protocol = records[-1]["protocol"]
     for run in after_training(cfg, ends):
-        query, gallery, full_side = panned_sets(run)
+        _, _, _, query, gallery, reference = opened(run)
         found["before"]["queries"].append(figures_of_queries(query, gallery, protocol))
         for name, label in labels.items():
-            after = moved(load_panning(run.folder / f"{name}.pth.tar")[0], query, full_side)
+            after = moved(load_panning(run.folder / f"{name}.pth.tar")[0], query, reference)
             found[label]["queries"].append(figures_of_queries(after, gallery, protocol))
     return {"parts": {label: {**part, "queries": joined(part["queries"])} for label, part in found.items()}}
-
-
-def panned_sets(run: Run) -> tuple[FeatureSet, FeatureSet, float]:
-    """Return queries and gallery as a run of VPFA has them, and the side of its images of full resolution."""
-    trained, engine = trained_engine(run.cfg.vpfa.run)
-    flip = trained.cfg.test.flip
-    pairs = pair_features(trained, engine, list(run.cfg.vpfa.rates))
-    sets = engine_features(trained, engine, ("query", "gallery"))
-    side = float(np.median(np.sqrt(pairs.size[pairs.rate == 1].prod(axis=1))))
-    return averaged(sets["query"], flip), averaged(sets["gallery"], flip), side
 
 
 def joined(parts: list[dict[str, list]]) -> dict[str, list]:

@@ -27,6 +27,7 @@ from tabulate import tabulate
 from torchreid_xres.data.datasets.reading import images_at
 from torchreid_xres.data.io import picture_path, read_image, save_image
 from torchreid_xres.engine.extraction import engine_features, trained_engine
+from torchreid_xres.engine.run import ranking_options
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.report.activations import activation_cells
 from torchreid_xres.report.curves import FIGURES, QUERIES, draw_curves, labelled_records, resolution_curves
@@ -35,7 +36,7 @@ from torchreid_xres.report.figures import figure_path, save_figure
 from torchreid_xres.report.guidance import draw_guidance, guidance_images
 from torchreid_xres.report.lists import RankedLists
 from torchreid_xres.report.queries import RunPictures
-from torchreid_xres.report.ranks import CHOICES, chosen_queries, rank_cells, run_protocol
+from torchreid_xres.report.ranks import CHOICES, chosen_queries, rank_cells
 from torchreid_xres.report.restored import restorations, restored_cells
 from torchreid_xres.report.scales import draw_scales, scales_from_rates
 from torchreid_xres.report.seen import trained_model
@@ -112,7 +113,7 @@ def ranks(args: argparse.Namespace) -> str:
     """Rank lists: queries as seen, restored by the model's front end, then what is found, hits and misses framed."""
     run, engine = trained_engine(args.run, args.dataset, args.root)
     query, gallery = engine_features(run, engine, ("query", "gallery")).values()
-    lists = RankedLists(query, gallery, run_protocol(run, query.dataset))
+    lists = RankedLists(query, gallery, ranking_options(run.cfg, query.dataset))
     chosen = chosen_queries(lists, args.choose, args.count, args.seed)
     pictures = RunPictures(engine, query.dataset, Normalization(run.cfg.data.norm_mean, run.cfg.data.norm_std))
     cells = rank_cells(lists, chosen, pictures, args.top, args.height)

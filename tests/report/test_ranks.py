@@ -6,9 +6,9 @@ from PIL.ImageColor import getrgb
 
 from torchreid_xres.config import load_config
 from torchreid_xres.engine.features import FeatureSet
-from torchreid_xres.engine.run import Run
+from torchreid_xres.engine.run import ranking_options
 from torchreid_xres.report.lists import RankedLists
-from torchreid_xres.report.ranks import COLOURS, chosen_queries, marked, rank_cells, run_protocol
+from torchreid_xres.report.ranks import COLOURS, chosen_queries, marked, rank_cells
 
 HOW = {"protocol": "market", "draws": 1, "seed": 0, "distance": "euclidean", "normalize": False, "rerank": False}
 
@@ -77,9 +77,9 @@ def test_marks_differ_in_shape_not_only_in_colour():
     assert (hit[12:] == 128).all() and (np.asarray(img) == 128).all()
 
 
-def test_the_protocol_is_the_runs_own(tmp_path):
+def test_the_protocol_is_the_runs_own():
     def protocol(*opts, dataset="folder"):
-        return run_protocol(Run(load_config(None, list(opts)), 0, tmp_path, "", name=""), dataset)
+        return ranking_options(load_config(None, list(opts)), dataset)
 
     assert protocol(dataset="mlr_cuhk03")["protocol"] == "single_shot" and protocol()["protocol"] == "market"
     assert protocol("test.metric", "single_shot", "test.seed", "5")["seed"] == 5

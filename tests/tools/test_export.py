@@ -1,4 +1,3 @@
-import importlib.util
 
 import numpy as np
 import PIL.Image
@@ -10,25 +9,6 @@ from torchreid_xres.inference.export import Exported, ExportError
 
 
 @pytest.fixture
-def tool(repo):
-    spec = importlib.util.spec_from_file_location("export_tool", repo / "tools" / "export.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def export(tool, capsys):
-    """Run the tool's main in this process and return its exit code and what it printed."""
-
-    def run(*args):
-        code = tool.main([str(arg) for arg in args])
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
 def osnet(tmp_path):
     """A checkpoint of torchreid's smallest network, and how the tool is told of it."""
     path = tmp_path / "osnet.pth"
@@ -36,7 +16,7 @@ def osnet(tmp_path):
     return path, "--model", "osnet_x0_25", "--size", 32, 16
 
 
-def test_what_the_command_line_says_reaches_the_export(tool, export, osnet, tmp_path, monkeypatch):
+def test_what_the_command_line_says_reaches_the_export(tool, run_tool, osnet, tmp_path, monkeypatch):
     asked = []
 
     def instead(model, path, recipe, **options):
@@ -48,7 +28,7 @@ def test_what_the_command_line_says_reaches_the_export(tool, export, osnet, tmp_
     pictures.mkdir()
     for i in range(10):
         PIL.Image.fromarray(np.full((20 + i, 10, 3), i, np.uint8)).save(pictures / f"{i}.png")
-    code, shown, said = export(
+    code, shown, said = run_tool(
         *osnet, "--out", "o.onnx", "--precision", "int8", "--images", pictures, "--count", 4, "--bound", 0.9,
         "--input", "float32", "--opset", 20, "--low-size", 8, 5, "--role", "query",
     )  # fmt: skip
@@ -62,15 +42,15 @@ def test_what_the_command_line_says_reaches_the_export(tool, export, osnet, tmp_
     }  # fmt: skip
 
 
-def test_a_file_that_is_not_the_network_ends_with_status_2(tool, export, osnet, monkeypatch):
+def test_a_file_that_is_not_the_network_ends_with_status_2(tool, run_tool, osnet, monkeypatch):
     def refuses(*_, **__):
         raise ExportError("at 3 images of 45x23 the file differs")
 
     monkeypatch.setattr(tool, "export_onnx", refuses)
-    assert export(*osnet, "--out", "o.onnx") == (2, "", "ExportError: at 3 images of 45x23 the file differs\n")
+    assert run_tool(*osnet, "--out", "o.onnx") == (2, "", "ExportError: at 3 images of 45x23 the file differs\n")
 
 
-def test_a_users_mistake_is_one_message(export, osnet, tmp_path):
+def test_a_users_mistake_is_one_message(run_tool, osnet, tmp_path):
     for args, message in (
         ((tmp_path / "none",), "FileNotFoundError: there is no run or checkpoint at"),
         ((osnet[0],), "lies in no folder of a run"),
@@ -81,7 +61,7 @@ def test_a_users_mistake_is_one_message(export, osnet, tmp_path):
         ((*osnet, "--low-size", 64, 8), "from 1 pixel to the network's 32x16, not 64x8"),
         ((*osnet, "--opset", 11), "opset 11 has no antialiased resizing"),
     ):
-        code, _, said = export(*args, "--out", tmp_path / "o.onnx")
+        code, _, said = run_tool(*args, "--out", tmp_path / "o.onnx")
         assert code == 2 and message in said and said.count("\n") == 1, said
     assert [path.name for path in tmp_path.iterdir()] == ["osnet.pth"]
 
@@ -91,16 +71,16 @@ def test_a_users_mistake_is_one_message(export, osnet, tmp_path):
     [("run",), ("run", "--out", "m.pt"), ("run", "--out", "m.onnx", "--precision", "fp8"),
      ("run", "--out", "m.onnx", "--model", "resnet50", "--dataset", "folder")],
 )  # fmt: skip
-def test_what_cannot_be_asked_for(export, args):
+def test_what_cannot_be_asked_for(tool, args):
     with pytest.raises(SystemExit):
-        export(*args)
+        tool.main(list(args))
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_torchreid_becomes_a_file(export, osnet, tmp_path):
+def test_a_checkpoint_of_torchreid_becomes_a_file(run_tool, osnet, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    code, shown, said = export(*osnet, "--out", tmp_path / "out" / "osnet.onnx")
+    code, shown, said = run_tool(*osnet, "--out", tmp_path / "out" / "osnet.onnx")
     assert code == 0, said
     assert "all images" in shown
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["osnet.onnx"]

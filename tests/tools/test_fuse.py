@@ -1,6 +1,5 @@
 """tools/fuse.py on small saved features, as a user calls it."""
 
-import importlib.util
 import json
 from dataclasses import replace
 
@@ -9,28 +8,6 @@ import pytest
 import torch
 
 from torchreid_xres.engine.features import FeatureSet, evaluate_features
-
-
-@pytest.fixture(scope="module")
-def tool(repo):
-    spec = importlib.util.spec_from_file_location("fuse_tool", repo / "tools" / "fuse.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def fuse(tool, capsys):
-    """Run the tool's main in this process; returns exit status, standard output and error text."""
-
-    def run(*args):
-        try:
-            status = tool.main([str(arg) for arg in args])
-        except SystemExit as stop:  # argparse
-            status = stop.code
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def features(model, role, seed, noise):
@@ -67,8 +44,8 @@ def read(folder):
     return json.loads((folder / "fusion.json").read_text())
 
 
-def test_given_weights(fuse, branches, tmp_path):
-    status, out, _ = fuse(*branches, "--weights", 1, 2, 1, "--out", tmp_path / "out")
+def test_given_weights(run_tool, branches, tmp_path):
+    status, out, _ = run_tool(*branches, "--weights", 1, 2, 1, "--out", tmp_path / "out")
     assert status == 0
     assert "| fused, given 1:2:1 " in out and "r1@x4" in out
     assert json.loads(out.splitlines()[-1]) == {"out": str(tmp_path / "out"), "records": 4}
@@ -85,43 +62,43 @@ def test_given_weights(fuse, branches, tmp_path):
     assert evaluate_features(*saved, metric="euclidean")["mAP"] == fused["mAP"]
 
 
-def test_default_weights(fuse, branches):
-    assert "fused, default 1:1 " in fuse(*branches[:2])[1]
-    assert "fused, default 2:1:1:1 " in fuse(*branches, branches[0])[1]
+def test_default_weights(run_tool, branches):
+    assert "fused, default 1:1 " in run_tool(*branches[:2])[1]
+    assert "fused, default 2:1:1:1 " in run_tool(*branches, branches[0])[1]
 
 
-def test_search_finds_the_best_branch_on_training_identities(fuse, branches, tmp_path):
-    status, out, _ = fuse(*branches, "--search", "--objective", "rank1", "--out", tmp_path / "out")
+def test_search_finds_the_best_branch_on_training_identities(run_tool, branches, tmp_path):
+    status, out, _ = run_tool(*branches, "--search", "--objective", "rank1", "--out", tmp_path / "out")
     assert status == 0 and "searched on 15 training identities (30 queries" in out
     fused = read(tmp_path / "out")[-1]
     assert fused["weights"][1] == max(fused["weights"]) and fused["search"]["objective"] == "rank1"
     assert fused["search"]["found"] >= fused["search"]["start"]
 
 
-def test_weights_by_size(fuse, branches, tmp_path):
-    status, out, _ = fuse(*branches, "--by-size", "--rerank", "--out", tmp_path / "out")
+def test_weights_by_size(run_tool, branches, tmp_path):
+    status, out, _ = run_tool(*branches, "--by-size", "--rerank", "--out", tmp_path / "out")
     assert status == 0 and "sqrt(height x width)" in out and "fused, searched by size " in out
     fused = read(tmp_path / "out")[-1]
     assert set(fused["weights"]) == {"sides", "weights"} and fused["protocol"]["rerank"]
 
 
-def test_reciprocal_ranks(fuse, branches, tmp_path):
-    status, out, _ = fuse(*branches, "--reciprocal-rank", "--metric", "euclidean", "--out", tmp_path / "out")
+def test_reciprocal_ranks(run_tool, branches, tmp_path):
+    status, out, _ = run_tool(*branches, "--reciprocal-rank", "--metric", "euclidean", "--out", tmp_path / "out")
     assert status == 0 and "fused, reciprocal ranks " in out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["fusion.json"]  # ranks make no descriptor
 
 
-def test_the_data_sets_protocol_unless_asked_otherwise(fuse, branches, tmp_path):
+def test_the_data_sets_protocol_unless_asked_otherwise(run_tool, branches, tmp_path):
     for folder in branches:
         for role in ("query", "gallery"):
             replace(FeatureSet.load(folder / f"{role}.npz"), dataset="mlr_viper").save(folder / f"{role}.npz")
-    fuse(*branches, "--out", tmp_path / "out")
+    run_tool(*branches, "--out", tmp_path / "out")
     assert {record["protocol"]["protocol"] for record in read(tmp_path / "out")} == {"single_shot"}
-    fuse(*branches, "--out", tmp_path / "out", "--protocol", "market")
+    run_tool(*branches, "--out", tmp_path / "out", "--protocol", "market")
     assert {record["protocol"]["protocol"] for record in read(tmp_path / "out")} == {"market"}
 
 
-def test_a_run_folder_makes_its_features(fuse, tool, branches, tmp_path, monkeypatch):
+def test_a_run_folder_makes_its_features(run_tool, tool, branches, tmp_path, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
     (run / "last.pth.tar").touch()
@@ -132,9 +109,9 @@ def test_a_run_folder_makes_its_features(fuse, tool, branches, tmp_path, monkeyp
         return {role: features("trained", role, 9, 0.9) for role in roles}
 
     monkeypatch.setattr(tool, "run_features", run_features)
-    status, out, _ = fuse(branches[0], run)
+    status, out, _ = run_tool(branches[0], run)
     assert status == 0 and "| trained " in out
-    assert fuse(branches[0], run, "--search")[0] == 0
+    assert run_tool(branches[0], run, "--search")[0] == 0
     assert asked == [(run, "query", "gallery"), (run, "query", "gallery", "train")]
 
 
@@ -150,35 +127,35 @@ def test_a_run_folder_makes_its_features(fuse, tool, branches, tmp_path, monkeyp
         (("--by-size", "--metric", "euclidean"), "needs --metric cosine"),
     ],
 )
-def test_a_users_mistake_is_one_message(fuse, branches, args, message):
-    status, _, shown = fuse(*branches, *args)
+def test_a_users_mistake_is_one_message(run_tool, branches, args, message):
+    status, _, shown = run_tool(*branches, *args)
     assert status == 2 and message in shown and "Traceback" not in shown
 
 
-def test_one_branch_is_no_fusion(fuse, branches):
-    status, _, shown = fuse(branches[0])
+def test_one_branch_is_no_fusion(run_tool, branches):
+    status, _, shown = run_tool(branches[0])
     assert status == 2 and "at least two folders" in shown
 
 
-def test_folders_that_are_no_branch(fuse, branches, tmp_path):
-    status, _, shown = fuse(branches[0], tmp_path / "nowhere")
+def test_folders_that_are_no_branch(run_tool, branches, tmp_path):
+    status, _, shown = run_tool(branches[0], tmp_path / "nowhere")
     assert status == 2 and "nowhere has no query.npz and no gallery.npz, and no last.pth.tar" in shown
     (branches[1] / "train.npz").unlink()
-    status, _, shown = fuse(*branches, "--search")
+    status, _, shown = run_tool(*branches, "--search")
     assert status == 2 and "branch1 has no train.npz" in shown
     (branches[1] / "query.npz").write_bytes(b"PK\x03\x04")
-    status, _, shown = fuse(*branches)
+    status, _, shown = run_tool(*branches)
     assert status == 2 and "query.npz is not a readable feature file" in shown
 
 
-def test_test_images_under_the_name_of_training_ones(fuse, branches):
+def test_test_images_under_the_name_of_training_ones(run_tool, branches):
     FeatureSet.load(branches[0] / "query.npz").save(branches[0] / "train.npz")
-    status, _, shown = fuse(*branches, "--search")
+    status, _, shown = run_tool(*branches, "--search")
     assert status == 2 and "train.npz holds the features of query images" in shown
 
 
-def test_branches_of_other_images(fuse, branches):
+def test_branches_of_other_images(run_tool, branches):
     whole = FeatureSet.load(branches[2] / "query.npz")
     replace(whole, names=["other.png", *whole.names[1:]]).save(branches[2] / "query.npz")
-    status, _, shown = fuse(*branches)
+    status, _, shown = run_tool(*branches)
     assert status == 2 and "1 of 60 images differ in their name" in shown and "net2" in shown

@@ -1,52 +1,32 @@
 """tools/prepare.py, as a user calls it."""
 
-import importlib.util
 
 import pytest
 
 
-@pytest.fixture(scope="module")
-def tool(repo):
-    spec = importlib.util.spec_from_file_location("prepare_tool", repo / "tools" / "prepare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def prepare(tool, capsys):
-    """Run the tool in this process; returns exit status, standard output and error text."""
-
-    def run(*args):
-        status = tool.main([str(arg) for arg in args])
-        return status, *capsys.readouterr()
-
-    return run
-
-
-def test_a_set_is_written_and_compared(prepare, tiny_root, tmp_path):
+def test_a_set_is_written_and_compared(run_tool, tiny_root, tmp_path):
     out = tmp_path / "out"
     options = ("--options", "synthetic=true", 'lr_camera="1"', "rates=[2, 4]")
-    status, shown, _ = prepare("write", "folder", "--root", tiny_root, "--out", out, *options)
+    status, shown, _ = run_tool("write", "folder", "--root", tiny_root, "--out", out, *options)
     assert status == 0
     assert "query: 18 images, 6 identities" in shown
     assert "without loss" in shown
-    assert prepare("verify", out)[:2] == (0, "all files are as recorded\n")
-    assert prepare("verify", out / "protocol.json", "--root", tiny_root)[0] == 0
+    assert run_tool("verify", out)[:2] == (0, "all files are as recorded\n")
+    assert run_tool("verify", out / "protocol.json", "--root", tiny_root)[0] == 0
 
     victim = next((out / "query").iterdir())
     victim.unlink()
-    status, shown, _ = prepare("verify", out)
+    status, shown, _ = run_tool("verify", out)
     assert status == 1
     assert shown == f"missing: query/{victim.name}\n1 missing\n"
 
 
-def test_jpeg_says_its_loss(prepare, tiny_root, tmp_path):
+def test_jpeg_says_its_loss(run_tool, tiny_root, tmp_path):
     args = ("write", "folder", "--root", tiny_root, "--out", tmp_path / "out", "--format", "jpg", "--quality", "80")
-    status, shown, _ = prepare(*args)
+    status, shown, _ = run_tool(*args)
     assert status == 0
     assert "JPEG at quality 80 costs" in shown and "dB PSNR" in shown
-    assert "were there already" in prepare(*args)[1]
+    assert "were there already" in run_tool(*args)[1]
 
 
 @pytest.mark.parametrize(
@@ -62,9 +42,9 @@ def test_jpeg_says_its_loss(prepare, tiny_root, tmp_path):
         (("verify", ".", "--root", "."), "needs no --root"),
     ],
 )
-def test_it_says_what_it_lacks(prepare, tmp_path, monkeypatch, args, message):
+def test_it_says_what_it_lacks(run_tool, tmp_path, monkeypatch, args, message):
     monkeypatch.chdir(tmp_path)
-    status, _, error = prepare(*args)
+    status, _, error = run_tool(*args)
     assert status == 2
     assert message in error
     assert list(tmp_path.iterdir()) == []

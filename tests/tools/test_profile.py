@@ -1,25 +1,9 @@
-import importlib.util
 import json
 import subprocess
 import sys
 
 import pytest
 import yaml
-
-
-@pytest.fixture
-def profile(repo, capsys):
-    """Run the tool's main in this process and return its exit code and what it printed."""
-    spec = importlib.util.spec_from_file_location("profile_tool", repo / "tools" / "profile.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-
-    def run(*args):
-        code = tool.main([str(arg) for arg in args])
-        return code, *capsys.readouterr()
-
-    return run
-
 
 SMALL = ("--height", 64, "--width", 32)
 
@@ -28,16 +12,16 @@ def rows(table):
     return {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("|")}
 
 
-def test_one_model_by_parts(profile):
-    code, shown, _ = profile("--model", "osnet_x0_25", "--num-classes", 751, *SMALL)
+def test_one_model_by_parts(run_tool):
+    code, shown, _ = run_tool("--model", "osnet_x0_25", "--num-classes", 751, *SMALL)
     assert code == 0
     assert {"conv1", "conv5", "classifier", "total"} <= set(rows(shown))
     assert rows(shown)["classifier"].split("|")[3].strip() == "0.385"  # (512 + 1) x 751, unused
 
 
-def test_several_models_and_a_file(profile, tmp_path):
+def test_several_models_and_a_file(run_tool, tmp_path):
     file = tmp_path / "new" / "cost.json"
-    code, shown, _ = profile(
+    code, shown, _ = run_tool(
         "--model", "osnet_x0_25", "sr_reid", "--front-end", "srcnn", *SMALL, "--low-size", 32, 16,
         "--latency", "--runs", 2, "--warmup", 0, "--json", file,
     )  # fmt: skip
@@ -52,7 +36,7 @@ def test_several_models_and_a_file(profile, tmp_path):
     assert [path.name for path in file.parent.iterdir()] == ["cost.json"]
 
 
-def test_a_configuration_names_its_models_and_its_missing_weights_do_not_matter(profile, tmp_path):
+def test_a_configuration_names_its_models_and_its_missing_weights_do_not_matter(run_tool, tmp_path):
     config = {
         "model": {"name": "sr_reid", "reid_weights": "{root}/none.pth"},
         "sr": {"name": "fsrcnn", "weights": "none.pth"},
@@ -62,17 +46,17 @@ def test_a_configuration_names_its_models_and_its_missing_weights_do_not_matter(
     }
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
-    code, shown, _ = profile("--config-file", path)
+    code, shown, _ = run_tool("--config-file", path)
     assert code == 0, shown
     assert {"osnet_x0_25", "osnet_x0_25 [first]", "sr_reid [second]"} <= set(rows(shown))
     assert "64x32" in shown
-    code, shown, _ = profile("--config-file", path, "--model", "sr_reid")
+    code, shown, _ = run_tool("--config-file", path, "--model", "sr_reid")
     assert code == 0 and rows(shown)["front_end"].split("|")[2].strip() == "0.013"  # FSRCNN
 
 
-def test_parts_have_their_times_and_memory(profile):
+def test_parts_have_their_times_and_memory(run_tool):
     timed = ("--latency", "--runs", 3, "--warmup", 1)
-    code, shown, _ = profile("--model", "osnet_x0_25", "--num-classes", 5, *SMALL, *timed)
+    code, shown, _ = run_tool("--model", "osnet_x0_25", "--num-classes", 5, *SMALL, *timed)
     assert code == 0 and "1 thread(s), cpu, processor clock" in shown
     header = [cell.strip() for cell in next(line for line in shown.splitlines() if line.startswith("|")).split("|")]
     assert header[-4:-1] == ["tensors (MiB)", "latency (ms)", "quartiles (ms)"]
@@ -80,15 +64,15 @@ def test_parts_have_their_times_and_memory(profile):
     assert float(parts["conv2"][-3]) > 0 and parts["classifier"][-3].strip() == "-", "a classifier does not run"
 
 
-def test_the_list_of_weights_of_a_fusion_is_no_file(profile, repo):
-    code, shown, said = profile("--config-file", repo / "configs" / "prpr_quickstart.yaml", "--model", "prpr")
+def test_the_list_of_weights_of_a_fusion_is_no_file(run_tool, repo):
+    code, shown, said = run_tool("--config-file", repo / "configs" / "prpr_quickstart.yaml", "--model", "prpr")
     assert code == 0, said
     assert {"restorer", "branches"} <= set(rows(shown))
 
 
-def test_what_an_image_costs_depends_on_its_rate(profile):
-    _, low, _ = profile("--model", "sr_reid", *SMALL, "--rate", 4, "sr.name", "vdsr")
-    _, high, _ = profile("--model", "sr_reid", *SMALL, "--rate", 1, "sr.name", "vdsr")
+def test_what_an_image_costs_depends_on_its_rate(run_tool):
+    _, low, _ = run_tool("--model", "sr_reid", *SMALL, "--rate", 4, "sr.name", "vdsr")
+    _, high, _ = run_tool("--model", "sr_reid", *SMALL, "--rate", 1, "sr.name", "vdsr")
     assert rows(low)["front_end"].split("|")[3].strip() == "-"
     assert rows(high)["front_end"].split("|")[3].strip() == "0.665"
 
@@ -105,17 +89,17 @@ def test_what_an_image_costs_depends_on_its_rate(profile):
         (("--model", "osnet_x0_25", *SMALL, "--latency", "--runs", "1"), "at least 2 runs"),
     ],
 )
-def test_a_users_mistake_is_one_message(profile, args, message):
-    code, _, said = profile(*args)
+def test_a_users_mistake_is_one_message(run_tool, args, message):
+    code, _, said = run_tool(*args)
     assert code == 2 and message in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize(
     "args", [(), ("--model", "osnet_x0_25", "--batch", "0"), ("--model", "osnet_x0_25", "--threads", "0")]
 )
-def test_what_cannot_be_asked_for(profile, args):
+def test_what_cannot_be_asked_for(tool, args):
     with pytest.raises(SystemExit):
-        profile(*args)
+        tool.main(list(args))
 
 
 def test_the_tools_name_does_not_hide_the_standard_librarys(repo):
@@ -129,8 +113,8 @@ def test_the_tools_name_does_not_hide_the_standard_librarys(repo):
     assert "Traceback" not in done.stderr
 
 
-def test_a_pair_takes_what_both_views_take(profile, repo):
+def test_a_pair_takes_what_both_views_take(run_tool, repo):
     file = repo / "configs" / "kgnet_synth_vehicle.yaml"
-    one, pair = (profile("--config-file", file, "--model", "kgnet", *more)[1] for more in ((), ("--pair",)))
+    one, pair = (run_tool("--config-file", file, "--model", "kgnet", *more)[1] for more in ((), ("--pair",)))
     encoders = [float(rows(shown)["encoders"].split("|")[4]) for shown in (one, pair)]
     assert encoders[1] == pytest.approx(2 * encoders[0], abs=0.002)

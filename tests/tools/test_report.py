@@ -1,6 +1,5 @@
 """tools/report.py on two tiny runs, as a user calls it, and the page in a browser where there is one."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -13,14 +12,6 @@ from torchreid_xres.config import load_config
 from torchreid_xres.engine.run import Run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-
-
-@pytest.fixture(scope="module")
-def tool(repo):
-    spec = importlib.util.spec_from_file_location("report_tool", repo / "tools" / "report.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

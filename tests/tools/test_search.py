@@ -1,6 +1,5 @@
 """tools/search.py as a user calls it: build, query, add, and what it says when something is wrong."""
 
-import importlib.util
 import json
 import shutil
 
@@ -19,28 +18,6 @@ TINY = ["data.height", "32", "data.width", "16", "sr.name", "vdsr", "sr.options"
 
 
 @pytest.fixture(scope="module")
-def tool(repo):
-    spec = importlib.util.spec_from_file_location("search_tool", repo / "tools" / "search.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def search(tool, capsys):
-    """Run the tool's main in this process; returns exit status, standard output and error text."""
-
-    def run(*args):
-        try:
-            status = tool.main([str(arg) for arg in args])
-        except SystemExit as stop:  # argparse
-            status = stop.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     cfg = load_config(None, TINY)
@@ -55,17 +32,17 @@ def images(tiny_root, tmp_path):
     return shutil.copytree(tiny_root / "gallery", tmp_path / "images")
 
 
-def test_build_query_add_query(search, run_folder, images, tmp_path):
+def test_build_query_add_query(run_tool, run_folder, images, tmp_path):
     place = tmp_path / "gallery"
     (images / "notes.txt").touch()
     (images / "bad.png").write_text("no picture")
-    status, out, err = search("build", run_folder, images, "--gallery", place)
+    status, out, err = run_tool("build", run_folder, images, "--gallery", place)
     assert status == 0 and "18 images by sr_reid (vdsr); 18 new, 0 changed, 0 gone, 1 that cannot be used" in out
     assert "1 other files ignored" in out and "left out: bad.png: cannot be read as an image" in err
 
     known = images / "010" / "010_c2_1.png"
     found, sheet = tmp_path / "found.json", tmp_path / "sheet.png"
-    status, out, _ = search("query", known, "--gallery", place, "--top", 3, "--json", found, "--sheet", sheet)
+    status, out, _ = run_tool("query", known, "--gallery", place, "--top", 3, "--json", found, "--sheet", sheet)
     record = json.loads(found.read_text())
     assert status == 0 and "query: 64x32, full resolution for 32x16" in out and "| 010/010_c2_1.png" in out
     assert record["query"] == {"file": str(known), "box": None, "size": [64, 32], "rate": 0.5, "low": False}
@@ -75,41 +52,41 @@ def test_build_query_add_query(search, run_folder, images, tmp_path):
     assert PIL.Image.open(sheet).width > 3 * 96
 
     read_image(known).resize((8, 16)).save(images / "small.png")
-    status, out, _ = search("build", run_folder, images, "--gallery", place)
+    status, out, _ = run_tool("build", run_folder, images, "--gallery", place)
     assert status == 0 and "19 images by sr_reid (vdsr); 1 new, 0 changed, 0 gone" in out
     low = tmp_path / "low.png"
-    status, out, _ = search("query", images / "small.png", "--gallery", place, "--sheet", low)
+    status, out, _ = run_tool("query", images / "small.png", "--gallery", place, "--sheet", low)
     assert status == 0 and "query: 16x8, low resolution, 2.0 times smaller than 32x16" in out
     assert "small.png" in out.splitlines()[3]
 
 
-def test_a_box_of_a_scene(search, run_folder, images, tmp_path):
+def test_a_box_of_a_scene(run_tool, run_folder, images, tmp_path):
     place, scene = tmp_path / "gallery", PIL.Image.new("RGB", (300, 200), "white")
-    assert search("build", run_folder, images, "--gallery", place)[0] == 0
+    assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0
     scene.paste(read_image(images / "009" / "009_c2_0.png"), (120, 70))
     scene.save(tmp_path / "scene.png")
     query = ("query", tmp_path / "scene.png", "--gallery", place)
-    status, out, _ = search(*query, "--box", 120, 70, 32, 64)
+    status, out, _ = run_tool(*query, "--box", 120, 70, 32, 64)
     assert status == 0 and "009/009_c2_0.png" in out.splitlines()[3] and "query: 64x32" in out
-    status, out, _ = search(*query, "--box", 290, -10, 20, 30)  # cut at the picture's edges
+    status, out, _ = run_tool(*query, "--box", 290, -10, 20, 30)  # cut at the picture's edges
     assert status == 0 and "query: 20x10" in out
-    status, _, err = search(*query, "--box", 300, 70, 32, 64)
+    status, _, err = run_tool(*query, "--box", 300, 70, 32, 64)
     assert status == 2 and "lies outside of the picture, which is 300 wide and 200 high" in err
 
 
-def test_a_checkpoint_of_torchreid(search, images, tmp_path):
+def test_a_checkpoint_of_torchreid(run_tool, images, tmp_path):
     weights = tmp_path / "osnet.pth"
     checkpoint.save_atomic(build_model("osnet_x0_25", 5, pretrained=False).state_dict(), weights)
     place = tmp_path / "gallery"
     how = ("--model", "osnet_x0_25", "--size", 32, 16, "--full-size", 64, 32)
-    status, out, _ = search("build", weights, images, "--gallery", place, *how)
+    status, out, _ = run_tool("build", weights, images, "--gallery", place, *how)
     assert status == 0 and "18 images by osnet_x0_25" in out
-    status, out, _ = search("query", images / "008" / "008_c2_0.png", "--gallery", place)
+    status, out, _ = run_tool("query", images / "008" / "008_c2_0.png", "--gallery", place)
     assert status == 0 and "008/008_c2_0.png" in out.splitlines()[3] and "full resolution for 64x32" in out
-    assert search("build", weights, images, "--gallery", place, "--size", 32, 16)[0] == 2
+    assert run_tool("build", weights, images, "--gallery", place, "--size", 32, 16)[0] == 2
 
 
-def test_it_says_what_is_wrong_and_leaves_nothing(search, run_folder, images, tmp_path):
+def test_it_says_what_is_wrong_and_leaves_nothing(run_tool, run_folder, images, tmp_path):
     empty, place, cut = tmp_path / "empty", tmp_path / "gallery", tmp_path / "cut.png"
     empty.mkdir()
     whole = (images / "008" / "008_c2_0.png").read_bytes()
@@ -123,10 +100,10 @@ def test_it_says_what_is_wrong_and_leaves_nothing(search, run_folder, images, tm
         (("build", run_folder, images, "--device", "tpu"), "the device 'tpu' cannot be used"),
         (("query", images / "008" / "008_c2_0.png"), "build one first"),
     ):
-        status, out, err = search(*argv, "--gallery", place)
+        status, out, err = run_tool(*argv, "--gallery", place)
         assert status == 2 and message in err and len(err.strip().splitlines()) == 1 and not out, argv
     assert not place.exists()
-    assert search("build", run_folder, images, "--gallery", place)[0] == 0
+    assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0
     for argv, message in (
         ((cut,), "cut.png: cannot be read as an image: image file is truncated"),
         ((tmp_path / "no.jpg",), "no.jpg: there is no such image file"),
@@ -134,14 +111,14 @@ def test_it_says_what_is_wrong_and_leaves_nothing(search, run_folder, images, tm
         ((images / "008" / "008_c2_0.png", "--sheet", "a.txt"), "pictures end in"),
         ((images / "008" / "008_c2_0.png", "--run", empty), "there is no run or checkpoint"),
     ):
-        status, out, err = search("query", *argv, "--gallery", place)
+        status, out, err = run_tool("query", *argv, "--gallery", place)
         assert status == 2 and message in err and not out, argv
 
 
-def test_a_stop_says_how_to_go_on(search, tool, run_folder, images, tmp_path, monkeypatch):
+def test_a_stop_says_how_to_go_on(run_tool, tool, run_folder, images, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tool.Gallery, "update", stop)
-    status, _, err = search("build", run_folder, images, "--gallery", tmp_path / "gallery")
+    status, _, err = run_tool("build", run_folder, images, "--gallery", tmp_path / "gallery")
     assert status == 130 and "goes on from here" in err

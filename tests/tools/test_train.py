@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import subprocess
 import sys
@@ -29,11 +28,8 @@ def train(repo, tiny_root, tmp_path):
 
 
 @pytest.fixture
-def mistaken(train, repo, capsys):
+def mistaken(train, tool, capsys):
     """Run the tool's main in this process (starting Python costs more than the test) and return its error text."""
-    spec = importlib.util.spec_from_file_location("train_tool", repo / "tools" / "train.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
 
     def run(*args):
         assert tool.main([*train.argv, *args]) == 2

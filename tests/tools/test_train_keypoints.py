@@ -1,4 +1,3 @@
-import importlib.util
 import json
 
 import pytest
@@ -13,16 +12,12 @@ SMALL = [
 
 
 @pytest.fixture
-def train_keypoints(repo, tmp_path, capsys):
+def train_keypoints(run_tool, repo, tmp_path):
     """Call the tool's main in this process; return its exit status, output and errors."""
-    spec = importlib.util.spec_from_file_location("train_keypoints_tool", repo / "tools" / "train_keypoints.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     argv = ["--root", str(tmp_path / "data"), "--config-file", str(repo / "configs" / "keypoints_synth_vehicle.yaml")]
 
     def run(*opts):
-        status = tool.main([*argv, *SMALL, "data.save_dir", str(tmp_path / "log"), *opts])
-        return status, *capsys.readouterr()
+        return run_tool(*argv, *SMALL, "data.save_dir", tmp_path / "log", *opts)
 
     return run
 

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 
 import PIL.Image
@@ -33,14 +32,6 @@ METHODS = {
         },
     },
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def tool(repo):
-    spec = importlib.util.spec_from_file_location("visualize_tool", repo / "tools" / "visualize.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from torchreid_xres import host
 from torchreid_xres.data.base import DATASETS, ROLES, dataset_options
@@ -18,7 +18,7 @@ from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.run import Run
 from torchreid_xres.host_mends.training import unwrap
-from torchreid_xres.models.weights import load_weights
+from torchreid_xres.models.weights import load_weights, weight_files
 
 
 def run_features(folder: str | Path, roles: Sequence[str] = ROLES) -> dict[str, FeatureSet]:
@@ -56,8 +56,7 @@ def trained_engine(folder: str | Path, dataset: str = "", root: str | Path = "")
     # What it started from may be gone: all weights are in the run's own file.
     run.cfg.model.reid_weights = run.cfg.model.load_weights = run.cfg.compare.weights = ""
     options = run.cfg.model.options
-    # What MSIFLA has for scale_weights are numbers.
-    for key in [key for key, value in options.items() if key.endswith("_weights") and isinstance(value, str)]:
+    for key in weight_files(options):
         del options[key]
     engine = run.engine()
     load_weights(unwrap(engine.model), run.folder / LAST, strict=True)
@@ -95,6 +94,23 @@ def _extracted(run: Run, engine: XresMixin, name: str, role: str, digest: str) -
     else:
         loader = manager.test_loader[name][role]
         dataset = loader.dataset
+    return labelled(run, engine, loader, dataset, name=name, role=role, digest=digest)
+
+
+def labelled(
+    run: Run, engine: XresMixin, loader: DataLoader, dataset: Dataset, *, name: str, role: str, digest: str
+) -> FeatureSet:
+    """Return the features of a loader's images, with what says of which images and which model they are.
+
+    Args:
+        run: the trained run.
+        engine: its engine.
+        loader: over the data set, or views of its images.
+        dataset: the data set.
+        name: its registered name.
+        role: ``train``, ``query`` or ``gallery``.
+        digest: hash of the model's weights.
+    """
     with torch.no_grad():
         features, facts = engine._features(loader, False)
     paths = [str(path) for path in facts["impath"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
@@ -18,6 +17,7 @@ from torchreid_xres.data.base import CrossResolutionDataset
 from torchreid_xres.data.degrade import check_rate, degrade_image
 from torchreid_xres.data.restored import members_of
 from torchreid_xres.engine.base import XresMixin
+from torchreid_xres.engine.extraction import labelled
 from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.run import Run
@@ -101,18 +101,7 @@ def pair_features(run: Run, engine: XresMixin, rates: Sequence[float] = ()) -> F
         num_workers=run.cfg.data.workers,
         collate_fn=_side_by_side,
     )
-    with torch.no_grad():
-        features, facts = engine._features(loader, False)
-    pairs = FeatureSet(
-        features=features,
-        names=[os.path.relpath(image, dataset.split.folder).replace(os.sep, "/") for image in facts["impath"]],
-        role="train",
-        dataset=dataset.name,
-        model=run.label,
-        weights_sha256=digest,
-        manifest_sha256=dataset.manifest.sha256,
-        **{key: facts[key] for key in ("pid", "camid", "rate", "low", "size")},
-    )
+    pairs = labelled(run, engine, loader, dataset, name=dataset.name, role="train", digest=digest)
     pairs.save(path)
     return pairs
 

@@ -9,13 +9,12 @@ from typing import Any
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, file_of
-from torchreid_xres.data.base import DATASETS
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine
 from torchreid_xres.engine.extraction import run_features
 from torchreid_xres.engine.features import evaluate_features
 from torchreid_xres.engine.fusion import fused_sets, search_weights
-from torchreid_xres.engine.run import TASKS, Run, model_options
+from torchreid_xres.engine.run import TASKS, Run, model_options, ranking_options
 from torchreid_xres.models import build_model
 from torchreid_xres.models.prpr import LEVELS, PRPR
 from torchreid_xres.models.weights import load_weights
@@ -68,12 +67,8 @@ def fuse(run: Run) -> list[dict]:
     branches = [run_features(folder, ("query", "gallery", *["train"] * bool(cfg.fusion.search))) for folder in folders]
     query, gallery = ([branch[role] for branch in branches] for role in ("query", "gallery"))
     name = query[0].dataset
-    how = {
-        "protocol": cfg.test.metric or (DATASETS[name].build.metric if name in DATASETS else "market"),
-        "draws": cfg.test.draws,
-        "seed": cfg.test.seed,
-        "ranks": cfg.test.ranks,
-    }
+    ranking = ranking_options(cfg, name)
+    how = {key: ranking[key] for key in ("protocol", "draws", "seed")} | {"ranks": cfg.test.ranks}
     facts = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "split_id": run.split,

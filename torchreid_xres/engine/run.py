@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres import host
 from torchreid_xres.config import ConfigError, as_dict, file_of, load_config
-from torchreid_xres.data.base import CrossResolutionDataset
+from torchreid_xres.data.base import DATASETS, CrossResolutionDataset
 from torchreid_xres.data.manager import XresDataManager
 from torchreid_xres.data.protocol import Manifest
 from torchreid_xres.engine import distributed, parallel
@@ -295,6 +295,25 @@ TASKS.register("train", together=True)(lambda run: run.train())
 def model_options(cfg: CfgNode, name: str) -> dict[str, Any]:
     """Return what a configuration says of the sizes and parts of a model of ours."""
     return {**ENGINES[name].build.model_options(cfg), **as_dict(cfg.model.options)}
+
+
+def ranking_options(cfg: CfgNode, dataset: str) -> dict[str, Any]:
+    """Return how a configuration has a data set ranked, as records hold it.
+
+    Args:
+        cfg: the configuration.
+        dataset: registered name.
+    """
+    test = cfg.test
+    own = DATASETS[dataset].build.metric if dataset in DATASETS else "market"
+    return {
+        "protocol": test.metric or ("single_shot" if cfg.cuhk03.use_metric_cuhk03 else own),
+        "draws": test.draws,
+        "seed": test.seed,
+        "distance": test.dist_metric,
+        "normalize": test.normalize_feature,
+        "rerank": test.rerank,
+    }
 
 
 def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:

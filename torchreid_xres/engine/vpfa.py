@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from torch.optim.lr_scheduler import StepLR
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, as_dict
-from torchreid_xres.data.base import DATASETS
 from torchreid_xres.data.datasets.reading import shuffled
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import XresMixin
@@ -37,7 +36,7 @@ from torchreid_xres.engine.pair_features import (
     resolution_rates,
     views_by_rate,
 )
-from torchreid_xres.engine.run import TASKS, Run
+from torchreid_xres.engine.run import TASKS, Run, ranking_options
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.models.vpfa import PANNINGS, Panning, VPBlock
 
@@ -210,21 +209,11 @@ def vpfa(run: Run) -> list[dict]:
         FileNotFoundError: if no run was trained in ``vpfa.run``.
     """
     names, settings = checked(run.cfg)
-    trained, engine = trained_engine(run.cfg.vpfa.run)
-    if type(engine)._evaluate is not XresMixin._evaluate:
-        raise ConfigError(f"VPFA moves features that are ranked, and {trained.label} in {trained.folder} has none")
-    device = "cuda" if run.cfg.use_gpu else "cpu"
-    flip = trained.cfg.test.flip
-    pairs = averaged(pair_features(trained, engine, list(run.cfg.vpfa.rates)), flip)
-    found = {
-        role: averaged(part, flip) for role, part in engine_features(trained, engine, ("query", "gallery")).items()
-    }
-    if not found["query"].low.any():
-        raise ConfigError(f"VPFA moves low-resolution queries, and {found['query'].dataset} has none")
-    curve = {
-        f"{rate:g}": averaged(queries_at(engine, found["query"], rate), flip) for rate in run.cfg.test.query_rates
-    }
-    reference = float(np.median(np.sqrt(pairs.size[pairs.rate == 1].prod(axis=1))))
+    trained, engine, pairs, query, gallery, reference = opened(run)
+    if not query.low.any():
+        raise ConfigError(f"VPFA moves low-resolution queries, and {query.dataset} has none")
+    device, flip = "cuda" if run.cfg.use_gpu else "cpu", trained.cfg.test.flip
+    curve = {f"{rate:g}": averaged(queries_at(engine, query, rate), flip) for rate in run.cfg.test.query_rates}
     facts = {
         "split_id": trained.split,
         "seed": run.cfg.train.seed,
@@ -233,15 +222,15 @@ def vpfa(run: Run) -> list[dict]:
     }
 
     def record(module: Panning | None, label: str, stage: str) -> dict:
-        def figures(query: FeatureSet) -> dict:
-            query = query if module is None else moved(module, query, reference)
-            return evaluated(query, found["gallery"], trained.cfg)
+        def figures(seen: FeatureSet) -> dict:
+            seen = seen if module is None else moved(module, seen, reference)
+            return evaluated(seen, gallery, trained.cfg)
 
         parts = [engine.model, *([module] if module else [])]
-        kept = figures(found["query"]) | facts | {"model": label, "stage": stage}
+        kept = figures(query) | facts | {"model": label, "stage": stage}
         kept["parameters"] = sum(p.numel() for part in parts for p in part.parameters())
         if curve:
-            kept["curve"] = {rate: _accuracy(figures(query)) for rate, query in curve.items()}
+            kept["curve"] = {rate: _accuracy(figures(seen)) for rate, seen in curve.items()}
         return kept
 
     before = record(None, f"{trained.label} (before)", f"{run.stage}, before")
@@ -260,6 +249,43 @@ def vpfa(run: Run) -> list[dict]:
         write_json(one, run.folder / "results" / f"{one['dataset']}_{name}.json")
         records.append(one)
     return records
+
+
+class Opened(NamedTuple):
+    """What a run of VPFA starts from: the trained run, and its features as its offsets need them.
+
+    Attributes:
+        trained: the run in ``vpfa.run``.
+        engine: its engine.
+        pairs: features of its training images, see :func:`~torchreid_xres.engine.pair_features.pair_features`.
+        query, gallery: those of its first target.
+        reference: side of an image of full resolution in pixels.
+    """
+
+    trained: Run
+    engine: XresMixin
+    pairs: FeatureSet
+    query: FeatureSet
+    gallery: FeatureSet
+    reference: float
+
+
+def opened(run: Run) -> Opened:
+    """Open the trained run of a run of VPFA, and extract its features, or read them where they are kept.
+
+    Raises:
+        ConfigError: for a run that is not ranked.
+        FileNotFoundError: if no run was trained in ``vpfa.run``.
+    """
+    trained, engine = trained_engine(run.cfg.vpfa.run)
+    if type(engine)._evaluate is not XresMixin._evaluate:
+        raise ConfigError(f"VPFA moves features that are ranked, and {trained.label} in {trained.folder} has none")
+    flip = trained.cfg.test.flip
+    pairs = averaged(pair_features(trained, engine, list(run.cfg.vpfa.rates)), flip)
+    sets = engine_features(trained, engine, ("query", "gallery"))
+    query, gallery = (averaged(part, flip) for part in sets.values())
+    reference = float(np.median(np.sqrt(pairs.size[pairs.rate == 1].prod(axis=1))))
+    return Opened(trained, engine, pairs, query, gallery, reference)
 
 
 def checked(cfg: CfgNode) -> tuple[list[str], Settings]:
@@ -353,13 +379,11 @@ def queries_at(engine: XresMixin, query: FeatureSet, rate: float) -> FeatureSet:
 
 def evaluated(query: FeatureSet, gallery: FeatureSet, cfg: CfgNode) -> dict:
     """Return the record of a ranking under the protocol of a trained run's configuration."""
-    test = cfg.test
-    if test.normalize_feature:
+    how = ranking_options(cfg, query.dataset)
+    if how["normalize"]:
         query, gallery = (replace(part, features=F.normalize(part.features)) for part in (query, gallery))
-    named = DATASETS[query.dataset].build.metric if query.dataset in DATASETS else "market"
-    protocol = test.metric or ("single_shot" if cfg.cuhk03.use_metric_cuhk03 else named)
-    how = {"protocol": protocol, "draws": test.draws, "seed": test.seed, "ranks": test.ranks}
-    return evaluate_features(query, gallery, metric=test.dist_metric, **how)
+    drawn = {key: how[key] for key in ("protocol", "draws", "seed")}
+    return evaluate_features(query, gallery, metric=how["distance"], ranks=cfg.test.ranks, **drawn)
 
 
 def _accuracy(record: Mapping[str, Any]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.engine.extraction import trained_engine
 from torchreid_xres.engine.record import scores
-from torchreid_xres.engine.run import Run
+from torchreid_xres.engine.run import Run, ranking_options
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.inference.export import ROLES, Exported, Session
 from torchreid_xres.metrics import rank_features
@@ -84,12 +84,11 @@ def _described(
 
 @torch.no_grad()
 def _ranked(run: Run, engine: XresMixin, ranks: Sequence[int]) -> dict[str, float]:
-    test, (dataset,) = run.cfg.test, run.cfg.data.targets
-    loaders = engine.datamanager.test_loader[dataset]
-    (qf, query), (gf, gallery) = (engine._features(loaders[role], test.normalize_feature) for role in ROLES)
+    (dataset,) = run.cfg.data.targets
+    how, loaders = ranking_options(run.cfg, dataset), engine.datamanager.test_loader[dataset]
+    (qf, query), (gf, gallery) = (engine._features(loaders[role], how["normalize"]) for role in ROLES)
     result = rank_features(
         qf, gf, query["pid"], gallery["pid"], query["camid"], gallery["camid"],
-        metric=test.dist_metric, draws=test.draws, seed=test.seed,
-        protocol=test.metric or getattr(loaders["gallery"].dataset, "metric", "market"),
+        metric=how["distance"], **{key: how[key] for key in ("protocol", "draws", "seed")},
     )  # fmt: skip
     return scores(result, ranks)

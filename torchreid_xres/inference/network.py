@@ -13,7 +13,7 @@ from torchreid_xres.config import load_config, stage_configs
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.run import Run, model_options
 from torchreid_xres.models import MODELS, build_model
-from torchreid_xres.models.weights import load_weights
+from torchreid_xres.models.weights import load_weights, weight_files
 from torchreid_xres.sr.base import FRONT_ENDS
 
 
@@ -66,9 +66,7 @@ def load_network(run: Run, weights: str | Path) -> tuple[nn.Module, dict]:
     """
     name, ours = run.model_name, run.model_name in MODELS
     options = model_options(run.cfg, name) if ours else {}
-    # What MSIFLA has for scale_weights are numbers.
-    named = [key for key, value in options.items() if key.endswith("_weights") and isinstance(value, str)]
-    files = {key: options.pop(key) for key in named}
+    files = {key: options.pop(key) for key in weight_files(options)}
     # All weights are in the checkpoint; of some front ends the architecture is in a file, too.
     sr = options.get("sr")
     read = sr in FRONT_ENDS and FRONT_ENDS[sr].meta["info"].reads_weights

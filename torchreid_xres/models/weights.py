@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from torchreid_xres.sr.build import read_state
 
 logger = logging.getLogger(__name__)
+
+
+def weight_files(options: Mapping[str, Any]) -> list[str]:
+    """Return which of a model's options name a file of weights to start from.
+
+    Example:
+        >>> weight_files({"reid_weights": "a.pth", "scale_weights": [3.0, 1.0], "sr": "vdsr"})
+        ['reid_weights']
+    """
+    # What MSIFLA has for scale_weights are numbers.
+    return [key for key, value in options.items() if key.endswith("_weights") and isinstance(value, str)]
 
 
 def load_weights(model: nn.Module, path: str | Path, strict: bool = False) -> list[str]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from torchreid_xres.data.base import DATASETS
 from torchreid_xres.engine.features import FeatureSet
-from torchreid_xres.engine.run import Run
 from torchreid_xres.report.lists import RankedLists
 from torchreid_xres.report.queries import RunPictures
 from torchreid_xres.report.seen import squares
@@ -19,25 +16,6 @@ from torchreid_xres.report.sheet import Cell
 
 CHOICES = ("worst", "best", "random")
 COLOURS = {True: "#1a9641", False: "#d7301f"}  # of the frames of hits and of misses
-
-
-def run_protocol(run: Run, dataset: str) -> dict[str, Any]:
-    """Return how a run ranks a data set, as its records hold it.
-
-    Args:
-        run: a trained run.
-        dataset: registered name.
-    """
-    test = run.cfg.test
-    default = DATASETS[dataset].build.metric if dataset in DATASETS else "market"
-    return {
-        "protocol": test.metric or ("single_shot" if run.cfg.cuhk03.use_metric_cuhk03 else default),
-        "draws": test.draws,
-        "seed": test.seed,
-        "distance": test.dist_metric,
-        "normalize": test.normalize_feature,
-        "rerank": test.rerank,
-    }
 
 
 def chosen_queries(lists: RankedLists, choose: str, count: int, seed: int = 0) -> list[int]:
