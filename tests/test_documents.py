@@ -3,7 +3,6 @@
 import argparse
 import ast
 import contextlib
-import importlib.util
 import io
 import re
 import shlex
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scripts import script
 
 from torchreid_xres.config import load_config
 from torchreid_xres.data import DATASETS
@@ -56,7 +56,7 @@ def commands(document):
 
 @documents
 def test_tables_are_those_the_records_give(document):
-    tables = script("benchmarks/tables.py")
+    tables = script(REPO / "benchmarks/tables.py")
     text = document.read_text(encoding="utf-8")
     assert tables.filled(text) == text, f"run: python benchmarks/tables.py write {document.relative_to(REPO)}"
 
@@ -79,13 +79,6 @@ class ParsedError(Exception):
     """Carries what a command line was parsed to."""
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"documented_{Path(name).stem}", REPO / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def parsed(name, argv, monkeypatch):
     """Let a tool's own parser read a command line, and go no further."""
     real = argparse.ArgumentParser.parse_args
@@ -101,7 +94,7 @@ def parsed(name, argv, monkeypatch):
         told = io.StringIO()
         try:
             with contextlib.redirect_stderr(told):
-                script(name).main()
+                script(REPO / name).main()
         except ParsedError as error:
             return error.args[0]
         except SystemExit:

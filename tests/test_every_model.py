@@ -8,7 +8,6 @@ The numbers in ``golden/<model>.json`` are written by ``python tests/golden/make
 """
 
 import copy
-import importlib.util
 import json
 import math
 import os
@@ -20,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_jobs import IDENTITIES, TINY, configured
 
 from torchreid_xres import host
-from torchreid_xres.config import load_config
 from torchreid_xres.data.base import dataset_options
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import ENGINES, LAST
@@ -36,7 +35,6 @@ from torchreid_xres.sr.pyramid import PyramidRestorer
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
-IDENTITIES = 8  # of tiny_root's training set
 HOURGLASS = {"stacks": 1, "depth": 2, "width": 8}
 RCAN = {"groups": 1, "blocks": 1, "features": 4, "reduction": 2}
 RESTORER = {"trunk": "light", "trunk_options": {"features": 4, "blocks": 1}, "head_features": 4}
@@ -101,19 +99,10 @@ every_model = pytest.mark.parametrize("name", CASES)
 every_method = pytest.mark.parametrize("name", [name for name in CASES if name not in NO_IDENTITIES])
 
 
-def tiny_settings():
-    """Return what tiny jobs have in common, from the fixtures of the engines' tests."""
-    spec = importlib.util.spec_from_file_location("engine_conftest", HERE / "engine" / "conftest.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.TINY
-
-
 @pytest.fixture(scope="module")
 def config_of(tiny_root, tmp_path_factory):
     """Return a function: a model's name, and changes, to its configuration."""
     home = tmp_path_factory.mktemp("walk")
-    tiny = tiny_settings()
 
     def trained_before(name):
         path = home / f"{name}.pth"
@@ -128,11 +117,9 @@ def config_of(tiny_root, tmp_path_factory):
             keys["loss.ps.teacher"] = trained_before(keys["loss.ps.teacher"])
         if "hourglass_weights" in keys.get("model.options", {}):
             keys["model.options"]["hourglass_weights"] = trained_before(keys["model.options"]["hourglass_weights"])
-        own_data = {key for key in tiny if key.startswith("data.options") and "data.options" in keys}
-        keys = {key: value for key, value in tiny.items() if key not in own_data} | keys
-        keys |= {"model.name": name, "data.root": str(tiny_root), "data.save_dir": str(home / name)}
-        keys |= {key.replace("__", "."): value for key, value in changes.items()}
-        return load_config(None, [part for pair in keys.items() for part in pair])
+        own_data = {key for key in TINY if key.startswith("data.options") and "data.options" in keys}
+        keys = {key: value for key, value in TINY.items() if key not in own_data} | keys | {"model.name": name}
+        return configured(keys, tiny_root, home / name, changes)
 
     return make
 

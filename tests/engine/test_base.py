@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_jobs import same
 
 from torchreid_xres import host
 from torchreid_xres.engine import checkpoint
@@ -26,17 +27,6 @@ def trained(cfg, model="sr_reid"):
     state = checkpoint.load(run.folder / LAST)
     assert 0 < state.pop("seconds") <= records[0]["train_seconds"] + 0.1
     return records, state
-
-
-def same(a, b):
-    """Compare nested states bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 @pytest.mark.parametrize("model, workers", [("sr_reid", 0), ("sr_reid", 2), ("osnet_x0_25", 0)])

@@ -1,6 +1,5 @@
 """Two processes under torchrun against one: the same losses, records and files."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from scripts import script
+from tiny_jobs import TINY
 from torch.utils.data import DataLoader
 
 from torchreid_xres.data.samplers import IdentitySampler
@@ -18,14 +19,6 @@ from torchreid_xres.engine.base import LAST
 HERE = Path(__file__).parent
 
 
-def loaded(name):
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-TINY = loaded("conftest").TINY
 # What items draw differs between processes; so nothing is drawn, but in the tests that say so. A worker draws the rates
 # of pairs from its own generator and leaves the process's as it is.
 CALM = {
@@ -114,7 +107,7 @@ def written(folder, root, cases, stop=None):
 def alone(folder, root, cases):
     """Run the cases in this process and return what :mod:`distributed_job` found."""
     path = written(folder, root, cases)
-    loaded("distributed_job").main(path, folder / "out.json")
+    script(HERE / "distributed_job.py").main(path, folder / "out.json")
     return json.loads((folder / "out.json").read_text())
 
 

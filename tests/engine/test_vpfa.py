@@ -213,6 +213,11 @@ def test_any_trained_run_and_any_stage_can_be_named(tiny_config, tmp_path):
     assert [r["stage"] for r in records] == ["net", "moved, before", "moved"]
 
 
+def test_a_run_that_makes_no_low_views_gets_those_of_its_low_images(tiny_config):
+    *_, record = run_job(tiny_config(**PLAIN, data__pair_rates=[1.0], **with_vpfa(modules=["mean"])))
+    assert set(record["direction"]) == {"2", "3", "4"}
+
+
 def test_what_cannot_be_moved_is_refused(tiny_config, tmp_path):
     (run,) = own_runs(tiny_config(task="vpfa", vpfa__modules=["median"]), 0, tmp_path)
     with pytest.raises(ConfigError, match=r"names \['median'\]; allowed: conditioned, mean, perceptron"):
@@ -222,7 +227,6 @@ def test_what_cannot_be_moved_is_refused(tiny_config, tmp_path):
         run.work()
     run_job(tiny_config(**PLAIN))
     trained = tmp_path / "run" / "split0" / "osnet_x0_25"
-    (run,) = own_runs(tiny_config(task="vpfa", vpfa__run=str(trained)), 0, tmp_path)
     (run,) = own_runs(tiny_config(task="vpfa", vpfa__run=str(trained), vpfa__rates=[1.0]), 0, tmp_path)
     with pytest.raises(ValueError, match=r"need a rate above 1, not \[1\.0\]"):
         run.work()

@@ -7,30 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_jobs import TINY, configured
 
-from torchreid_xres.config import load_config
-
-TINY = {
-    "model.name": "sr_reid",
-    "model.pretrained": False,
-    "model.reid": "osnet_x0_25",
-    "data.sources": ["folder"],
-    "data.targets": ["folder"],
-    "data.height": 32,
-    "data.width": 16,
-    "data.workers": 0,
-    "data.pairs": True,
+KILLED = TINY | {
     "data.transforms": ["random_flip", "random_crop"],
-    "data.options.folder": {"synthetic": True, "lr_camera": "1"},
-    "sr.name": "vdsr",
-    "sr.options": {"depth": 3, "features": 4, "channels": 3},
     "train.max_epoch": 3,
-    "train.batch_size": 16,
-    "train.precision": "fp32",
     "train.print_freq": 1,
     "test.ranks": [1, 5],
     "test.eval_freq": 1,
-    "use_gpu": False,
 }
 
 
@@ -39,9 +23,7 @@ def tiny(tiny_root):
     """Return a function: folder and overrides (dotted keys) to a configuration."""
 
     def make(folder, **changes):
-        keys = TINY | {"data.root": str(tiny_root), "data.save_dir": str(folder)}
-        keys |= {key.replace("__", "."): value for key, value in changes.items()}
-        return load_config(None, [part for pair in keys.items() for part in pair])
+        return configured(KILLED, tiny_root, folder, changes)
 
     return make
 

@@ -1,28 +1,15 @@
 """Runs of every method at tiny sizes, as a training would leave them; nothing is trained."""
 
 import pytest
+from tiny_jobs import IDENTITIES, TINY, configured
 
-from torchreid_xres.config import load_config
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.run import Run, model_options
 from torchreid_xres.models import MODELS, build_model
+from torchreid_xres.models.weights import weight_files
 
-IDENTITIES = 8  # of tiny_root's training set
-TINY = {
-    "model.pretrained": False,
-    "model.reid": "osnet_x0_25",
-    "data.sources": ["folder"],
-    "data.targets": ["folder"],
-    "data.height": 32,
-    "data.width": 16,
-    "data.workers": 0,
-    "data.options.folder": {"synthetic": True, "lr_camera": "1"},
-    "sr.options": {},
-    "test.dist_metric": "cosine",
-    "train.precision": "fp32",
-    "use_gpu": False,
-}
+UNTRAINED = TINY | {"data.pairs": False, "sr.name": "bicubic", "sr.options": {}, "test.dist_metric": "cosine"}
 # What each model of ours that describes identities takes at a tiny size; the host's stand for all of its zoo.
 METHODS = {
     "sr_reid": {"data.pairs": True, "sr.name": "vdsr", "sr.options": {"depth": 3, "features": 4}},
@@ -82,14 +69,11 @@ def run_of(tiny_root, tmp_path_factory):
     def make(name, **changes):
         key = name, str(changes)
         if key not in made:
-            keys = TINY | METHODS[name] | {"data.root": str(tiny_root), "model.name": name}
-            keys |= {key.replace("__", "."): value for key, value in changes.items()}
-            cfg = load_config(None, [part for pair in keys.items() for part in pair])
             folder = tmp_path_factory.mktemp(name)
+            cfg = configured(UNTRAINED | METHODS[name] | {"model.name": name}, tiny_root, folder, changes)
             Run(cfg, 0, folder, "", name=f"split0/{name}").save()
             options = model_options(cfg, name) if name in MODELS else {}
-            files = [key for key, value in options.items() if key.endswith("_weights") and isinstance(value, str)]
-            options |= dict.fromkeys(files, "")
+            options |= dict.fromkeys(weight_files(options), "")
             model = build_model(name, IDENTITIES, cfg.loss.name, pretrained=False, **options)
             checkpoint.save_atomic({"models": {"model": model.state_dict()}}, folder / LAST)
             made[key] = folder

@@ -1,7 +1,7 @@
-import importlib.util
 import json
 
 import pytest
+from scripts import script
 
 from torchreid_xres.report.tables import ablation_table, accuracy_table, curve_table
 
@@ -39,10 +39,7 @@ def test_a_figure_that_is_not_given_is_left_out():
 
 @pytest.fixture
 def tables(repo):
-    spec = importlib.util.spec_from_file_location("tables", repo / "benchmarks" / "tables.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(repo / "benchmarks" / "tables.py")
 
 
 def test_kept_records_fill_a_document(tables, tmp_path, monkeypatch, capsys):

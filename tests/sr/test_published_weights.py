@@ -1,19 +1,16 @@
 """The public VDSR and FSRCNN weights reach their PSNR on Set5."""
 
-import importlib.util
 import json
 
 import pytest
+from scripts import script
 
 from torchreid_xres.sr import build_front_end
 
 
 @pytest.fixture(scope="module")
 def benchmark(repo):
-    spec = importlib.util.spec_from_file_location("psnr_set5", repo / "benchmarks" / "psnr_set5.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(repo / "benchmarks" / "psnr_set5.py")
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

@@ -1,18 +1,13 @@
 """The tool that a test file is named after, as a module, and as a user calls it."""
 
-import importlib.util
-
 import pytest
+from scripts import script
 
 
 @pytest.fixture(scope="module")
 def tool(request, repo):
     """The module of ``tools/<name>.py``, in ``test_<name>.py``."""
-    name = request.path.stem.removeprefix("test_")
-    spec = importlib.util.spec_from_file_location(f"{name}_tool", repo / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(repo / "tools" / f"{request.path.stem.removeprefix('test_')}.py")
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import json
 import PIL.Image
 import pytest
 import torch
+from tiny_jobs import TINY, configured
 
-from torchreid_xres.config import load_config
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.extraction import engine_features, trained_engine
@@ -15,15 +15,9 @@ from torchreid_xres.report.restored import restorations
 from torchreid_xres.report.seen import trained_model
 from torchreid_xres.report.sheet import GAP
 
-COMMON = {
-    "model.pretrained": False, "model.reid": "osnet_x0_25", "model.reid_weights": "no longer there",
-    "data.height": 32, "data.width": 16, "data.sources": ["folder"], "data.targets": ["folder"], "data.workers": 0,
-    "data.options.folder": {"synthetic": True, "lr_camera": "1"}, "use_gpu": False,
-}  # fmt: skip
-VDSR = {"sr.name": "vdsr", "sr.options": {"depth": 3, "features": 4, "channels": 3}, "data.pairs": True}
 METHODS = {
-    "sr_reid": VDSR,
-    "msifla": {"model.options": {"widths": [4, 8]}},
+    "sr_reid": {},
+    "msifla": {"data.pairs": False, "model.options": {"widths": [4, 8]}, "sr.name": "bicubic", "sr.options": {}},
     "kgnet": {
         "data.height": 64, "data.width": 64, "data.pair_rates": [2.0, 4.0], "sr.name": "omni_sr", "sr.scale": 4,
         "sr.options": {"features": 8, "groups": 1, "blocks": 1},
@@ -41,9 +35,9 @@ def run_of(tmp_path_factory, tiny_root):
 
     def make(name):
         if name not in folders:
-            keys = {**COMMON, **METHODS[name], "model.name": name, "data.root": str(tiny_root)}
-            cfg = load_config(None, [part for pair in keys.items() for part in pair])
+            keys = TINY | METHODS[name] | {"model.name": name, "model.reid_weights": "no longer there"}
             folders[name] = tmp_path_factory.mktemp(name)
+            cfg = configured(keys, tiny_root, folders[name], {})
             Run(cfg, 0, folders[name], "0", name="split0").save()
             options = {key: value for key, value in model_options(cfg, name).items() if not key.endswith("_weights")}
             torch.manual_seed(0)

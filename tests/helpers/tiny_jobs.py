@@ -1,0 +1,45 @@
+"""What tests of jobs share: settings with which two epochs take a second or two, and a comparison of states."""
+
+import torch
+
+from torchreid_xres.config import load_config
+
+TINY = {
+    "model.name": "sr_reid",
+    "model.pretrained": False,
+    "model.reid": "osnet_x0_25",
+    "data.sources": ["folder"],
+    "data.targets": ["folder"],
+    "data.height": 32,
+    "data.width": 16,
+    "data.workers": 0,
+    "data.pairs": True,
+    "data.transforms": ["random_flip", "random_crop", "random_erase"],
+    "data.options.folder": {"synthetic": True, "lr_camera": "1"},
+    "sr.name": "vdsr",
+    "sr.options": {"depth": 3, "features": 4, "channels": 3},
+    "train.max_epoch": 2,
+    "train.batch_size": 16,
+    "train.precision": "fp32",
+    "test.ranks": [1, 5, 10],
+    "use_gpu": False,
+}
+IDENTITIES = 8  # of tiny_root's training set
+
+
+def configured(keys, root, folder, changes):
+    """Return the configuration of settings, a data set's and a run's folder, and a test's own changes on top."""
+    keys = keys | {"data.root": str(root), "data.save_dir": str(folder)}
+    keys |= {key.replace("__", "."): value for key, value in changes.items()}
+    return load_config(None, [part for pair in keys.items() for part in pair])
+
+
+def same(a, b):
+    """Compare nested states bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
