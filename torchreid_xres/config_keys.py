@@ -190,7 +190,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.vpfa.enabled = False  # learn and evaluate the modules for every model that the job trains, or has trained
     cfg.vpfa.run = ""  # task "vpfa": folder of the trained run
     cfg.vpfa.modules = ["mean", "conditioned", "perceptron"]  # the last is the stage's own result
-    cfg.vpfa.rates = []  # of the low views of training images; empty: those the data set makes pairs with
+    cfg.vpfa.rates = []  # of the low views of training images; empty: those of its pairs, or of its low images
     cfg.vpfa.target = "sample"  # where a low feature is to go: sample (its own high one), prototype (its identity's)
     cfg.vpfa.hidden = 2048  # width of the perceptron
     cfg.vpfa.epochs = 120

@@ -73,7 +73,7 @@ def pair_features(run: Run, engine: XresMixin, rates: Sequence[float] = ()) -> F
     Args:
         run: a trained run.
         engine: its engine with the weights as trained (:func:`torchreid_xres.engine.extraction.trained_engine`).
-        rates: of the low views; none: those that the set makes pairs with.
+        rates: of the low views; none: those above 1 that the set makes pairs with, or else that its images have.
 
     Returns:
         Of N images and R rates N * (1 + R) rows, the views of an image next to each other. ``rate`` 1 is the image as
@@ -87,7 +87,8 @@ def pair_features(run: Run, engine: XresMixin, rates: Sequence[float] = ()) -> F
     if run.cfg.data.pictures:
         raise ConfigError(f"{run.folder} was trained on data.pictures: its pairs cannot be made from the sets' files")
     dataset = members_of(engine.datamanager.train_loader.dataset)[0]
-    views = RatedViews(dataset, engine.datamanager.transform_te, rates or dataset.options["pair_rates"])
+    own = [rate for rate in dataset.options["pair_rates"] if rate > 1] or dataset.options["rates"]
+    views = RatedViews(dataset, engine.datamanager.transform_te, rates or own)
     digest = weights_hash(engine.model)
     path = run.folder / "features" / "pairs.npz"
     if path.is_file():
