@@ -18,6 +18,11 @@ from torchreid_xres.inference.extractor import Extractor
 from torchreid_xres.inference.network import find_run, load_network
 from torchreid_xres.models import MODELS
 
+try:
+    export.needs_onnx()
+except ImportError as error:  # torch 2.4
+    pytest.skip(str(error), allow_module_level=True)
+
 # Registered models that describe nobody, so that there is no descriptor to export.
 NO_DESCRIPTOR = {
     "dgrl_restorer": "gives images",
