@@ -65,8 +65,10 @@ def test_every_kind_of_picture_gives_the_same_feature(extractor, picture, tmp_pa
     same = [tmp_path / "a.png", str(tmp_path / "a.png"), picture, array, planes, planes / 255]
     found = extractor(same)
     assert found.dtype == torch.float32 and not found.requires_grad and found.shape[0] == len(same)
-    assert (found == found[0]).all()
-    assert torch.equal(extractor(picture), extractor(planes[None])) and extractor(picture).shape == found[:1].shape
+    # Where a row lies in memory decides how its sums are ordered.
+    torch.testing.assert_close(found, found[:1].expand_as(found), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(extractor(picture), extractor(planes[None]), rtol=1e-5, atol=1e-6)
+    assert extractor(picture).shape == found[:1].shape
     blue_first = extractor(array[..., ::-1])
     assert not torch.allclose(blue_first, found[:1], rtol=1e-3)
 
