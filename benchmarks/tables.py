@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
 from tabulate import tabulate
 
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.report.keypoints import keypoint_table
 from torchreid_xres.report.registries import registry_table
-from torchreid_xres.report.suite import cost_table, suite_table, vpfa_table
+from torchreid_xres.report.suite import cost_table, quoted_table, suite_table, vpfa_table
 from torchreid_xres.report.tables import (
     ablation_table,
     accuracy_table,
@@ -28,6 +29,7 @@ from torchreid_xres.report.tables import (
 )
 
 RESULTS = Path(__file__).parent / "results"
+QUOTED = Path(__file__).with_name("quoted.yaml")
 MAKERS = {
     "accuracy": lambda names: accuracy_table(read(names)),
     "curve": lambda names: curve_table(read(names)),
@@ -38,6 +40,7 @@ MAKERS = {
     "suite": lambda name: suite_table(kept(name)),
     "costs": lambda name: cost_table(kept(name)),
     "vpfa": lambda name: vpfa_table(kept(name)),
+    "quoted": lambda name: quoted_block(name),
     "ratios": lambda name: ratio_table(read(name)),
     "gains": lambda name: gain_table(read(name)),
     "rows": lambda name: tabulate(read(name), headers="keys", tablefmt="github", floatfmt=".3g"),
@@ -75,6 +78,12 @@ def gain_table(rows: list[dict]) -> str:
         line = lines.setdefault(key, dict(zip(("network", "work", "batch"), key, strict=True)))
         line[row["side"]] = row["times the first"]
     return tabulate(list(lines.values()), headers="keys", tablefmt="github", floatfmt=".2f")
+
+
+def quoted_block(name: str) -> str:
+    """Return papers' figures on a data set, under what is to be known of how they were measured."""
+    block = yaml.safe_load(QUOTED.read_text(encoding="utf-8"))[name]
+    return f"\n{block['about']}\n\n{quoted_table(block)}"
 
 
 def read(names: str) -> list[dict]:
