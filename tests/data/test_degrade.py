@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from torchreid_xres.data import degrade
-from torchreid_xres.data.degrade import KERNELS, degrade_image, degrade_tensor, low_size, round_trip
+from torchreid_xres.data.degrade import KERNELS, degrade_image, degrade_tensor, low_size, round_trip, undo_enlargement
 
 RATES = (2, 3, 4, 8, 2.5, 3.7, 1.3)
 ANTIALIASED = [kernel for kernel in KERNELS if kernel != "bilinear_plain"]
@@ -75,6 +75,24 @@ def test_rate_one_changes_nothing(kernel):
     x = torch.rand(2, 3, 9, 7)
     assert torch.equal(degrade_tensor(x, (9, 7), kernel), x)
     assert torch.equal(round_trip(x, (9, 7), kernel), x)
+
+
+@pytest.mark.parametrize("size", [(24, 12), (50, 26), (64, 12), (80, 20), (64, 32)])
+@pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
+def test_an_enlargement_by_the_loader_is_undone(kernel, size):
+    large = (64, 32)
+    height, width = min(size[0], 64), min(size[1], 32)
+    small = 64 + picture("noise", height, width) // 2  # so that nothing is clipped
+    loaded = PIL.Image.fromarray(small).resize(large[::-1], getattr(PIL.Image.Resampling, kernel.upper()))
+    x = torch.from_numpy(np.array(loaded)).permute(2, 0, 1)[None].float()
+    back = undo_enlargement(x, size, kernel)[0].permute(1, 2, 0).numpy()
+    assert back.shape == small.shape
+    assert np.sqrt(np.mean((back - small) ** 2)) < 0.7  # grey levels
+    if size == large:
+        assert np.array_equal(back, small)
+    else:
+        blurred = degrade_tensor(x, (height, width), kernel)[0].permute(1, 2, 0).numpy()
+        assert np.sqrt(np.mean((back - small) ** 2)) < 0.2 * np.sqrt(np.mean((blurred - small) ** 2))
 
 
 # ---- readable loops

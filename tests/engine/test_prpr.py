@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from torchreid_xres.config import ConfigError
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.extraction import run_features
+from torchreid_xres.engine.extraction import engine_features, run_features, trained_engine
+from torchreid_xres.engine.fusion import fused_sets
 from torchreid_xres.engine.job import own_runs, run_job
 from torchreid_xres.engine.run import Run
 
@@ -58,6 +59,10 @@ def test_all_stages_run_once_and_the_whole_model_evaluates(job):
 
     cfg.test.evaluate = True
     (whole,) = run_job(cfg)
+    fused = fused_sets(*([branch[role] for branch in branches] for role in ("query", "gallery")), (2, 1, 1, 1))
+    run, engine = trained_engine(home / "fused")
+    for role, own in engine_features(run, engine, ("query", "gallery")).items():
+        assert F.cosine_similarity(own.features, fused[role].features).min() > 0.995
     assert whole["feature_dim"] == 4 * 512
     assert whole["parameters"] == records[-1]["parameters"]
 

@@ -35,6 +35,7 @@ class PRPREngine(SoftmaxEngine):
             "size": (cfg.data.height, cfg.data.width),
             "mean": cfg.data.norm_mean,
             "std": cfg.data.norm_std,
+            "interpolation": cfg.data.interpolation,
         }
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchreid_xres.data.degrade import degrade_tensor
+from torchreid_xres.data.degrade import undo_enlargement
 from torchreid_xres.metrics.fusion import checked_weights
 from torchreid_xres.models.dgrl import DGRL
 from torchreid_xres.models.dgrl_restorer import seen_rate
@@ -85,7 +85,6 @@ def _(model: PRPR, low_size: tuple[int, int]) -> Mapping[str, Way]:
         return torch.cat([root * part for root, part in zip(roots, parts, strict=True)], dim=1)  # equation 3
 
     def query(img: Tensor) -> Tensor:
-        small = tuple(min(low, side) for low, side in zip(low_size, img.shape[-2:], strict=True))
-        return gallery(degrade_tensor(img, small, "bilinear"))
+        return gallery(undo_enlargement(img, low_size, model.interpolation))
 
     return {"query": query, "gallery": gallery}

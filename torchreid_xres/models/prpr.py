@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchreid_xres import host
-from torchreid_xres.data.degrade import degrade_tensor
+from torchreid_xres.data.degrade import undo_enlargement
 from torchreid_xres.metrics.fusion import PRPR_WEIGHTS, fused_features
 from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from torchreid_xres.models.registry import MODELS
@@ -38,6 +38,8 @@ class PRPR(nn.Module):
         weights: of the branches' cosine distances in the fused one, the original's first (equation 3).
         size: height and width in pixels that the re-ID networks see.
         mean, std: the loader's normalisation.
+        interpolation: how the loader, and the branches' own in training, bring images to ``size``: ``bilinear`` or
+            ``bicubic``.
         **restorer: sizes of :class:`~torchreid_xres.sr.pyramid.PyramidRestorer`, which stays as loaded.
 
     Example:
@@ -57,10 +59,12 @@ class PRPR(nn.Module):
         size: Sequence[int] = (256, 128),
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        interpolation: str = "bilinear",
         **restorer: Any,
     ) -> None:
         super().__init__()
         self.num_classes, self.weights, self.size = num_classes, tuple(weights), (size[0], size[1])
+        self.interpolation = interpolation
         self.paired = loss == "triplet" or not num_classes  # a branch gives logits and features in training
         self.normalize = Normalization(mean, std)
         self.restorer = PyramidRestorer(**restorer).requires_grad_(False)
@@ -91,7 +95,7 @@ class PRPR(nn.Module):
         restored = self.restorer(seen)  # equations 1 and 2: (N, 3, 2h, 2w), (N, 3, 3h, 3w), (N, 3, 4h, 4w)
         images = dict(zip(LEVELS, (seen, *restored), strict=True))
         return {
-            level: self.normalize(F.interpolate(x.float(), self.size, mode="bilinear", antialias=True))
+            level: self.normalize(F.interpolate(x.float(), self.size, mode=self.interpolation, antialias=True))
             for level, x in images.items()
         }
 
@@ -106,8 +110,8 @@ class PRPR(nn.Module):
     def extract(self, batch: Mapping[str, Any]) -> Tensor:
         """Return fused descriptors (N, D) of a loader's batch, whose images were brought to the network's size.
 
-        An image that was smaller is first brought back to the ``size`` the camera gave it, so that the restorer
-        starts where it should; one that was larger is restored from the network's size.
+        An image that was smaller is first brought back to the pixels the camera gave it, so that the restorer starts
+        where it should; one that was larger is restored from the network's size.
 
         Args:
             batch: with ``img`` and ``size``.
@@ -118,8 +122,7 @@ class PRPR(nn.Module):
         views = {level: torch.empty(len(img), 3, *self.size, device=img.device) for level in LEVELS}
         for size in sorted(set(sizes)):
             rows = torch.tensor([i for i, other in enumerate(sizes) if other == size], device=img.device)
-            seen = img[rows] if size == (height, width) else degrade_tensor(img[rows], size, "bilinear")
-            for level, view in self.views(seen).items():
+            for level, view in self.views(undo_enlargement(img[rows], size, self.interpolation)).items():
                 views[level][rows] = view
         return self._fused(views)
 

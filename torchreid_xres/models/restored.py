@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreid_xres.data.degrade import degrade_tensor
+from torchreid_xres.data.degrade import undo_enlargement
 from torchreid_xres.models.dgrl import DGRL
 from torchreid_xres.models.kgnet import KGNet
 from torchreid_xres.models.layers import Normalization
@@ -110,7 +110,7 @@ def _from_pyramid(model: PRPR, batch: Mapping[str, Any], normalize: Normalizatio
     height, width = whole.shape[-2:]
     views = []
     for image, (h, w) in zip(whole[:, None], batch["size"].tolist(), strict=True):
-        small = degrade_tensor(image, (min(h, height), min(w, width)), "bilinear")
+        small = undo_enlargement(image, (h, w), model.interpolation)
         scale = min(max(math.ceil(height / small.shape[-2]), 2), 4)
         views.append(resize(model.restorer(small)[scale - 2], (height, width)))
     return torch.cat(views)
