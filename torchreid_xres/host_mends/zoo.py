@@ -1,4 +1,4 @@
-"""Mends of the host's zoo: published weights are read without running code."""
+"""Mends of the host's zoo: published weights are read without running code, every network takes every memory layout."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
+
+from torch import Tensor, nn
 
 from torchreid_xres.host_mends.table import mend
 
@@ -29,3 +31,16 @@ def _tensors_only(original: Callable) -> Callable:
             original(*args, **kwargs)
 
     return read
+
+
+@mend(
+    "zoo-layout",
+    "models/pcb.py:246, models/mudeep.py:194: view() of channels-last maps crashes PCB at test and MuDeep always",
+    "models.pcb:PCB.featuremaps",
+    "models.mudeep:MuDeep.featuremaps",
+)
+def _contiguous(original: Callable) -> Callable:
+    def featuremaps(self: nn.Module, x: Tensor) -> Tensor:
+        return original(self, x).contiguous()
+
+    return featuremaps
