@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.extraction import run_features
 from torchreid_xres.engine.features import FeatureSet, evaluate_features
 from torchreid_xres.engine.fusion import OBJECTIVES, Search, evaluate_reciprocal_ranks, fused_sets, search_weights
+from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.metrics.distance import METRICS
 from torchreid_xres.metrics.fusion import SizeWeights, default_weights
@@ -88,7 +90,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def fuse(args: argparse.Namespace) -> list[dict]:
     searched = args.search or args.by_size
-    branches = [read_branch(folder, ("query", "gallery", *["train"] * searched)) for folder in args.branches]
+    keep_freed_memory()
+    with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
+        branches = [read_branch(folder, ("query", "gallery", *["train"] * searched)) for folder in args.branches]
     query, gallery = ([branch[role] for branch in branches] for role in ("query", "gallery"))
     name = query[0].dataset
     protocol = args.protocol or (DATASETS[name].build.metric if name in DATASETS else "market")

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
+from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.files import whole_file
 from torchreid_xres.report.evaluation import read_record
 from torchreid_xres.report.page import Evaluation, evaluation_page
@@ -41,7 +43,11 @@ def main(argv: list[str] | None = None) -> int:
         there = read(args.against, here.record["dataset"]) if args.against else None
         queries = None
         if not args.no_images:
-            queries = run_queries(args.run, here.record, args.against, there and there.record, args.count, args.root)
+            keep_freed_memory()
+            with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
+                queries = run_queries(
+                    args.run, here.record, args.against, there and there.record, args.count, args.root
+                )
         page = evaluation_page(here, there, queries)
         with whole_file(args.out) as scratch:
             scratch.write_text(page, encoding="utf-8")

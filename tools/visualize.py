@@ -27,6 +27,7 @@ from tabulate import tabulate
 from torchreid_xres.data.datasets.reading import images_at
 from torchreid_xres.data.io import picture_path, read_image, save_image
 from torchreid_xres.engine.extraction import engine_features, trained_engine
+from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.run import ranking_options
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.report.activations import activation_cells
@@ -212,6 +213,7 @@ def guidance(args: argparse.Namespace) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    keep_freed_memory()
     try:
         with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
             table = args.work(args)

@@ -106,11 +106,12 @@ def test_a_run_folder_makes_its_features(run_tool, tool, branches, tmp_path, mon
 
     def run_features(folder, roles):
         asked.append((folder, *roles))
+        print("Loading, says torchreid")
         return {role: features("trained", role, 9, 0.9) for role in roles}
 
     monkeypatch.setattr(tool, "run_features", run_features)
     status, out, _ = run_tool(branches[0], run)
-    assert status == 0 and "| trained " in out
+    assert status == 0 and "| trained " in out and "Loading" not in out
     assert run_tool(branches[0], run, "--search")[0] == 0
     assert asked == [(run, "query", "gallery"), (run, "query", "gallery", "train")]
 

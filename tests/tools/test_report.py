@@ -40,7 +40,9 @@ def report(tool, tmp_path, capsys):
     def run(*args):
         out = tmp_path / "page" / "report.html"
         status = tool.main([*map(str, args), "--out", str(out)])
-        return status, out.read_text(encoding="utf-8") if out.is_file() else None, capsys.readouterr().err
+        said, err = capsys.readouterr()
+        assert said.splitlines()[:-1] == []  # of the loaders nothing
+        return status, out.read_text(encoding="utf-8") if out.is_file() else None, err
 
     return run
 
