@@ -4,6 +4,7 @@
     python benchmarks/accuracy.py --suite cuhk03_mini --root DATA --seeds 1 2 3
     python benchmarks/accuracy.py --suite vehicle2cam --root DATA --only osnet_x0_25 bicubic vdsr train.max_epoch 4
     python benchmarks/accuracy.py --suite synth_person --vpfa     # and each model with its queries' features moved
+    python benchmarks/accuracy.py --suite synth_person --finished  # the tables of what was run so far
     python benchmarks/accuracy.py --suite vehicle2cam --list
 
 The suites are in suites.yaml: rows with what they have in common (manifest, input size, epochs, batch, augmentation). A
@@ -42,7 +43,12 @@ BULKY = ("cmc", "by_camera", "tpr", "versions", "machine")  # parts of a record 
 
 
 def run_suite(
-    suite: Suite, wanted: list[tuple[int, Row]], more: list[Any], out: Path, with_vpfa: bool = False
+    suite: Suite,
+    wanted: list[tuple[int, Row]],
+    more: list[Any],
+    out: Path,
+    with_vpfa: bool = False,
+    finished: bool = False,
 ) -> list[dict]:
     """Run what is not done yet of a suite's cells, and return all that were asked for, finished or failed.
 
@@ -52,10 +58,12 @@ def run_suite(
         more: the user's keys and values.
         out: folder of the suite.
         with_vpfa: learn the modules of VPFA for each finished cell, too.
+        finished: run nothing; what was not run is left out.
     """
     cells: list[dict] = []
     for seed, row in wanted:
-        print(f"\n{row.label}, seed {seed}: {len(cells) + 1} of {len(wanted)}", flush=True)
+        if not finished:
+            print(f"\n{row.label}, seed {seed}: {len(cells) + 1} of {len(wanted)}", flush=True)
         facts = {"suite": suite.name, "label": row.label, "kind": row.kind, "seed": seed, "config": row.config}
         path = out / "cells" / f"{row.label}_{seed}.json"
         try:
@@ -63,22 +71,25 @@ def run_suite(
             sha256 = config_hash(cfg)
             path = path.with_stem(f"{path.stem}_{sha256[:12]}")
             facts |= {"config_sha256": sha256, "start": start_of(cfg), "input": [cfg.data.height, cfg.data.width]}
-            cell = kept(path, facts, partial(run_cell, row, cfg, out))
-            if with_vpfa and cell["status"] == "done":
+            cell = kept(path, facts, partial(run_cell, row, cfg, out), finished)
+            if with_vpfa and cell.get("status") == "done":
                 settings = hashlib.sha256(json.dumps(as_dict(cfg.vpfa), sort_keys=True).encode()).hexdigest()[:8]
                 beside = path.with_stem(f"{path.stem}_vpfa_{settings}")
-                cell["vpfa"] = kept(beside, facts, partial(run_vpfa, row, cfg, out))
+                cell["vpfa"] = kept(beside, facts, partial(run_vpfa, row, cfg, out), finished)
         except ConfigError as error:
             cell = failed(facts, error)
             write_json(cell, path)
-        cells.append(cell)
+        cells += [cell] if cell else []
     return cells
 
 
-def kept(path: Path, facts: dict[str, Any], work: Callable[[], dict]) -> dict:
-    """Return the finished cell in a file, or do the work and keep what it gave, or why it did not."""
+def kept(path: Path, facts: dict[str, Any], work: Callable[[], dict], finished: bool = False) -> dict:
+    """Return the finished cell in a file, or do the work and keep what it gave, or why it did not.
+
+    With ``finished`` nothing is done: the cell in the file is returned whatever became of it, or nothing.
+    """
     cell = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if cell.get("status") == "done":
+    if finished or cell.get("status") == "done":
         return cell
     try:
         cell = facts | work() | {"status": "done"}
@@ -169,6 +180,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", help="train.seed of each row's cells; default: the suite's")
     parser.add_argument("--only", nargs="+", metavar="LABEL", help="these rows only")
     parser.add_argument("--vpfa", action="store_true", help="also learn VPFA's modules for each trained model")
+    parser.add_argument("--finished", action="store_true", help="run nothing, show what was run so far")
     parser.add_argument("--list", action="store_true", help="say which rows the suite has, and stop")
     parser.add_argument("--out", type=Path, help="folder of cells and runs; log/accuracy_<suite> if left out")
     parser.add_argument("--keep", type=Path, help="also write the collected result to this JSON file")
@@ -204,11 +216,11 @@ def main(argv: list[str] | None = None) -> int:
         wanted = [(seed, row) for seed in seeds for row in rows if seed in row.seeds]
         out = args.out or Path("log") / f"accuracy_{suite.name}"
         more = [*(["data.root", args.root] if args.root else []), *args.opts]
-        cells = run_suite(suite, wanted, more, out, args.vpfa)
+        cells = run_suite(suite, wanted, more, out, args.vpfa, args.finished)
         result = collected(suite, cells)
         given = ["--suite", suite.name, *(["--root", "DATA"] if args.root else [])]
         given += [*(["--seeds", *args.seeds] if args.seeds else []), *(["--only", *args.only] if args.only else [])]
-        given += [*(["--vpfa"] if args.vpfa else []), *args.opts]
+        given += [f"--{flag}" for flag in ("vpfa", "finished") if getattr(args, flag)] + args.opts
         result["command"] = shlex.join(["python", "benchmarks/accuracy.py", *given])
         result |= {key: measure.facts(args)[key] for key in ("machine", "versions")}
         if args.keep:

@@ -101,6 +101,13 @@ def test_cells_run_once_and_failures_are_told(accuracy, fake_cells, tmp_path, ca
     assert accuracy.main(argv) == 0
     assert fake_cells == [("vdsr", 1), ("vdsr", 2)]
     fake_cells.clear()
+    everything = argv[: argv.index("--only")]
+    # Of all rows those that were run, with the failures; the changed key makes other cells.
+    assert accuracy.main([*everything, "--finished", "train.max_epoch", "3"]) == 0
+    so_far = json.loads(keep.read_text())
+    assert so_far.pop("command").endswith("--finished train.max_epoch 3") and kept.pop("command")
+    assert so_far == kept
+    assert accuracy.main([*everything, "--finished"]) == 1 and not fake_cells
     assert accuracy.main([*argv[:-1], "4"]) == 0  # another configuration
     assert len(fake_cells) == 6
     fake_cells.clear()
