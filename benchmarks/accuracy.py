@@ -150,7 +150,7 @@ def panned_rows(suite: Suite, cells: list[dict]) -> list[dict]:
                 "seeds": [cell["seed"] for cell in own],
                 "records": {name: slim(rec for part in parts if part["label"] == name for rec in part["records"])
                             for name in modules},
-                "difference": compared(parts, dict.fromkeys(modules, "before")),
+                "difference": compared(parts, dict.fromkeys(modules, "before"), same_training=True),
             })  # fmt: skip
     return rows
 

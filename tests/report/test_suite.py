@@ -27,9 +27,8 @@ def test_a_difference_is_that_of_the_same_queries():
     assert found == pytest.approx((middle, error))
     assert error < 0.2 and found.verdict == "better"
     assert difference(other, own).verdict == "worse"
-    # Two seeds on each side: half of the variance of a seed twice
-    assert difference(own, other, seed_variance=9.0).error == pytest.approx((error**2 + 9.0) ** 0.5)
-    assert difference(own, other, seed_variance=9.0).verdict == "within error"
+    assert difference(own, other, by_chance=9.0).error == pytest.approx((error**2 + 9.0) ** 0.5)
+    assert difference(own, other, by_chance=9.0).verdict == "within error"
 
 
 def test_queries_without_a_match_do_not_count():
@@ -45,8 +44,33 @@ def test_the_variance_from_seed_to_seed_is_of_all_models():
     assert pooled_variance([[50.0], [61.0]]) == 0.0
 
 
-def cell(label, seed, rank1, ap):
-    return {"label": label, "seed": seed, "queries": {"rank1": rank1, "mAP": ap}}
+def cell(label, seed, rank1, ap, start="random"):
+    return {"label": label, "seed": seed, "queries": {"rank1": rank1, "mAP": ap}, "start": start}
+
+
+def steady(label, *means, start="random"):
+    """Runs of a model, one for each mean, in which all queries do alike."""
+    return [cell(label, seed, [m, m, m], [m, m, m], start) for seed, m in enumerate(means)]
+
+
+def test_seeds_count_among_models_that_start_alike():
+    cells = [*steady("a", 40, 44), *steady("b", 30, 38), *steady("c", 60), *steady("d", 70, 71, start="zoo")]
+    told = compared(cells, {"b": "a", "c": "a", "d": "a"})
+    random = (8 + 32) / 2  # of two models, one degree of freedom each
+    assert told["b"]["mAP"]["points"] == -8
+    assert told["b"]["mAP"]["error"] == pytest.approx((random / 2 + random / 2) ** 0.5)
+    assert told["c"]["mAP"]["error"] == pytest.approx((random / 1 + random / 2) ** 0.5)
+    assert told["d"]["mAP"]["error"] == pytest.approx((0.5 / 2 + random / 2) ** 0.5)
+    # One seed only of those that start alike: the others' spread is better than none.
+    (lone,) = compared([*cells, *steady("e", 50, start="elsewhere")], {"e": "d"}).values()
+    assert lone["mAP"]["error"] == pytest.approx(((8 + 32 + 0.5) / 3 + 0.5 / 2) ** 0.5)
+
+
+def test_what_one_trained_network_gives_differs_by_its_gain_only():
+    cells = [*steady("before", 40, 60), *steady("a", 41, 61), *steady("b", 41, 63)]
+    told = compared(cells, {"a": "before", "b": "before"}, same_training=True)
+    assert told["a"]["mAP"]["points"] == 1 and told["b"]["mAP"]["points"] == 2
+    assert told["a"]["mAP"]["error"] == pytest.approx(((0 + 2) / 2 / 2) ** 0.5)
 
 
 @pytest.fixture

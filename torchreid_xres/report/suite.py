@@ -28,7 +28,7 @@ class Difference(NamedTuple):
         return "better" if self.points > 0 else "worse"
 
 
-def difference(own: np.ndarray, other: np.ndarray, seed_variance: float = 0.0) -> Difference:
+def difference(own: np.ndarray, other: np.ndarray, by_chance: float = 0.0) -> Difference:
     """Compare two models over the same queries.
 
     Both stand before the same queries, so these enter as pairs: what counts is how much the differences of single
@@ -37,7 +37,7 @@ def difference(own: np.ndarray, other: np.ndarray, seed_variance: float = 0.0) -
     Args:
         own: a figure of each query, in per cent, (runs, Q), NaN for a query without a match; a run for each seed.
         other: that of the other model, (its runs, Q).
-        seed_variance: of a model's mean figure from seed to seed, in squared points (:func:`pooled_variance`).
+        by_chance: what training anew adds to the squared error of the difference, in squared points.
 
     Raises:
         ValueError: if they are not of the same queries.
@@ -50,14 +50,13 @@ def difference(own: np.ndarray, other: np.ndarray, seed_variance: float = 0.0) -
         raise ValueError(f"figures of {own.shape[1]} queries cannot be compared with those of {other.shape[1]}")
     pairs = own.mean(axis=0) - other.mean(axis=0)
     pairs = pairs[~np.isnan(pairs)]
-    by_chance = seed_variance * (1 / len(own) + 1 / len(other))
     return Difference(float(pairs.mean()), float(np.sqrt(pairs.var(ddof=1) / len(pairs) + by_chance)))
 
 
 def pooled_variance(groups: Sequence[Sequence[float]]) -> float:
-    """Return the variance of a figure from seed to seed, in common for all models; 0 if none has two seeds.
+    """Return the variance of a figure from seed to seed, in common for several models; 0 if none has two seeds.
 
-    Two or three seeds say little of one model's variance; those of all models together say more.
+    Two or three seeds say little of one model's variance; those of several models together say more.
 
     Args:
         groups: a model's figure for each of its seeds, for each model.
@@ -71,32 +70,47 @@ def pooled_variance(groups: Sequence[Sequence[float]]) -> float:
     return sum((len(group) - 1) * variance(group) for group in several) / freedom if several else 0.0
 
 
-def compared(cells: Sequence[Mapping[str, Any]], against: Mapping[str, str]) -> dict[str, dict]:
+def compared(
+    cells: Sequence[Mapping[str, Any]], against: Mapping[str, str], same_training: bool = False
+) -> dict[str, dict]:
     """Return for each model how it differs from the one it is compared with.
 
+    How much a figure changes from seed to seed is estimated from all models that start alike: those that start from
+    random weights change far more than those that start from pretrained ones.
+
     Args:
-        cells: finished runs: ``label``, ``seed``, and ``queries``, lists of each query's figures by the names of
-            :data:`COMPARED`, in per cent, None for a query without a match.
+        cells: finished runs: ``label``, ``seed``, ``start`` (which weights training started from), and ``queries``,
+            lists of each query's figures by the names of :data:`COMPARED`, in per cent, None for one without a match.
         against: label -> label of the model it is compared with; both need a finished run, or the row is left out.
+        same_training: a seed's figures are of one trained network, so that only their difference changes with it.
 
     Returns:
         label -> {"against": label, figure: {"points", "error", "verdict"}}.
     """
-    figures: dict[str, dict[str, np.ndarray]] = {}
-    for label in dict.fromkeys(cell["label"] for cell in cells):
-        runs = [cell["queries"] for cell in cells if cell["label"] == label]
-        figures[label] = {key: np.array([run[key] for run in runs], dtype=float) for key in COMPARED}
-    pooled = {
-        key: pooled_variance([np.nanmean(own[key], axis=1).tolist() for own in figures.values()]) for key in COMPARED
-    }
-    found: dict[str, dict] = {}
-    for label, other in against.items():
-        if label in figures and other in figures and label != other:
-            found[label] = {"against": other}
-            for key in COMPARED:
-                told = difference(figures[label][key], figures[other][key], pooled[key])
-                found[label][key] = {"points": told.points, "error": told.error, "verdict": told.verdict}
+    starts = {cell["label"]: cell.get("start") for cell in cells}
+    pairs = {own: other for own, other in against.items() if own in starts and other in starts and own != other}
+    found: dict[str, dict] = {own: {"against": other} for own, other in pairs.items()}
+    for key in COMPARED:
+        figures = {
+            label: np.array([cell["queries"][key] for cell in cells if cell["label"] == label], dtype=float)
+            for label in starts
+        }
+        means = {label: np.nanmean(own, axis=1) for label, own in figures.items()}
+        gains = [(means[own] - means[other]).tolist() for own, other in pairs.items()] if same_training else []
+        for own, other in pairs.items():
+            if same_training:
+                by_chance = pooled_variance(gains) / len(means[own])
+            else:
+                by_chance = sum(_seed_variance(label, means, starts) / len(means[label]) for label in (own, other))
+            told = difference(figures[own], figures[other], by_chance)
+            found[own][key] = {"points": told.points, "error": told.error, "verdict": told.verdict}
     return found
+
+
+def _seed_variance(label: str, means: Mapping[str, np.ndarray], starts: Mapping[str, Any]) -> float:
+    alike = [own.tolist() for other, own in means.items() if starts[other] == starts[label]]
+    every = [own.tolist() for own in means.values()]
+    return pooled_variance(alike if any(len(own) > 1 for own in alike) else every)
 
 
 def suite_table(result: Mapping[str, Any], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> str:
