@@ -84,11 +84,11 @@ def run_vpfa(row: Row, cfg: CfgNode, out: Path) -> dict:
         found[label]["records"] = [record for record in records if record["stage"] == stage]
     protocol = records[-1]["protocol"]
     for run in after_training(cfg, ends):
-        _, _, _, query, gallery, reference = opened(run)
-        found["before"]["queries"].append(figures_of_queries(query, gallery, protocol))
+        start = opened(run)
+        found["before"]["queries"].append(figures_of_queries(start.query, start.gallery, protocol))
         for name, label in labels.items():
-            after = moved(load_panning(run.folder / f"{name}.pth.tar")[0], query, reference)
-            found[label]["queries"].append(figures_of_queries(after, gallery, protocol))
+            after = moved(load_panning(run.folder / f"{name}.pth.tar")[0], start.query, start.reference)
+            found[label]["queries"].append(figures_of_queries(after, start.gallery, protocol))
     return {"parts": {label: {**part, "queries": joined(part["queries"])} for label, part in found.items()}}
 
 

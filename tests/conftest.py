@@ -16,10 +16,10 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """Leave out the example of what the oldest torch cannot do."""
-    from torchreid_xres.inference.export import needs_onnx
-
     for item in items:
         if item.name == "torchreid_xres.inference.export.export_onnx":
+            from torchreid_xres.inference.export import needs_onnx
+
             try:
                 needs_onnx()
             except ImportError as error:
