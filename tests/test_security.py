@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_jobs import untrained_run
 from torch import nn
 
 from torchreid_xres import host
@@ -194,11 +195,7 @@ def run_folder(tiny_root, tmp_path):
         "train.precision": "fp32",
     }  # fmt: skip
     cfg = load_config(None, [str(part) for pair in keys.items() for part in pair])
-    run = Run(cfg, 0, tmp_path / "run", "", name="run")
-    run.save()
-    model = build_model("osnet_x0_25", 8, pretrained=False)
-    checkpoint.save_atomic({"models": {"model": model.state_dict()}}, run.folder / LAST)
-    return run.folder
+    return untrained_run(cfg, tmp_path / "run")
 
 
 def test_a_run_does_not_go_on_from_code(run_folder, mark, net):

@@ -3,6 +3,11 @@
 import torch
 
 from torchreid_xres.config import load_config
+from torchreid_xres.engine import checkpoint
+from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.run import Run, model_options
+from torchreid_xres.models import MODELS, build_model
+from torchreid_xres.models.weights import weight_files
 
 TINY = {
     "model.name": "sr_reid",
@@ -32,6 +37,18 @@ def configured(keys, root, folder, changes):
     keys = keys | {"data.root": str(root), "data.save_dir": str(folder)}
     keys |= {key.replace("__", "."): value for key, value in changes.items()}
     return load_config(None, [part for pair in keys.items() for part in pair])
+
+
+def untrained_run(cfg, folder):
+    """Leave in a folder what a training leaves, with random weights, and return the folder."""
+    name = cfg.model.name
+    Run(cfg, 0, folder, "0", name=f"split0/{name}").save()
+    options = model_options(cfg, name) if name in MODELS else {}
+    options |= dict.fromkeys(weight_files(options), "")
+    torch.manual_seed(0)
+    model = build_model(name, IDENTITIES, cfg.loss.name, pretrained=False, **options)
+    checkpoint.save_atomic({"models": {"model": model.state_dict()}}, folder / LAST)
+    return folder
 
 
 def same(a, b):

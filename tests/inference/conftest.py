@@ -1,13 +1,7 @@
 """Runs of every method at tiny sizes, as a training would leave them; nothing is trained."""
 
 import pytest
-from tiny_jobs import IDENTITIES, TINY, configured
-
-from torchreid_xres.engine import checkpoint
-from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.run import Run, model_options
-from torchreid_xres.models import MODELS, build_model
-from torchreid_xres.models.weights import weight_files
+from tiny_jobs import TINY, configured, untrained_run
 
 UNTRAINED = TINY | {"data.pairs": False, "sr.name": "bicubic", "sr.options": {}, "test.dist_metric": "cosine"}
 # What each model of ours that describes identities takes at a tiny size; the host's stand for all of its zoo.
@@ -71,12 +65,7 @@ def run_of(tiny_root, tmp_path_factory):
         if key not in made:
             folder = tmp_path_factory.mktemp(name)
             cfg = configured(UNTRAINED | METHODS[name] | {"model.name": name}, tiny_root, folder, changes)
-            Run(cfg, 0, folder, "", name=f"split0/{name}").save()
-            options = model_options(cfg, name) if name in MODELS else {}
-            options |= dict.fromkeys(weight_files(options), "")
-            model = build_model(name, IDENTITIES, cfg.loss.name, pretrained=False, **options)
-            checkpoint.save_atomic({"models": {"model": model.state_dict()}}, folder / LAST)
-            made[key] = folder
+            made[key] = untrained_run(cfg, folder)
         return made[key]
 
     return make

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from torchreid_xres.sr import build_front_end
+from torchreid_xres.sr.base import resize
 from torchreid_xres.sr.rcan import RCAN
 from torchreid_xres.sr.spandrel import architectures
 
@@ -89,6 +90,14 @@ def test_networks_that_do_not_magnify_work_on_the_enlarged_image(spandrel):
     restorer = build_front_end("spandrel", scale=3, arch="NAFNet", enc_blk_nums=[1], dec_blk_nums=[1])
     assert restorer.pre_upsampled
     assert restorer(torch.rand(1, 3, 5, 7)).shape == (1, 3, 15, 21)
+
+
+def test_residual_adds_the_bicubic_image(spandrel):
+    x = torch.rand(2, 3, 9, 6)
+    bare = build_small("SPAN", scale=3)
+    added = build_small("SPAN", scale=3, residual=True)
+    added.load_state_dict(bare.state_dict())
+    torch.testing.assert_close(added(x, (30, 20)), bare(x, (30, 20)) + resize(x, (30, 20)))
 
 
 def test_grey_networks_see_luminance(spandrel):

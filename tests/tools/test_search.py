@@ -5,12 +5,12 @@ import shutil
 
 import PIL.Image
 import pytest
+from tiny_jobs import untrained_run
 
 from torchreid_xres.config import load_config
 from torchreid_xres.data.io import read_image
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.run import Run, model_options
 from torchreid_xres.models import build_model
 
 TINY = ["data.height", "32", "data.width", "16", "sr.name", "vdsr", "sr.options", "{depth: 3, features: 4}",
@@ -19,12 +19,7 @@ TINY = ["data.height", "32", "data.width", "16", "sr.name", "vdsr", "sr.options"
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    cfg = load_config(None, TINY)
-    Run(cfg, 0, folder, "", name="split0/sr_reid").save()
-    model = build_model("sr_reid", 3, pretrained=False, **model_options(cfg, "sr_reid"))
-    checkpoint.save_atomic({"models": {"model": model.state_dict()}}, folder / LAST)
-    return folder
+    return untrained_run(load_config(None, TINY), tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture

@@ -3,14 +3,10 @@ import json
 import PIL.Image
 import pytest
 import torch
-from tiny_jobs import TINY, configured
+from tiny_jobs import TINY, configured, untrained_run
 
-from torchreid_xres.engine import checkpoint
-from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.extraction import engine_features, trained_engine
 from torchreid_xres.engine.features import FeatureSet
-from torchreid_xres.engine.run import Run, model_options
-from torchreid_xres.models import build_model
 from torchreid_xres.report.restored import restorations
 from torchreid_xres.report.seen import trained_model
 from torchreid_xres.report.sheet import GAP
@@ -36,13 +32,8 @@ def run_of(tmp_path_factory, tiny_root):
     def make(name):
         if name not in folders:
             keys = TINY | METHODS[name] | {"model.name": name, "model.reid_weights": "no longer there"}
-            folders[name] = tmp_path_factory.mktemp(name)
-            cfg = configured(keys, tiny_root, folders[name], {})
-            Run(cfg, 0, folders[name], "0", name="split0").save()
-            options = {key: value for key, value in model_options(cfg, name).items() if not key.endswith("_weights")}
-            torch.manual_seed(0)
-            model = build_model(name, num_classes=3, pretrained=False, **options)
-            checkpoint.save_atomic({"models": {"model": model.state_dict()}}, folders[name] / LAST)
+            folder = tmp_path_factory.mktemp(name)
+            folders[name] = untrained_run(configured(keys, tiny_root, folder, {}), folder)
         return folders[name]
 
     return make

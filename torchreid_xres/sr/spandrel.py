@@ -94,6 +94,8 @@ class SpandrelFrontEnd(FrontEnd):
         weights: a checkpoint; without ``arch`` it decides the architecture and its sizes.
         arch: name of the architecture, such as ``"SwinIR"``; :func:`architectures` lists them. The
             sizes default to the published ones.
+        residual: add the bicubic image to what the network gives, so that an untrained one starts
+            near it; only for networks that add neither the image nor its mean colour themselves.
         options: the architecture's own options, only with ``arch``.
 
     Raises:
@@ -105,7 +107,9 @@ class SpandrelFrontEnd(FrontEnd):
 
     info = INFO
 
-    def __init__(self, scale: int = 4, weights: str | Path = "", arch: str = "", **options: Any) -> None:
+    def __init__(
+        self, scale: int = 4, weights: str | Path = "", arch: str = "", residual: bool = False, **options: Any
+    ) -> None:
         if not arch and not weights:
             raise ValueError("the front end 'spandrel' needs weights=<a checkpoint> or arch=<a name>")
         if not arch and options:
@@ -134,6 +138,7 @@ class SpandrelFrontEnd(FrontEnd):
             multiple=requirements.multiple_of,
             minimum=max(requirements.minimum, 1),
             square=requirements.square,
+            residual=residual,
         )
         self.architecture = descriptor.architecture.name
         self._one_at_a_time = descriptor.architecture.id in _ONE_AT_A_TIME
