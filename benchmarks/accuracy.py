@@ -30,15 +30,13 @@ from pathlib import Path
 from typing import Any
 
 import measure
-import yaml
 from cells import run_cell, run_vpfa
-from suites import ROOT, Row, Suite, configured, start_of, suite_of
+from suites import Row, Suite, configured, quoted_blocks, start_of, suite_of
 
 from torchreid_xres.config import ConfigError, as_dict, config_hash
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.report.suite import as_latex, compared, cost_table, quoted_table, suite_table, vpfa_table
 
-QUOTED = ROOT / "benchmarks" / "quoted.yaml"
 BULKY = ("cmc", "by_camera", "tpr", "versions", "machine")  # parts of a record that the collected result leaves out
 
 
@@ -78,7 +76,8 @@ def run_suite(
                 cell["vpfa"] = kept(beside, facts, partial(run_vpfa, row, cfg, out), finished)
         except ConfigError as error:
             cell = failed(facts, error)
-            write_json(cell, path)
+            if not finished:
+                write_json(cell, path)
         cells += [cell] if cell else []
     return cells
 
@@ -225,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
         result |= {key: measure.facts(args)[key] for key in ("machine", "versions")}
         if args.keep:
             write_json(result, args.keep)
-        quoted = yaml.safe_load(QUOTED.read_text(encoding="utf-8"))
+        quoted = quoted_blocks()
         print("\n" + tables(result, [quoted[name] for name in suite.quoted], args.style))
     except (ValueError, TypeError, LookupError, OSError) as error:
         text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message

@@ -1,4 +1,4 @@
-"""The suites of suites.yaml: which rows there are, and the configuration of each."""
+"""The suites of suites.yaml: which rows there are, the configuration of each, and what papers say (quoted.yaml)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torchreid_xres.config import ConfigError, load_config, stage_configs
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = ROOT / "benchmarks" / "suites.yaml"
+QUOTED = ROOT / "benchmarks" / "quoted.yaml"
 
 
 class Row(NamedTuple):
@@ -64,6 +65,11 @@ def suite_of(name: str) -> Suite:
             seeds = suite["seeds"][:1] if kind in suite.get("once", []) else suite["seeds"]
             rows[label] = Row(label, kind, member["config"], flat, member.get("against", suite["against"]), seeds)
     return Suite(name, suite["about"], rows, suite.get("left_out", {}), suite.get("quoted", []))
+
+
+def quoted_blocks() -> dict[str, dict]:
+    """Return papers' figures by name: what they are of, their names, and a row for each model."""
+    return yaml.safe_load(QUOTED.read_text(encoding="utf-8"))
 
 
 def configured(row: Row, seed: int, more: list[Any]) -> CfgNode:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
+from suites import quoted_blocks
 from tabulate import tabulate
 
 from torchreid_xres.engine.stages import write_json
@@ -29,7 +29,6 @@ from torchreid_xres.report.tables import (
 )
 
 RESULTS = Path(__file__).parent / "results"
-QUOTED = Path(__file__).with_name("quoted.yaml")
 MAKERS = {
     "accuracy": lambda names: accuracy_table(read(names)),
     "curve": lambda names: curve_table(read(names)),
@@ -82,7 +81,7 @@ def gain_table(rows: list[dict]) -> str:
 
 def quoted_block(name: str) -> str:
     """Return papers' figures on a data set, under what is to be known of how they were measured."""
-    block = yaml.safe_load(QUOTED.read_text(encoding="utf-8"))[name]
+    block = quoted_blocks()[name]
     return f"\n{block['about']}\n\n{quoted_table(block)}"
 
 

@@ -116,9 +116,12 @@ def test_cells_run_once_and_failures_are_told(accuracy, fake_cells, tmp_path, ca
 
 
 def test_a_row_that_cannot_be_configured_stops_nothing(accuracy, fake_cells, tmp_path, capsys):
-    argv = ["--suite", "synth_person", "--out", str(tmp_path), "--seeds", "1", "--only", "bicubic", "sr.nam", "x"]
-    assert accuracy.main(argv) == 1
-    assert "did you mean" in capsys.readouterr().err
+    argv = ["--suite", "synth_person", "--seeds", "1", "--only", "bicubic", "sr.nam", "x"]
+    for more in ([], ["--finished"]):
+        out = tmp_path / f"cells{len(more)}"
+        assert accuracy.main(["--out", str(out), *more, *argv]) == 1
+        assert "did you mean" in capsys.readouterr().err
+        assert len(list(out.rglob("*.json"))) == 1 - len(more)
 
 
 TINY = """
