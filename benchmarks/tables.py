@@ -20,7 +20,7 @@ from tabulate import tabulate
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.report.keypoints import keypoint_table
 from torchreid_xres.report.registries import registry_table
-from torchreid_xres.report.suite import cost_table, quoted_table, suite_table, vpfa_table
+from torchreid_xres.report.suite import cost_table, forecast_table, quoted_table, suite_table, vpfa_table
 from torchreid_xres.report.tables import (
     ablation_table,
     accuracy_table,
@@ -39,6 +39,7 @@ MAKERS = {
     "suite": lambda name: suite_table(kept(name)),
     "costs": lambda name: cost_table(kept(name)),
     "vpfa": lambda name: vpfa_table(kept(name)),
+    "forecast": lambda names: forecast_table([kept(name) for name in names.split()]),
     "quoted": lambda name: quoted_block(name),
     "ratios": lambda name: ratio_table(read(name)),
     "gains": lambda name: gain_table(read(name)),

@@ -13,7 +13,7 @@ from torchreid_xres.engine import vpfa
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.engine.job import own_runs, run_job
-from torchreid_xres.engine.pair_features import identity_means, resolution_direction, views_by_rate
+from torchreid_xres.engine.pair_features import camera_gap, identity_means, resolution_direction, views_by_rate
 from torchreid_xres.engine.run import Run
 from torchreid_xres.engine.vpfa import Settings, fit, load_panning, moved, searched
 from torchreid_xres.models.vpfa import PANNINGS, PerRate
@@ -126,6 +126,26 @@ def test_the_common_direction_is_pearsons_of_identity_means():
     assert identity_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1])).tolist() == [[2.0], [5.0]]
 
 
+def test_the_gap_is_between_the_cameras_of_each_identity():
+    pairs = pairs_of(noise=0.4)
+    pairs.features[pairs.low] += 0.3 * torch.randn(int(pairs.low.sum()), 6)
+    pairs.pid[pairs.camid != 1] += 100 * (pairs.pid[pairs.camid != 1] == 3)  # 3: the low camera alone; 103: without it
+    found = camera_gap(pairs, {1})
+    x, high = pairs.features.numpy(), pairs.rate == 1
+    gaps = []
+    for p in set(range(8)) - {3}:
+        own = pairs.pid == p
+        blurred = x[own & ~high & (pairs.camid == 1)].mean(0)
+        gaps.append(x[own & high & (pairs.camid != 1)].mean(0) - blurred)
+    gap, offset = np.mean(gaps, axis=0), x[high].mean(0) - x[~high].mean(0)
+    length = np.linalg.norm(x[high], axis=1).mean()
+    assert found["gap"] == pytest.approx(np.linalg.norm(gap) / length, rel=1e-5)
+    assert found["offset"] == pytest.approx(np.linalg.norm(offset) / length, rel=1e-5)
+    cosine = gap @ offset / np.linalg.norm(gap) / np.linalg.norm(offset)
+    assert found["cosine"] == pytest.approx(cosine, abs=1e-5)
+    assert camera_gap(pairs, {0, 1, 2, 3}) == camera_gap(pairs, set()) == {}  # nothing to tell apart
+
+
 # -- the stage -----------------------------------------------------------------------------------------------
 
 
@@ -147,6 +167,7 @@ def test_a_finished_job_gets_vpfa_without_training_again(tiny_config, monkeypatc
             assert record["before"]["rank1"] == pytest.approx(trained["rank1"])
             assert record["before"]["mAP"] == pytest.approx(trained["mAP"])
             assert set(record["curve"]) == {"1", "4"} and set(record["direction"]) == {"2", "3", "4"}
+            assert set(record["gap"]) == {"cosine", "offset", "gap"}
             assert record["curve"]["1"]["mAP"] == pytest.approx(trained["curve"]["1"]["mAP"])  # nothing is moved
     assert records[-1]["parameters"] > records[-3]["parameters"] == before[0]["parameters"]
 

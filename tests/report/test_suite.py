@@ -8,6 +8,7 @@ from torchreid_xres.report.suite import (
     compared,
     cost_table,
     difference,
+    forecast_table,
     pooled_variance,
     quoted_table,
     suite_table,
@@ -112,6 +113,37 @@ def test_costs_and_quoted_figures_have_tables_of_their_own(result):
     block = {"figures": ["rank1", "mAP"], "rows": [{"model": "X", "source": "X, Table 1", "values": [50.0, None]}]}
     text = quoted_table(block)
     assert "quoted rank-1" in text and "X, Table 1" in text and "| - " in text.replace("  ", " ")
+
+
+def forecast(suite, *rows):
+    """A result of models with (cosine to the gap, share, change in mAP); a cosine of None: no gap to tell of."""
+
+    def record(cosine, share):
+        gap = {} if cosine is None else {"cosine": cosine, "offset": cosine / 4, "gap": cosine / 2}
+        return {"gap": gap, "direction": {"2": {"share": share - 10}, "4": {"share": share + 10}}}
+
+    return {"suite": suite, "vpfa": [
+        {
+            "label": f"m{i}",
+            "records": {"mean direction": [], "VPFA": [record(cosine, share)]},
+            "difference": {"VPFA": {"mAP": {"points": change}}, "mean direction": {"mAP": {"points": 99}}},
+        }
+        for i, (cosine, share, change) in enumerate(rows)
+    ]}  # fmt: skip
+
+
+def test_what_is_known_beforehand_stands_beside_the_change():
+    results = [forecast("a", (0.9, 20, 2.0), (0.1, 90, -3.0)), forecast("b", (0.5, 60, 1.0), (None, 0, 50))]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in forecast_table(results).splitlines()]
+    assert lines[0] == ["suite", "model", "common direction (%)", "offset", "gap", "cosine", "mAP, change"]
+    assert lines[2:5] == [
+        ["a", "m0", "20", "0.23", "0.45", "+0.90", "+2.0"],
+        ["a", "m1", "90", "0.03", "0.05", "+0.10", "-3.0"],
+        ["b", "m0", "60", "0.12", "0.25", "+0.50", "+1.0"],
+    ]
+    assert lines[5][:3] == ["all", "rank correlation", "-1.00 (p 0.000)"] and lines[5][5] == "+1.00 (p 0.000)"
+    with pytest.raises(ValueError, match="needs three models with a gap between cameras; there are 2"):
+        forecast_table(results[:1])
 
 
 def test_latex_has_no_sign_it_cannot_print(result):

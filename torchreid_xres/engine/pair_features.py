@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from typing import Any
 
@@ -164,6 +164,48 @@ def resolution_direction(pairs: FeatureSet, threshold: float = 0.4) -> dict[str,
             "cosine": torch.cosine_similarity(high, x, dim=1).mean().item(),
         }
     return found
+
+
+def camera_gap(pairs: FeatureSet, low_cameras: Collection[int]) -> dict[str, float]:
+    """Return how far what down-sampling does to features is what tells low cameras' images from the others.
+
+    VPFA moves low queries back by the offset of the training images' down-sampled copies. That helps as far as an
+    identity's images by low cameras and by sharp ones lie that way apart, which they need not: a network trained on
+    both has closed the gap of the images it saw, not that of copies it never saw. No image of the test is asked.
+
+    Args:
+        pairs: as :func:`pair_features` returns them.
+        low_cameras: those whose images the protocol has in low resolution.
+
+    Returns:
+        ``cosine`` of the mean ``offset`` of copies and the mean ``gap`` between cameras (within identities), and the
+        lengths of both as shares of a feature's; nothing where no identity was seen by cameras of both kinds.
+
+    Example:
+        >>> views = torch.tensor([[1.0, 0], [0.5, 0], [1, 0], [0.5, 0]])  # of the sharp camera 0 and the low camera 1
+        >>> about = {"role": "train", "dataset": "d", "model": "m", "weights_sha256": "", "size": [[64, 64]] * 4}
+        >>> by_image = {"pid": [0] * 4, "camid": [0, 0, 1, 1], "rate": [1.0, 2.0, 1.0, 2.0], "names": "aabb"}
+        >>> camera_gap(FeatureSet(features=views, low=[False, True] * 2, **by_image, **about), {1})
+        {'cosine': 1.0, 'offset': 0.5, 'gap': 0.5}
+    """
+    high, low = views_by_rate(pairs)
+    captured = pairs.rate == 1
+    pid, by_low = pairs.pid[captured], np.isin(pairs.camid[captured], list(low_cameras))
+    both = np.intersect1d(pid[by_low], pid[~by_low])
+    if not len(both):
+        return {}
+    high = high.double()
+    copies = torch.stack(list(low.values())).double().mean(dim=0)  # (N, D)
+    offset = (high - copies).mean(dim=0)
+    sharp, blurred = (torch.as_tensor(np.isin(pid, both) & rows) for rows in (~by_low, by_low))
+    which = torch.as_tensor(np.searchsorted(both, pid))
+    gap = (identity_means(high[sharp], which[sharp]) - identity_means(copies[blurred], which[blurred])).mean(dim=0)
+    length = high.norm(dim=1).mean()
+    return {
+        "cosine": torch.cosine_similarity(offset, gap, dim=0).item(),
+        "offset": (offset.norm() / length).item(),
+        "gap": (gap.norm() / length).item(),
+    }
 
 
 def views_by_rate(pairs: FeatureSet) -> tuple[Tensor, dict[float, Tensor]]:

@@ -30,6 +30,7 @@ from torchreid_xres.engine.extraction import engine_features, trained_engine
 from torchreid_xres.engine.features import FeatureSet, evaluate_features
 from torchreid_xres.engine.fusion import training_trial
 from torchreid_xres.engine.pair_features import (
+    camera_gap,
     identity_means,
     pair_features,
     resolution_direction,
@@ -219,6 +220,7 @@ def vpfa(run: Run) -> list[dict]:
         "seed": run.cfg.train.seed,
         "config_sha256": run.sha256,
         "direction": resolution_direction(pairs),
+        "gap": camera_gap(pairs, set(query.camid[query.low].tolist())),
     }
 
     def record(module: Panning | None, label: str, stage: str) -> dict:

@@ -7,6 +7,7 @@ from statistics import mean, variance
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import spearmanr
 from tabulate import tabulate
 
 from torchreid_xres.report.tables import spread
@@ -181,6 +182,39 @@ def vpfa_table(result: Mapping[str, Any], style: str = "github") -> str:
                 line[f"{name}, difference"] = _signed(told[key])
             lines.append(line | {"mAP is": told["mAP"]["verdict"]})
     return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def forecast_table(results: Sequence[Mapping[str, Any]], style: str = "github") -> str:
+    """Return what is known before a test of a model's features, beside what its last module of VPFA then changes.
+
+    The last line has the rank correlation (Spearman) of each column with the change, and its p-value.
+
+    Args:
+        results: as ``benchmarks/accuracy.py`` writes them; models without low and sharp cameras are left out.
+        style: a table format of ``tabulate``.
+
+    Raises:
+        ValueError: if fewer than three models can be told of.
+    """
+    lines = []
+    for result in results:
+        for row in result["vpfa"]:
+            module, records = list(row["records"].items())[-1]
+            if all(record.get("gap") for record in records):
+                shares = [mean(told["share"] for told in record["direction"].values()) for record in records]
+                known = {key: mean(record["gap"][key] for record in records) for key in ("offset", "gap", "cosine")}
+                about = {"suite": result["suite"], "model": row["label"], "common direction (%)": mean(shares)}
+                lines.append(about | known | {"mAP, change": row["difference"][module]["mAP"]["points"]})
+    if len(lines) < 3:
+        raise ValueError(f"a rank correlation needs three models with a gap between cameras; there are {len(lines)}")
+    names = list(lines[0])[2:]
+    last = {"suite": "all", "model": "rank correlation"}
+    for name in names[:-1]:
+        found = spearmanr([line[name] for line in lines], [line[names[-1]] for line in lines])
+        last[name] = f"{found.statistic:+.2f} (p {found.pvalue:.3f})"
+    forms = dict(zip(names, ("{:.0f}", "{:.2f}", "{:.2f}", "{:+.2f}", "{:+.1f}"), strict=True))
+    shown = [line | {name: form.format(line[name]) for name, form in forms.items()} for line in lines]
+    return tabulate([*shown, last | {names[-1]: ""}], headers="keys", tablefmt=style, disable_numparse=True)
 
 
 def quoted_table(block: Mapping[str, Any], style: str = "github") -> str:
