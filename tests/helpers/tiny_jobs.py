@@ -40,12 +40,12 @@ def configured(keys, root, folder, changes):
 
 
 def untrained_run(cfg, folder):
-    """Leave in a folder what a training leaves, with random weights, and return the folder."""
+    """Leave in a folder what a training leaves, with the weights of its seed untrained, and return the folder."""
     name = cfg.model.name
     Run(cfg, 0, folder, "0", name=f"split0/{name}").save()
     options = model_options(cfg, name) if name in MODELS else {}
     options |= dict.fromkeys(weight_files(options), "")
-    torch.manual_seed(0)
+    torch.manual_seed(cfg.train.seed)
     model = build_model(name, IDENTITIES, cfg.loss.name, pretrained=False, **options)
     checkpoint.save_atomic({"models": {"model": model.state_dict()}}, folder / LAST)
     return folder

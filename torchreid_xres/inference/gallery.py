@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 import sqlite3
 import sys
 from collections.abc import Container, Iterator, Sequence
@@ -25,10 +24,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from torchreid_xres.data.datasets.reading import IMAGE_SUFFIXES
 from torchreid_xres.engine.lock import sole_use
 from torchreid_xres.files import whole_file
 from torchreid_xres.inference.extractor import Extractor, Prepared
+from torchreid_xres.inference.folder import ImageFile, image_files
 from torchreid_xres.metrics.distance import distance_tiles
 from torchreid_xres.metrics.search import GalleryIndex
 
@@ -49,12 +48,6 @@ _TABLES = (
         fault TEXT                 -- why it cannot
     )""",
 )
-
-
-class _File(NamedTuple):
-    path: Path
-    bytes: int
-    mtime_ns: int
 
 
 class Hit(NamedTuple):
@@ -200,14 +193,14 @@ class Gallery:
         if self.extractor is None:
             raise ValueError("a gallery is updated by the extractor that it was made with; give it one")
         images = Path(images).expanduser().absolute()
-        found, ignored = self._scan(images)
+        found, ignored = image_files(images, without=self.folder)
         with sole_use(self.folder):
             done = self._follow(images, found)
         done.ignored = ignored
         logger.info("%s: %s", self.folder, done)
         return done
 
-    def _follow(self, images: Path, found: dict[str, _File]) -> Update:
+    def _follow(self, images: Path, found: dict[str, ImageFile]) -> Update:
         if not self._begun():
             self._begin(images)
         with self._connection() as database:
@@ -229,38 +222,8 @@ class Gallery:
             self._add(database, {name: found[name] for name in wanted}, held.keys(), done)
         return done
 
-    def _scan(self, images: Path) -> tuple[dict[str, _File], int]:
-        """Return the images in and below a folder by name, and how many other files there are."""
-        if not images.is_dir():
-            raise FileNotFoundError(f"there is no folder {images}")
-        found, ignored = {}, 0
-        for folder, below, names in os.walk(images):
-            # Hidden ones hold thumbnails and the like; the gallery itself may lie here, too.
-            below[:] = [name for name in below if not name.startswith(".") and Path(folder, name) != self.folder]
-            for name in names:
-                path = Path(folder, name)
-                # macOS leaves "._name.jpg" beside name.jpg in many an archive.
-                if name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
-                    ignored += 1
-                    continue
-                relative = path.relative_to(images).as_posix()
-                if not _is_text(relative):
-                    logger.warning("%r is left out: its name is not UTF-8", relative)
-                    ignored += 1
-                    continue
-                stat = path.stat()
-                found[relative] = _File(path, stat.st_size, stat.st_mtime_ns)
-        if not found:
-            kinds = ", ".join(IMAGE_SUFFIXES)
-            raise FileNotFoundError(
-                f"there are no images in {images}, only {ignored} other files; image files end in {kinds}"
-                if ignored
-                else f"the folder {images} is empty"
-            )
-        return found, ignored
-
     def _add(
-        self, database: sqlite3.Connection, files: dict[str, _File], held: Container[str], done: Update
+        self, database: sqlite3.Connection, files: dict[str, ImageFile], held: Container[str], done: Update
     ) -> None:
         names = list(files)
         batches = [names[i : i + self.extractor.batch_size] for i in range(0, len(names), self.extractor.batch_size)]
@@ -284,7 +247,7 @@ class Gallery:
                         done.added += 1
                 bar.update(len(batch))
 
-    def _read(self, names: Sequence[str], files: dict[str, _File]) -> dict[str, Prepared | str]:
+    def _read(self, names: Sequence[str], files: dict[str, ImageFile]) -> dict[str, Prepared | str]:
         """Return the pictures by name, or why a file is none."""
         read: dict[str, Prepared | str] = {}
         for name in names:
@@ -294,7 +257,7 @@ class Gallery:
                 read[name] = str(error).removeprefix(f"{files[name].path}: ")
         return read
 
-    def _rows(self, read: dict[str, Prepared | str], files: dict[str, _File]) -> list[tuple]:
+    def _rows(self, read: dict[str, Prepared | str], files: dict[str, ImageFile]) -> list[tuple]:
         pictures = {name: one for name, one in read.items() if not isinstance(one, str)}
         features = iter(self.extractor.describe(list(pictures.values())) if pictures else ())
         rows = []
@@ -396,11 +359,3 @@ class Gallery:
             raise OSError(f"{self._path}: {error}") from error
         except sqlite3.DatabaseError as error:
             raise ValueError(f"{self._path} is not a readable gallery: {error}") from error
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # Python's stand-in for bytes that are no UTF-8
-        return False
-    return True
