@@ -17,8 +17,6 @@ SMALL = ("synth_person", "synth_vehicle", "vehicle2cam", "cuhk03_mini")
 
 @pytest.fixture(scope="module")
 def accuracy(benchmark_module):
-    for name in ("measure", "throughput", "suites", "cells"):
-        benchmark_module(name)
     return benchmark_module("accuracy")
 
 
