@@ -24,9 +24,9 @@ from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.run import Run
 from torchreid_xres.engine.vpfa import load_panning, moved, opened
 from torchreid_xres.host_mends.training import unwrap
-from torchreid_xres.metrics import rank_features
 from torchreid_xres.models.vpfa import PANNINGS
 from torchreid_xres.report.complexity import complexity
+from torchreid_xres.report.lists import RankedLists
 
 TIMED = 2  # batches of training, and of queries and gallery each, that are timed
 
@@ -112,14 +112,9 @@ def figures_of_queries(
     query: FeatureSet, gallery: FeatureSet, protocol: Mapping[str, Any]
 ) -> dict[str, list[float | None]]:
     """Return rank-1 and average precision of each query, in per cent; None for one without a match."""
-    how = {key: protocol[key] for key in ("protocol", "draws", "seed")} | {"metric": protocol["distance"]}
-    labels = (query.pid, gallery.pid, query.camid, gallery.camid)
-    result = rank_features(query.features, gallery.features, *labels, **how)
-    first = np.atleast_2d(result.first).astype(float)  # (draws, Q)
-    taken = first >= 0
-    hits = np.where(result.valid, 100.0 * (taken & (first < 1)).sum(0) / np.maximum(taken.sum(0), 1), np.nan)
-    figures = {"rank1": hits, "mAP": 100.0 * result.ap}
-    return {key: [None if np.isnan(v) else round(float(v), 3) for v in values] for key, values in figures.items()}
+    lists = RankedLists(query, gallery, protocol)
+    figures = {"rank1": lists.rank1, "mAP": lists.ap}
+    return {key: [None if np.isnan(v) else round(100 * float(v), 3) for v in found] for key, found in figures.items()}
 
 
 def cost_of(folder: Path) -> dict[str, float]:

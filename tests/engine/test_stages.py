@@ -20,6 +20,21 @@ def test_a_stage_that_fails_is_run_again(tmp_path):
     assert Stages(tmp_path, "key").run("one", lambda: "now") == "now"
 
 
+def test_a_stage_whose_folder_was_removed_is_run_again(tmp_path, caplog):
+    stages, folder, calls = Stages(tmp_path, "key"), tmp_path / "one", []
+
+    def work():
+        folder.mkdir()
+        calls.append(1)
+
+    stages.run("one", work, folder)
+    stages.run("one", work, folder)
+    assert len(calls) == 1
+    folder.rmdir()
+    stages.run("one", work, folder)
+    assert len(calls) == 2 and f"{folder} is gone" in caplog.text
+
+
 def test_another_experiment_in_the_folder_is_refused(tmp_path):
     Stages(tmp_path, "first")
     with pytest.raises(ValueError, match=r"holds another experiment .*--fresh"):

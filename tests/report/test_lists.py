@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from torchreid_xres.engine.features import FeatureSet, evaluate_features
+from torchreid_xres.metrics import rank_features
 from torchreid_xres.report.lists import RankedLists
 
 HOW = {"protocol": "market", "draws": 10, "seed": 0, "distance": "euclidean", "normalize": False, "rerank": False}
@@ -65,6 +66,19 @@ def test_figures_are_those_of_the_record():
             assert 100 * np.mean(lists.rank == 1) == pytest.approx(record["rank1"])
         top = lists.top([3], 40)[0]
         assert [place.distance for place in top] == sorted(place.distance for place in top)
+
+
+def test_rank_1_is_the_share_of_draws_that_begin_with_a_match():
+    query, gallery = features("query", 12, 0, pid=[9, *range(5), *range(5), 0]), features("gallery", 40, 1)
+    for protocol in ("market", "single_shot"):
+        lists = RankedLists(query, gallery, HOW | {"protocol": protocol})
+        labels = (query.pid, gallery.pid, query.camid, gallery.camid)
+        how = {"metric": "euclidean", "draws": 10, "seed": 0, "protocol": protocol}
+        first = np.atleast_2d(rank_features(query.features, gallery.features, *labels, **how).first)
+        assert np.isnan(lists.rank1[0])
+        for q in range(1, 12):
+            taken = [place for place in first[:, q] if place >= 0]
+            assert lists.rank1[q] == taken.count(0) / len(taken)
 
 
 def test_unit_features_order_by_their_angle():

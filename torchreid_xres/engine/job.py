@@ -58,7 +58,7 @@ def _run_job(cfg: CfgNode, folder: Path, shared: Path | None) -> list[dict]:
         compared, own = compared_runs(cfg, split, folder), own_runs(cfg, split, folder, shared)
         for run in [*compared, *own, *after_training(cfg, [*compared, own[-1]])]:
             if folder in run.folder.parents:
-                records += stages.run(run.name, run.work)
+                records += stages.run(run.name, run.work, run.folder)
             else:
                 with sole_use(run.folder):
                     records += Stages(run.folder, run.sha256).run(run.name, run.work)

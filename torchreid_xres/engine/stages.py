@@ -60,11 +60,19 @@ class Stages:
         write_json({"key": self.key, "done": {}}, self.path)
         return {}
 
-    def run(self, name: str, work: Callable[[], Any]) -> Any:
-        """Return the kept result of ``name``, or do the work, keep its result and return it."""
+    def run(self, name: str, work: Callable[[], Any], fills: Path | None = None) -> Any:
+        """Return the kept result of ``name``, or do the work, keep its result and return it.
+
+        Args:
+            name: of the stage.
+            work: what it does.
+            fills: the folder of what the work leaves on disk; where somebody removed that, the work is done again.
+        """
         if name in self.done:
-            logger.info("stage %s is done already", name)
-            return self.done[name]
+            if fills is None or distributed.on_main(fills.is_dir):
+                logger.info("stage %s is done already", name)
+                return self.done[name]
+            logger.warning("stage %s was done, but its folder %s is gone: it is done again", name, fills)
         # Through JSON, so that the first call returns what later ones will.
         result = json.loads(json.dumps(work()))
         distributed.wait()  # or one that fails yet would find it done

@@ -32,6 +32,7 @@ class RankedLists:
     Attributes:
         query, gallery: as given.
         rank: (Q,) place of the first match, 1 = top of the list, mean over the draws; NaN for a query without a match.
+        rank1: (Q,) share of the draws, 0 to 1, in which a match tops the list; NaN for a query without a match.
         ap: (Q,) average precision, 0 to 1; NaN for a query without a match.
 
     Raises:
@@ -71,7 +72,9 @@ class RankedLists:
         first = np.atleast_2d(result.first)
         took_part = (first >= 0).sum(axis=0)
         ranks = np.where(first >= 0, first + 1, 0).sum(axis=0)
-        self.rank = np.where(took_part > 0, ranks / np.maximum(took_part, 1), np.nan)
+        draws = np.where(took_part > 0, took_part, np.nan)
+        self.rank = ranks / draws
+        self.rank1 = (first == 0).sum(axis=0) / draws
 
     def hardest(self, count: int, easiest: bool = False) -> list[int]:
         """Return the queries of lowest (or highest) average precision, the extreme one first.
