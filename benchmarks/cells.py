@@ -40,13 +40,12 @@ def run_cell(row: Row, cfg: CfgNode, out: Path) -> dict:
         out: folder of the suite; all stages but the last are shared with other cells there.
 
     Returns:
-        ``records`` (the last stage's, one for each split), ``queries`` (figures of single queries, in per cent) and
-        ``cost``.
+        ``records`` (the last stage's, one for each split), ``queries`` (see :func:`figures_of_queries`) and ``cost``.
     """
     cfg, records, ends = run_again(row, cfg, out)
     last = list(stage_configs(cfg))[-1]
     own = [record for record in records if record["stage"] == last]
-    queries = [figures_of_queries(*tested(end), record["protocol"]) for end, record in zip(ends, own, strict=True)]
+    queries = [figures_of_queries(*tested(end), rec["protocol"], end.split) for end, rec in zip(ends, own, strict=True)]
     seconds = sum(record.get("train_seconds", 0.0) for record in records) / len(ends)
     cost = cost_of(ends[0].folder) | {"train_seconds": round(seconds, 1)}
     return {"records": own, "queries": joined(queries), "cost": cost}
@@ -82,13 +81,13 @@ def run_vpfa(row: Row, cfg: CfgNode, out: Path) -> dict:
     for name, label in labels.items():
         stage = "vpfa" if name == cfg.vpfa.modules[-1] else f"vpfa, {name}"
         found[label]["records"] = [record for record in records if record["stage"] == stage]
-    protocol = records[-1]["protocol"]
     for run in after_training(cfg, ends):
         start = opened(run)
-        found["before"]["queries"].append(figures_of_queries(start.query, start.gallery, protocol))
+        how = (records[-1]["protocol"], run.split)
+        found["before"]["queries"].append(figures_of_queries(start.query, start.gallery, *how))
         for name, label in labels.items():
             after = moved(load_panning(run.folder / f"{name}.pth.tar")[0], start.query, start.reference)
-            found[label]["queries"].append(figures_of_queries(after, start.gallery, protocol))
+            found[label]["queries"].append(figures_of_queries(after, start.gallery, *how))
     return {"parts": {label: {**part, "queries": joined(part["queries"])} for label, part in found.items()}}
 
 
@@ -109,12 +108,14 @@ def tested(run: Run) -> tuple[FeatureSet, FeatureSet]:
 
 
 def figures_of_queries(
-    query: FeatureSet, gallery: FeatureSet, protocol: Mapping[str, Any]
+    query: FeatureSet, gallery: FeatureSet, protocol: Mapping[str, Any], split: int
 ) -> dict[str, list[float | None]]:
-    """Return rank-1 and average precision of each query, in per cent; None for one without a match."""
+    """Return of each query its identity, split, rank-1 and average precision, in per cent; None without a match."""
     lists = RankedLists(query, gallery, protocol)
-    figures = {"rank1": lists.rank1, "mAP": lists.ap}
-    return {key: [None if np.isnan(v) else round(100 * float(v), 3) for v in found] for key, found in figures.items()}
+    found: dict[str, list[float | None]] = {"pid": query.pid.tolist(), "split": [split] * len(query)}
+    for key, values in {"rank1": lists.rank1, "mAP": lists.ap}.items():
+        found[key] = [None if np.isnan(value) else round(100 * float(value), 3) for value in values]
+    return found
 
 
 def cost_of(folder: Path) -> dict[str, float]:

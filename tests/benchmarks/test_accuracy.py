@@ -73,7 +73,8 @@ def fake_cells(accuracy, monkeypatch):
         ap = [10.0 * cfg.train.seed, 20.0 + 5 * (row.label == "bicubic")]
         costs = dict.fromkeys(("parameters", "multiply_adds", "train_seconds", "train_speed", "extraction_speed"), 1.0)
         return {
-            "records": [{**record, "by_rate": {}, "cmc": [1.0]}], "queries": {"rank1": [0.0, 100.0], "mAP": ap},
+            "records": [{**record, "by_rate": {}, "cmc": [1.0]}],
+            "queries": {"pid": [1, 2], "split": [0, 0], "rank1": [0.0, 100.0], "mAP": ap},
             "cost": costs,
         }  # fmt: skip
 

@@ -80,7 +80,7 @@ def test_a_target_is_the_same_image_or_the_prototype_of_its_identity(monkeypatch
     fit("perceptron", pairs, Settings(target=kind, hidden=4))
     assert torch.equal(given[0], torch.cat([high, *low.values()]))
     assert given[1].tolist() == [1.0] * 32 + [2.0] * 32 + [4.0] * 32
-    assert torch.allclose(given[2], target.repeat(3, 1), atol=1e-6)
+    assert torch.allclose(given[2], torch.cat([high, target, target]), atol=1e-6)  # what is not low stays
 
 
 def test_settings_are_chosen_on_identities_that_the_fit_has_not_seen(monkeypatch):

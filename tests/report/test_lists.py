@@ -57,10 +57,10 @@ def test_figures_are_those_of_the_record():
     query, gallery = features("query", 12, 0), features("gallery", 40, 1)
     for changed in ({}, {"rerank": True}, {"protocol": "single_shot"}, {"distance": "cosine", "normalize": True}):
         how = HOW | changed
-        lists = RankedLists(query, gallery, how)
-        record = evaluate_features(
-            query, gallery, metric=how["distance"], rerank=how["rerank"], protocol=how["protocol"]
-        )
+        kept = {key: how[key] for key in ("normalize", "rerank", "protocol")}
+        record = evaluate_features(query, gallery, metric=how["distance"], **kept)
+        assert record["protocol"] == how  # a record says all that its lists need
+        lists = RankedLists(query, gallery, record["protocol"])
         if how["protocol"] == "market":  # of draws the mean over queries is not that over lists
             assert np.nanmean(lists.ap) == pytest.approx(record["mAP"] / 100)
             assert 100 * np.mean(lists.rank == 1) == pytest.approx(record["rank1"])

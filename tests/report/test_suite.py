@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from torchreid_xres.report.suite import (
     as_latex,
@@ -11,6 +12,7 @@ from torchreid_xres.report.suite import (
     forecast_table,
     pooled_variance,
     quoted_table,
+    stratified_rank_correlation,
     suite_table,
 )
 
@@ -20,23 +22,38 @@ def test_a_difference_is_that_of_the_same_queries():
     hard = generator.uniform(0, 100, 400)  # queries differ a lot, which models share
     other = np.stack([hard, hard])
     own = np.stack([hard + 2 + generator.normal(0, 4, 400), hard + 2 + generator.normal(0, 4, 400)])
-    found = difference(own, other)
+    identity = range(400)
     # By a slow loop: the mean of the differences of the seeds' means, and its standard error.
     pairs = [(own[0, q] + own[1, q]) / 2 - hard[q] for q in range(400)]
     middle = sum(pairs) / 400
     error = (sum((pair - middle) ** 2 for pair in pairs) / 399 / 400) ** 0.5
+    found = difference(own, other, identity)
     assert found == pytest.approx((middle, error))
     assert error < 0.2 and found.verdict == "better"
-    assert difference(other, own).verdict == "worse"
-    assert difference(own, other, by_chance=9.0).error == pytest.approx((error**2 + 9.0) ** 0.5)
-    assert difference(own, other, by_chance=9.0).verdict == "within error"
+    assert difference(other, own, identity).verdict == "worse"
+    assert difference(own, other, identity, by_chance=9.0).error == pytest.approx((error**2 + 9.0) ** 0.5)
+    assert difference(own, other, identity, by_chance=9.0).verdict == "within error"
+
+
+def test_queries_of_one_identity_are_not_drawn_alone():
+    generator = np.random.default_rng(0)
+    persons = generator.normal(0, 10, 50)
+    pairs = np.repeat(persons, 4) + generator.normal(0, 1, 200)
+    identity = np.repeat(np.arange(50), 4)
+    order = generator.permutation(200)
+    found = difference(pairs[None, order], np.zeros((1, 200)), identity[order])
+    # With as many queries of each identity it is the standard error of the identities' means.
+    means = pairs.reshape(50, 4).mean(axis=1)
+    assert found == pytest.approx((means.mean(), means.std(ddof=1) / 50**0.5))
+    with pytest.raises(ValueError, match="two identities or more"):
+        difference(pairs[None], np.zeros((1, 200)), [7] * 200)
 
 
 def test_queries_without_a_match_do_not_count():
     own, other = np.array([[100.0, np.nan, 0.0]]), np.array([[0.0, np.nan, 0.0]])
-    assert difference(own, other).points == 50.0
+    assert difference(own, other, [1, 2, 3]).points == 50.0
     with pytest.raises(ValueError, match="3 queries cannot be compared with those of 2"):
-        difference(own, other[:, :2])
+        difference(own, other[:, :2], [1, 2, 3])
 
 
 def test_the_variance_from_seed_to_seed_is_of_all_models():
@@ -45,8 +62,9 @@ def test_the_variance_from_seed_to_seed_is_of_all_models():
     assert pooled_variance([[50.0], [61.0]]) == 0.0
 
 
-def cell(label, seed, rank1, ap, start="random"):
-    return {"label": label, "seed": seed, "queries": {"rank1": rank1, "mAP": ap}, "start": start}
+def cell(label, seed, rank1, ap, start="random", split=None):
+    facts = {"pid": list(range(len(ap))), "split": split or [0] * len(ap)}
+    return {"label": label, "seed": seed, "queries": {**facts, "rank1": rank1, "mAP": ap}, "start": start}
 
 
 def steady(label, *means, start="random"):
@@ -65,6 +83,29 @@ def test_seeds_count_among_models_that_start_alike():
     # One seed only of those that start alike: the others' spread is better than none.
     (lone,) = compared([*cells, *steady("e", 50, start="elsewhere")], {"e": "d"}).values()
     assert lone["mAP"]["error"] == pytest.approx(((8 + 32 + 0.5) / 3 + 0.5 / 2) ** 0.5)
+
+
+def test_one_seed_everywhere_gives_no_verdict():
+    one = [*steady("a", 40), *steady("b", 60)]
+    assert compared(one, {"b": "a"})["b"]["mAP"] == {"points": 20.0, "error": 0.0, "verdict": "one seed"}
+    assert compared(one, {"b": "a"}, same_training=True)["b"]["mAP"]["verdict"] == "better"
+    assert compared([*one, *steady("c", 1, 2)], {"b": "a"})["b"]["mAP"]["verdict"] == "better"
+
+
+def test_splits_differ_as_trainings_do():
+    split = [0, 0, 1, 1]
+    cells = [cell("a", 1, [0.0] * 4, [0.0] * 4, split=split), cell("b", 1, [1, 3, 5, 7], [1, 3, 5, 7], split=split)]
+    told = compared(cells, {"b": "a"})["b"]["mAP"]
+    by_queries = (9 + 1 + 1 + 9) / 3 / 4
+    by_splits = 8 / 2  # 2 and 6 points
+    assert told == {"points": 4.0, "error": pytest.approx((by_queries + by_splits) ** 0.5), "verdict": "within error"}
+
+
+def test_other_queries_are_not_compared():
+    cells = [*steady("a", 40), *steady("b", 60)]
+    cells[1]["queries"]["pid"] = [5, 6, 7]
+    with pytest.raises(ValueError, match="different queries"):
+        compared(cells, {"b": "a"})
 
 
 def test_what_one_trained_network_gives_differs_by_its_gain_only():
@@ -133,17 +174,31 @@ def forecast(suite, *rows):
 
 
 def test_what_is_known_beforehand_stands_beside_the_change():
-    results = [forecast("a", (0.9, 20, 2.0), (0.1, 90, -3.0)), forecast("b", (0.5, 60, 1.0), (None, 0, 50))]
+    results = [forecast("a", (0.9, 20, 2.0), (0.1, 90, -3.0), (0.5, 60, 1.0)), forecast("b", (None, 0, 50))]
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in forecast_table(results).splitlines()]
     assert lines[0] == ["suite", "model", "common direction (%)", "offset", "gap", "cosine", "mAP, change"]
     assert lines[2:5] == [
         ["a", "m0", "20", "0.23", "0.45", "+0.90", "+2.0"],
         ["a", "m1", "90", "0.03", "0.05", "+0.10", "-3.0"],
-        ["b", "m0", "60", "0.12", "0.25", "+0.50", "+1.0"],
+        ["a", "m2", "60", "0.12", "0.25", "+0.50", "+1.0"],
     ]
-    assert lines[5][:3] == ["all", "rank correlation", "-1.00 (p 0.000)"] and lines[5][5] == "+1.00 (p 0.000)"
-    with pytest.raises(ValueError, match="needs three models with a gap between cameras; there are 2"):
-        forecast_table(results[:1])
+    assert lines[5][:2] == ["within suites", "rank correlation"]
+    assert lines[5][2].startswith("-1.00 (p 0.3") and lines[5][5].startswith("+1.00 (p 0.3")  # 2 of 6 orders are so far
+    with pytest.raises(ValueError, match="needs a suite with three models"):
+        forecast_table(results[1:])
+
+
+def test_a_correlation_within_groups_does_not_see_what_tells_groups_apart():
+    generator = np.random.default_rng(0)
+    group = np.repeat([0, 1, 2], 8)
+    x, y = (10 * group + generator.normal(0, 1, 24) for _ in range(2))
+    assert spearmanr(x, y).pvalue < 0.001  # what there is lies between the groups
+    statistic, p = stratified_rank_correlation(x, y, group)
+    assert abs(statistic) < 0.5 and p > 0.05
+    alone = spearmanr(x[:8], y[:8])
+    statistic, p = stratified_rank_correlation(x[:8], y[:8], [0] * 8)
+    assert statistic == pytest.approx(alone.statistic) and p == pytest.approx(alone.pvalue, abs=0.05)
+    assert np.isnan(stratified_rank_correlation([1, 1], [1, 2], "aa")).all()
 
 
 def test_latex_has_no_sign_it_cannot_print(result):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from torchreid_xres.data.base import ROLES
 from torchreid_xres.engine.record import scores, versions
@@ -164,6 +165,7 @@ def evaluate_features(
     gallery: FeatureSet,
     *,
     metric: str = "cosine",
+    normalize: bool = False,
     rerank: bool = False,
     protocol: str = "market",
     draws: int = 10,
@@ -176,6 +178,7 @@ def evaluate_features(
         query: the queries.
         gallery: what they are searched in, by the same model.
         metric: ``cosine`` or ``euclidean``.
+        normalize: bring the features to length 1 before.
         rerank: re-rank the lists (k-reciprocal).
         protocol: ``market`` or ``single_shot``.
         draws: gallery draws of a single-shot evaluation.
@@ -194,11 +197,12 @@ def evaluate_features(
             raise ValueError(f"queries and gallery do not belong together: the {what} is {ours} here, {theirs} there")
     labels = (query.pid, gallery.pid, query.camid, gallery.camid)
     how = {"protocol": protocol, "draws": draws, "seed": seed}
+    features = [F.normalize(part.features) if normalize else part.features for part in (query, gallery)]
     if rerank:
-        result = rank_distances(reranked_distances(query.features, gallery.features, metric), *labels, **how)
+        result = rank_distances(reranked_distances(*features, metric), *labels, **how)
     else:
-        result = rank_features(query.features, gallery.features, *labels, metric=metric, **how)
-    return features_record(query, result, how | {"distance": metric, "rerank": rerank}, ranks)
+        result = rank_features(*features, *labels, metric=metric, **how)
+    return features_record(query, result, how | {"distance": metric, "normalize": normalize, "rerank": rerank}, ranks)
 
 
 def features_record(query: FeatureSet, result: RankResult, how: Mapping[str, Any], ranks: Sequence[int]) -> dict:

@@ -352,6 +352,7 @@ def evaluate_reciprocal_ranks(
     bands = (reciprocal_rank_distances(parts) for parts in zip(*tiles, strict=True))
     result = rank_tiles(bands, *labels, protocol, draws, seed)
     how = {"protocol": protocol, "draws": draws, "seed": seed, "distance": f"reciprocal ranks, {metric}"}
+    how |= {"normalize": False, "rerank": False}
     return features_record(query[0], result, how, ranks) | _named(query, f"{metric} reciprocal ranks")
 
 

@@ -93,13 +93,13 @@ def fit(
     """
     settings = settings or Settings()
     high, low = views_by_rate(pairs)
+    aim = high  # (N, D), of a low view
     if settings.target == "prototype":
         identity = torch.as_tensor(np.unique(pairs.pid[pairs.rate == 1], return_inverse=True)[1])
-        target = identity_means(high, identity)[identity]  # (N, D)
-    else:
-        target = high
+        aim = identity_means(high, identity)[identity]
     views = {1.0: high, **low}
     x = torch.cat(list(views.values())).to(device)  # ((1 + R) * N, D)
+    target = torch.cat([high, *[aim] * len(low)]).to(device)  # what is not low stays where it is
     rate = torch.tensor(list(views), device=device).repeat_interleave(len(high))
     order = torch.Generator().manual_seed(seed)
 
@@ -117,7 +117,7 @@ def fit(
     with checkpoint.random_state_kept():
         torch.manual_seed(seed)
         module = PANNINGS.build(name, features=x.shape[1], rates=list(low), hidden=settings.hidden).to(device)
-        module.learn(x, rate, target.to(device).repeat(len(views), 1), train)
+        module.learn(x, rate, target, train)
     return module.cpu().eval()
 
 
@@ -382,10 +382,8 @@ def queries_at(engine: XresMixin, query: FeatureSet, rate: float) -> FeatureSet:
 def evaluated(query: FeatureSet, gallery: FeatureSet, cfg: CfgNode) -> dict:
     """Return the record of a ranking under the protocol of a trained run's configuration."""
     how = ranking_options(cfg, query.dataset)
-    if how["normalize"]:
-        query, gallery = (replace(part, features=F.normalize(part.features)) for part in (query, gallery))
-    drawn = {key: how[key] for key in ("protocol", "draws", "seed")}
-    return evaluate_features(query, gallery, metric=how["distance"], ranks=cfg.test.ranks, **drawn)
+    kept = {key: how[key] for key in ("normalize", "protocol", "draws", "seed")}
+    return evaluate_features(query, gallery, metric=how["distance"], ranks=cfg.test.ranks, **kept)
 
 
 def _accuracy(record: Mapping[str, Any]) -> dict[str, float]:

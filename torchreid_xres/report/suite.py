@@ -7,7 +7,7 @@ from statistics import mean, variance
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from tabulate import tabulate
 
 from torchreid_xres.report.tables import spread
@@ -29,29 +29,39 @@ class Difference(NamedTuple):
         return "better" if self.points > 0 else "worse"
 
 
-def difference(own: np.ndarray, other: np.ndarray, by_chance: float = 0.0) -> Difference:
+def difference(own: np.ndarray, other: np.ndarray, identity: Sequence[Any], by_chance: float = 0.0) -> Difference:
     """Compare two models over the same queries.
 
     Both stand before the same queries, so these enter as pairs: what counts is how much the differences of single
-    queries spread, not the figures themselves. The chance of training comes on top.
+    queries spread, not the figures themselves. Queries of one identity are hard or easy together, so it is identities
+    that are drawn: the error is the cluster-robust one. The chance of training comes on top.
 
     Args:
         own: a figure of each query, in per cent, (runs, Q), NaN for a query without a match; a run for each seed.
         other: that of the other model, (its runs, Q).
+        identity: of each query, (Q,).
         by_chance: what training anew adds to the squared error of the difference, in squared points.
 
     Raises:
-        ValueError: if they are not of the same queries.
+        ValueError: if they are not of the same queries, or all of one identity.
 
     Example:
-        >>> difference(np.array([[100.0, 100, 0, 100]]), np.array([[100.0, 0, 0, 0]]))
+        >>> difference(np.array([[100.0, 100, 0, 100]]), np.array([[100.0, 0, 0, 0]]), [1, 2, 3, 4])
         Difference(points=50.0, error=28.867513459481287)
+        >>> difference(np.array([[100.0, 100, 0, 100]]), np.array([[100.0, 0, 0, 0]]), [1, 2, 1, 2])
+        Difference(points=50.0, error=50.0)
     """
     if own.shape[1:] != other.shape[1:]:
         raise ValueError(f"figures of {own.shape[1]} queries cannot be compared with those of {other.shape[1]}")
-    pairs = own.mean(axis=0) - other.mean(axis=0)
-    pairs = pairs[~np.isnan(pairs)]
-    return Difference(float(pairs.mean()), float(np.sqrt(pairs.var(ddof=1) / len(pairs) + by_chance)))
+    pairs = own.mean(axis=0) - other.mean(axis=0)  # (Q,)
+    valid = ~np.isnan(pairs)
+    pairs, points = pairs[valid], float(pairs[valid].mean())
+    identities, index = np.unique(np.asarray(identity)[valid], return_inverse=True)
+    if len(identities) < 2:
+        raise ValueError("an error needs queries of two identities or more")
+    sums = np.bincount(index, weights=pairs - points)  # (identities,)
+    by_queries = len(sums) / (len(sums) - 1) * (sums**2).sum() / len(pairs) ** 2
+    return Difference(points, float(np.sqrt(by_queries + by_chance)))
 
 
 def pooled_variance(groups: Sequence[Sequence[float]]) -> float:
@@ -77,20 +87,36 @@ def compared(
     """Return for each model how it differs from the one it is compared with.
 
     How much a figure changes from seed to seed is estimated from all models that start alike: those that start from
-    random weights change far more than those that start from pretrained ones.
+    random weights change far more than those that start from pretrained ones. Where a model has one run only, and no
+    other has two, it cannot be known, and in place of a verdict stands ``one seed``. Of several splits, each of which
+    is a training, the difference changes from split to split; their test identities overlap, and the error is
+    a little too large rather than too small.
 
     Args:
         cells: finished runs: ``label``, ``seed``, ``start`` (which weights training started from), and ``queries``,
-            lists of each query's figures by the names of :data:`COMPARED`, in per cent, None for one without a match.
+            lists of each query's ``pid``, ``split``, and figures by the names of :data:`COMPARED`, in per cent, None
+            for one without a match.
         against: label -> label of the model it is compared with; both need a finished run, or the row is left out.
-        same_training: a seed's figures are of one trained network, so that only their difference changes with it.
+        same_training: a seed's figures are of one trained network, so that only their difference changes with it; a
+            verdict from one seed is then one of that network.
 
     Returns:
         label -> {"against": label, figure: {"points", "error", "verdict"}}.
+
+    Raises:
+        ValueError: if runs are not of the same queries.
     """
+    if len({(*cell["queries"]["pid"], *cell["queries"]["split"]) for cell in cells}) > 1:
+        raise ValueError("runs of different queries cannot be compared")
     starts = {cell["label"]: cell.get("start") for cell in cells}
+    labels = [cell["label"] for cell in cells]
+    once = not same_training and len(set(labels)) == len(labels)
     pairs = {own: other for own, other in against.items() if own in starts and other in starts and own != other}
     found: dict[str, dict] = {own: {"against": other} for own, other in pairs.items()}
+    if not pairs:
+        return {}
+    identity, split = (np.array(cells[0]["queries"][key]) for key in ("pid", "split"))
+    parts = [split == one for one in np.unique(split)]
     for key in COMPARED:
         figures = {
             label: np.array([cell["queries"][key] for cell in cells if cell["label"] == label], dtype=float)
@@ -99,12 +125,16 @@ def compared(
         means = {label: np.nanmean(own, axis=1) for label, own in figures.items()}
         gains = [(means[own] - means[other]).tolist() for own, other in pairs.items()] if same_training else []
         for own, other in pairs.items():
-            if same_training:
+            if len(parts) > 1:
+                of_split = [np.nanmean(figures[own][:, p]) - np.nanmean(figures[other][:, p]) for p in parts]
+                by_chance = variance(of_split) / len(parts)
+            elif same_training:
                 by_chance = pooled_variance(gains) / len(means[own])
             else:
                 by_chance = sum(_seed_variance(label, means, starts) / len(means[label]) for label in (own, other))
-            told = difference(figures[own], figures[other], by_chance)
-            found[own][key] = {"points": told.points, "error": told.error, "verdict": told.verdict}
+            told = difference(figures[own], figures[other], identity, by_chance)
+            verdict = "one seed" if once and len(parts) == 1 else told.verdict
+            found[own][key] = {"points": told.points, "error": told.error, "verdict": verdict}
     return found
 
 
@@ -187,14 +217,15 @@ def vpfa_table(result: Mapping[str, Any], style: str = "github") -> str:
 def forecast_table(results: Sequence[Mapping[str, Any]], style: str = "github") -> str:
     """Return what is known before a test of a model's features, beside what its last module of VPFA then changes.
 
-    The last line has the rank correlation (Spearman) of each column with the change, and its p-value.
+    The last line has the rank correlation (Spearman) of each column with the change, ranked within each suite, so that
+    what tells suites apart plays no part; its p-value is that of changes shuffled within their suites.
 
     Args:
         results: as ``benchmarks/accuracy.py`` writes them; models without low and sharp cameras are left out.
         style: a table format of ``tabulate``.
 
     Raises:
-        ValueError: if fewer than three models can be told of.
+        ValueError: if no suite has three models that can be told of.
     """
     lines = []
     for result in results:
@@ -205,16 +236,50 @@ def forecast_table(results: Sequence[Mapping[str, Any]], style: str = "github") 
                 known = {key: mean(record["gap"][key] for record in records) for key in ("offset", "gap", "cosine")}
                 about = {"suite": result["suite"], "model": row["label"], "common direction (%)": mean(shares)}
                 lines.append(about | known | {"mAP, change": row["difference"][module]["mAP"]["points"]})
-    if len(lines) < 3:
-        raise ValueError(f"a rank correlation needs three models with a gap between cameras; there are {len(lines)}")
+    suites = [line["suite"] for line in lines]
+    if max(map(suites.count, suites), default=0) < 3:
+        raise ValueError("a rank correlation needs a suite with three models that have a gap between cameras")
     names = list(lines[0])[2:]
-    last = {"suite": "all", "model": "rank correlation"}
+    last = {"suite": "within suites", "model": "rank correlation"}
     for name in names[:-1]:
-        found = spearmanr([line[name] for line in lines], [line[names[-1]] for line in lines])
-        last[name] = f"{found.statistic:+.2f} (p {found.pvalue:.3f})"
+        found = stratified_rank_correlation(*([line[key] for line in lines] for key in (name, names[-1])), suites)
+        last[name] = "{:+.2f} (p {:.3f})".format(*found)
     forms = dict(zip(names, ("{:.0f}", "{:.2f}", "{:.2f}", "{:+.2f}", "{:+.1f}"), strict=True))
     shown = [line | {name: form.format(line[name]) for name, form in forms.items()} for line in lines]
     return tabulate([*shown, last | {names[-1]: ""}], headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def stratified_rank_correlation(
+    x: Sequence[float], y: Sequence[float], group: Sequence[Any], shuffles: int = 9999
+) -> tuple[float, float]:
+    """Return the correlation of ranks within groups, and its two-sided p-value.
+
+    Args:
+        x, y: of each item.
+        group: of each item; ranks are taken, and ``y`` is shuffled for the p-value, within a group only.
+        shuffles: how many; their seed is fixed.
+
+    Example:
+        >>> x, y = [1, 2, 3, 4, 11, 12, 13, 14], [4, 3, 2, 1, 8, 7, 6, 5]
+        >>> round(stratified_rank_correlation(x, y, "aaaabbbb")[0], 6)
+        -1.0
+    """
+    members = [np.flatnonzero([other == one for other in group]) for one in dict.fromkeys(group)]
+    ranks = np.empty((2, len(x)))
+    for own in members:
+        for row, values in zip(ranks, (x, y), strict=True):
+            found = rankdata(np.asarray(values)[own])
+            row[own] = found - found.mean()
+    length = float(np.linalg.norm(ranks[0]) * np.linalg.norm(ranks[1]))
+    if not length:
+        return float("nan"), float("nan")
+    generator = np.random.default_rng(0)
+    by_chance = np.zeros(shuffles)
+    for own in members:
+        by_chance += generator.permuted(np.tile(ranks[1][own], (shuffles, 1)), axis=1) @ ranks[0][own]
+    statistic = float(ranks[0] @ ranks[1])
+    as_far = (np.abs(by_chance) >= abs(statistic) - 1e-9).sum()
+    return statistic / length, float((1 + as_far) / (1 + shuffles))
 
 
 def quoted_table(block: Mapping[str, Any], style: str = "github") -> str:
