@@ -10,6 +10,7 @@ from torchreid_xres.config import ConfigError
 from torchreid_xres.engine import checkpoint, psh_rnet
 from torchreid_xres.engine.base import LAST, XresEngine
 from torchreid_xres.engine.job import own_runs, run_job
+from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.models.hrnet_reid import HRNetReIDOutput
 
 CHANGES = {
@@ -64,6 +65,16 @@ def test_the_teacher_does_not_move_and_everything_else_does(student):
     assert [name for name, p in engine.model.named_parameters() if torch.equal(p, before[name])] == []
     held = {id(p) for group in engine.optimizer.param_groups for p in group["params"]}
     assert not held & {id(p) for p in engine.teacher.parameters()}
+
+
+def test_a_trained_student_needs_no_teacher(student, tiny_config, tmp_path):
+    engine = student()
+    kept = tmp_path / "student.pth.tar"
+    checkpoint.save_atomic({"models": {"model": engine.model.state_dict()}}, kept)
+    alone = {"stages": None, "loss__ps__teacher": "gone.pth.tar", "model__reid_weights": "gone.pth.tar"}
+    alone |= {"test__evaluate": True, "model__load_weights": str(kept), "data__save_dir": str(tmp_path / "alone")}
+    (record,) = run_job(tiny_config(**{**CHANGES, **alone}))
+    assert record["weights_sha256"] == weights_hash(engine.model)
 
 
 def test_the_front_end_learns_at_a_tenth(student):

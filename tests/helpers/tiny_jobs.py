@@ -7,7 +7,7 @@ from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.run import Run, model_options
 from torchreid_xres.models import MODELS, build_model
-from torchreid_xres.models.weights import weight_files
+from torchreid_xres.models.weights import without_starts
 
 TINY = {
     "model.name": "sr_reid",
@@ -43,8 +43,7 @@ def untrained_run(cfg, folder):
     """Leave in a folder what a training leaves, with the weights of its seed untrained, and return the folder."""
     name = cfg.model.name
     Run(cfg, 0, folder, "0", name=f"split0/{name}").save()
-    options = model_options(cfg, name) if name in MODELS else {}
-    options |= dict.fromkeys(weight_files(options), "")
+    options = without_starts(model_options(cfg, name)) if name in MODELS else {}
     torch.manual_seed(cfg.train.seed)
     model = build_model(name, IDENTITIES, cfg.loss.name, pretrained=False, **options)
     checkpoint.save_atomic({"models": {"model": model.state_dict()}}, folder / LAST)

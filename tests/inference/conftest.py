@@ -15,7 +15,8 @@ METHODS = {
         "sr.name": "vdsr_ca",
         "sr.options": {"depth": 3, "features": 4, "squeezed": 2},
         "data.pairs": True,
-        "loss.ps.weight": 0.0,  # no teacher
+        "model.reid_weights": "gone/last.pth.tar",  # what it started from
+        "loss.ps.teacher": "gone/last.pth.tar",
         "test.flip": True,
     },
     "kgnet": {

@@ -80,11 +80,11 @@ class DGRLEngine(XresEngine):
             "reid": cfg.model.reid,
             "reid_weights": file_of(cfg, cfg.model.reid_weights),
             "sr": cfg.sr.name,
-            # A trained model holds its restorer.
-            "sr_weights": "" if cfg.test.evaluate else file_of(cfg, cfg.sr.weights),
+            "sr_weights": file_of(cfg, cfg.sr.weights),
             "sr_options": as_dict(cfg.sr.options),
             "mean": cfg.data.norm_mean,
             "std": cfg.data.norm_std,
+            "interpolation": cfg.data.interpolation,
         }
 
     @staticmethod

@@ -18,7 +18,7 @@ from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.run import Run
 from torchreid_xres.host_mends.training import unwrap
-from torchreid_xres.models.weights import load_weights, weight_files
+from torchreid_xres.models.weights import load_weights
 
 
 def run_features(folder: str | Path, roles: Sequence[str] = ROLES) -> dict[str, FeatureSet]:
@@ -53,11 +53,8 @@ def trained_engine(folder: str | Path, dataset: str = "", root: str | Path = "")
         run.cfg.data.targets = [dataset]
     if root:
         run.cfg.data.root = str(root)
-    # What it started from may be gone: all weights are in the run's own file.
-    run.cfg.model.reid_weights = run.cfg.model.load_weights = run.cfg.compare.weights = ""
-    options = run.cfg.model.options
-    for key in weight_files(options):
-        del options[key]
+    # All weights are in the run's own file.
+    run.cfg.model.load_weights = run.cfg.compare.weights = ""
     engine = run.engine()
     load_weights(unwrap(engine.model), run.folder / LAST, strict=True)
     engine.set_model_mode("eval")

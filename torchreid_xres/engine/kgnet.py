@@ -68,6 +68,7 @@ class KGNetEngine(XresEngine):
             "sr_options": as_dict(cfg.sr.options),
             "mean": cfg.data.norm_mean,
             "std": cfg.data.norm_std,
+            "interpolation": cfg.data.interpolation,
         }
 
     @staticmethod

@@ -1,7 +1,7 @@
 """PS-HRNet's two phases: the teacher alone on high resolution, then front end and student beside it.
 
 G. Zhang et al., "Deep High-Resolution Representation Learning for Cross-Resolution Person Re-Identification",
-IEEE TIP 2021 (arXiv 2105.11722), section III-D and algorithm 1.
+IEEE TIP 2021 (arXiv 2105.11722), sections III-D and III-E.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class PSHRNetEngine(HRNetReIDEngine):
             "teacher": file_of(cfg, cfg.loss.ps.teacher),
             "reid": as_dict(cfg.model.options),
             "weight_sr": cfg.loss.sr.weight,
-            "weight_ps": cfg.loss.ps.weight,
+            "weight_ps": 0.0 if cfg.test.evaluate else cfg.loss.ps.weight,  # at test the teacher may be gone
             "terms": cfg.loss.ps.terms,
         }
 

@@ -26,7 +26,7 @@ from torchreid_xres.engine.stages import write_json
 from torchreid_xres.files import remove_scratch, write_text
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models import MODELS, build_model
-from torchreid_xres.models.weights import load_weights
+from torchreid_xres.models.weights import load_weights, without_starts
 from torchreid_xres.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -251,6 +251,7 @@ class Run:
         cfg = self.cfg
         if self.model_name in MODELS:
             options = model_options(cfg, self.model_name)
+            options = without_starts(options) if cfg.test.evaluate else options
             weights = cfg.model.load_weights
         else:
             options = {}

@@ -67,7 +67,7 @@ def _(model: DGRL, low_size: tuple[int, int]) -> Mapping[str, Way]:
             tail = model.restorer.tail_of(seen_rate(1.0, True, low_size, size[1]), low_size, size)
             if tail > 1:
                 seen = model.normalize.undo(img)
-                seen = F.interpolate(seen, size=low_size, mode="bicubic", align_corners=False).clamp(0, 1)
+                seen = undo_enlargement(seen, low_size, model.interpolation).clamp(0, 1)
                 img = model.normalize(model.restorer(seen, tail, size))
         map4 = model._main(model.stems["sr"](img))[-1]
         return F.normalize(model.heads[0](map4)[1], dim=1)

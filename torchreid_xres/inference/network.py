@@ -13,8 +13,7 @@ from torchreid_xres.config import load_config, stage_configs
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.run import Run, model_options
 from torchreid_xres.models import MODELS, build_model
-from torchreid_xres.models.weights import load_weights, weight_files
-from torchreid_xres.sr.base import FRONT_ENDS
+from torchreid_xres.models.weights import load_weights, without_starts
 
 
 def find_run(weights: str | Path, config: str | Path | CfgNode | None = None) -> tuple[Run, Path]:
@@ -65,18 +64,14 @@ def load_network(run: Run, weights: str | Path) -> tuple[nn.Module, dict]:
         ValueError: if it is of another network.
     """
     name, ours = run.model_name, run.model_name in MODELS
-    options = model_options(run.cfg, name) if ours else {}
-    files = {key: options.pop(key) for key in weight_files(options)}
-    # All weights are in the checkpoint; of some front ends the architecture is in a file, too.
-    sr = options.get("sr")
-    read = sr in FRONT_ENDS and FRONT_ENDS[sr].meta["info"].reads_weights
-    needed = {"sr_weights": files["sr_weights"]} if read and "sr_weights" in files else {}
+    options = without_starts(model_options(run.cfg, name)) if ours else {}
     # The host's zoo has no network without a classifier.
     classes = 0 if ours else 1
-    model = build_model(name, num_classes=classes, loss=run.cfg.loss.name, pretrained=False, **options, **needed)
+    model = build_model(name, num_classes=classes, loss=run.cfg.loss.name, pretrained=False, **options)
     with torch.no_grad():
         for missing in load_weights(model, weights, strict=True):
             model.state_dict()[missing].zero_()  # a classifier's random weights must not tell two copies apart
+    options.pop("sr_weights", None)
     return model.eval(), options
 
 

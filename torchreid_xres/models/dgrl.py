@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchreid_xres.data.degrade import undo_enlargement
 from torchreid_xres.models.dgrl_restorer import RateRestorer, seen_rate
 from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from torchreid_xres.models.nonlocal_block import NonLocal
@@ -172,6 +173,7 @@ class DGRL(nn.Module):
         sr_weights: file of a trained restorer.
         sr_options: sizes of the restorer.
         mean, std: the loader's normalisation.
+        interpolation: kernel by which the loader enlarges images.
 
     Raises:
         ValueError: for a trunk or a restorer that does not exist, or files that do not fit.
@@ -206,11 +208,12 @@ class DGRL(nn.Module):
         sr_options: Mapping[str, Any] | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        interpolation: str = "bilinear",
     ) -> None:
         super().__init__()
         if sr not in ("rcan", "bicubic"):
             raise ValueError(f"dgrl has no restorer {sr!r}; allowed: rcan, and bicubic for none")
-        self.loss = loss
+        self.loss, self.interpolation = loss, interpolation
         self.normalize = Normalization(mean, std)
         self.restorer = None
         if sr == "rcan":
@@ -260,8 +263,7 @@ class DGRL(nn.Module):
                 groups[(tail, *size[i])].append(i)
         restored = self.normalize.undo(img)
         for (tail, *seen), chosen in groups.items():
-            # The loader enlarged them with a kernel that passes through the pixels, so this finds them again.
-            small = F.interpolate(restored[chosen], size=seen, mode="bicubic", align_corners=False).clamp(0, 1)
+            small = undo_enlargement(restored[chosen], (seen[0], seen[1]), self.interpolation).clamp(0, 1)
             restored[chosen] = self.restorer(small, tail, wanted)
         return self.normalize(restored).to(img.dtype)
 

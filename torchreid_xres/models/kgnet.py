@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchreid_xres.data.degrade import degrade_tensor
+from torchreid_xres.data.degrade import undo_enlargement
 from torchreid_xres.keypoints import FACES3, FACES3_DISJOINT, FACES4, StackedHourglass, filter_hidden
 from torchreid_xres.keypoints.attention import GroupFusion, KeypointAlignment, face_attention
 from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization
@@ -90,21 +90,23 @@ class Encoder(nn.Module):
     Args:
         num_classes: training identities; 0 for no classifier.
         reid, pretrained, reid_weights: the trunk, see :func:`~torchreid_xres.models.staged_trunk.staged_trunk`.
+        dim: features of a linear layer behind the pooling, for a trunk of few channels; 0: none.
     """
 
-    def __init__(self, num_classes: int, reid: str, pretrained: bool, reid_weights: str) -> None:
+    def __init__(self, num_classes: int, reid: str, pretrained: bool, reid_weights: str, dim: int = 0) -> None:
         super().__init__()
         stem, stages, channels = staged_trunk(reid, pretrained, reid_weights)
         self.trunk = nn.Sequential(stem, *stages)
-        self.bn = nn.BatchNorm1d(channels[-1])
+        self.widen = nn.Linear(channels[-1], dim) if dim else nn.Identity()
+        self.bn = nn.BatchNorm1d(dim or channels[-1])
         self.bn.bias.requires_grad_(False)
-        self.classifier = nn.Linear(channels[-1], num_classes, bias=False) if num_classes else None
+        self.classifier = nn.Linear(dim or channels[-1], num_classes, bias=False) if num_classes else None
         if self.classifier is not None:
             nn.init.normal_(self.classifier.weight, std=0.001)
 
     def forward(self, img: Tensor, classify: bool = True) -> Encoded:
         """Encode normalised images (N, 3, H, W)."""
-        feature = self.trunk(img).mean(dim=(2, 3))  # (N, 2048, 8, 8) -> (N, 2048)
+        feature = self.widen(self.trunk(img).mean(dim=(2, 3)))  # (N, 2048, 8, 8) -> (N, 2048)
         descriptor = self.bn(feature)
         logits = self.classifier(descriptor) if classify and self.classifier is not None else None
         return Encoded(feature, descriptor, logits)
@@ -125,6 +127,7 @@ class KGNet(nn.Module):
         use_gpu: as in the host; unused.
         reid: trunk of both encoders: ``resnet50`` or another that ``staged_trunk`` knows.
         reid_weights: file the trunks start from.
+        dim: length of the descriptor, by a linear layer; 0: that of the trunk's features, as in the paper.
         dual: a teacher of its own, which starts as a copy of the student; False: one encoder for both (Table 6).
         kgr: guide the recovery (Table 5).
         kga: guide the alignment (Table 5).
@@ -139,6 +142,7 @@ class KGNet(nn.Module):
         sr_options: sizes of the SR module, those of :class:`OmniTrunk`.
         route: who goes to the student at test: ``role``, the queries, or ``rate``, the images that are low resolution.
         mean, std: the loader's normalisation.
+        interpolation: kernel by which the loader enlarges images.
 
     Raises:
         ValueError: for parts that do not exist or do not go together, or files that do not fit.
@@ -158,6 +162,7 @@ class KGNet(nn.Module):
         use_gpu: bool = False,
         reid: str = "resnet50",
         reid_weights: str = "",
+        dim: int = 0,
         dual: bool = True,
         kgr: bool = True,
         kga: bool = True,
@@ -174,6 +179,7 @@ class KGNet(nn.Module):
         route: str = "role",
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        interpolation: str = "bilinear",
     ) -> None:
         super().__init__()
         for what, value, allowed in (("SR module", sr, SR), ("route", route, ROUTES)):
@@ -182,6 +188,7 @@ class KGNet(nn.Module):
         if kgr and sr == "bicubic":
             raise ValueError("kgr guides the SR module, and sr is bicubic, which has none: set kgr False")
         self.loss, self.scale, self.route, self.tolerance = loss, sr_scale, route, tolerance
+        self.interpolation = interpolation
         self.normalize = Normalization(mean, std)
         self.hourglass = None
         if kgr or kga:
@@ -192,7 +199,7 @@ class KGNet(nn.Module):
         self.recovery = Recovery(kgr, sr_scale, kgr_blocks, **dict(sr_options or {})) if sr == "omni_sr" else None
         self.side_faces = FACES3_DISJOINT if disjoint else FACES3
         self.alignment = KeypointAlignment(kga_blocks, paired) if kga else None
-        self.encoders = nn.ModuleDict({"student": Encoder(num_classes, reid, pretrained, reid_weights)})
+        self.encoders = nn.ModuleDict({"student": Encoder(num_classes, reid, pretrained, reid_weights, dim)})
         if dual:  # of the same weights, so that both speak of the same features from the first step on
             self.encoders["teacher"] = copy.deepcopy(self.student)
         self.train()
@@ -235,8 +242,7 @@ class KGNet(nn.Module):
             raise ValueError(f"kgnet at sr_scale {self.scale} takes sides that are multiples of it, not {size}")
         small = (size[0] // self.scale, size[1] // self.scale)
         enlarged = self.normalize.undo(img)
-        # Between the two pixels of the enlargement that are nearest lies what was enlarged; other kernels blur.
-        low = degrade_tensor(enlarged, small, "bilinear_plain")
+        low = undo_enlargement(enlarged, small, self.interpolation)  # x_lr; down-sampling would blur it
         maps = recovery = alignment = None
         if self.hourglass is not None:
             maps = self.keypoint_maps(img)

@@ -9,20 +9,26 @@ from typing import Any
 
 from torch import nn
 
+from torchreid_xres.sr.base import FRONT_ENDS
 from torchreid_xres.sr.build import read_state
 
 logger = logging.getLogger(__name__)
 
 
-def weight_files(options: Mapping[str, Any]) -> list[str]:
-    """Return which of a model's options name a file of weights to start from.
+def without_starts(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's options without the files of weights that its training started from, which may be gone.
+
+    For a model whose weights are all in a checkpoint. A front end whose architecture is in a file keeps that.
 
     Example:
-        >>> weight_files({"reid_weights": "a.pth", "scale_weights": [3.0, 1.0], "sr": "vdsr"})
-        ['reid_weights']
+        >>> without_starts({"reid_weights": "a.pth", "scale_weights": [3.0, 1.0], "sr": "vdsr", "sr_weights": "b.pth"})
+        {'scale_weights': [3.0, 1.0], 'sr': 'vdsr'}
     """
+    sr = options.get("sr")
+    needed = ["sr_weights"] if sr in FRONT_ENDS and FRONT_ENDS[sr].meta["info"].reads_weights else []
     # What MSIFLA has for scale_weights are numbers.
-    return [key for key, value in options.items() if key.endswith("_weights") and isinstance(value, str)]
+    files = [key for key, value in options.items() if key.endswith("_weights") and isinstance(value, str)]
+    return {key: value for key, value in options.items() if key not in files or key in needed}
 
 
 def load_weights(model: nn.Module, path: str | Path, strict: bool = False) -> list[str]:
