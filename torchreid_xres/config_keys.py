@@ -134,7 +134,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.sr.frozen = False  # keep the front end as loaded
 
     cfg.loss.sr = CfgNode()
-    cfg.loss.sr.name = "l1"  # reconstruction loss on [0, 1] images: l1, mse
+    cfg.loss.sr.name = "l1"  # reconstruction loss: l1, mse
     cfg.loss.sr.weight = 1.0
 
     cfg.loss.heatmap = CfgNode()

@@ -140,6 +140,18 @@ def test_bfloat16_trains_and_evaluates(tiny_config):
     assert 0 < record["mAP"] <= 100
 
 
+def test_the_scale_of_fp16_outlives_a_stop(tiny_config):
+    first, second = (own_runs(tiny_config(), 0, Path(tiny_config().data.save_dir))[0].engine() for _ in range(2))
+    first.epoch = 0
+    for engine, scale in ((first, 8.0), (second, 65536.0)):
+        engine.scaler = torch.amp.GradScaler("cpu", init_scale=scale)  # what a GPU has
+    first.scaler.scale(torch.ones(()))  # from now on it has a state
+    second._restore(first._state())
+    assert second.scaler.get_scale() == 8.0
+    off = torch.amp.GradScaler("cpu", enabled=False).state_dict()
+    assert second._restore(first._state() | {"scaler": off}) == 1  # a run at another precision
+
+
 def test_fp16_is_refused_where_nothing_scales_the_loss(tiny_config):
     cfg = tiny_config()
     cfg.train.precision = "fp16"

@@ -131,6 +131,20 @@ def test_the_total_is_equations_5_to_12(student):
     assert found == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_reconstruction_loss_is_the_one_that_is_named(student):
+    engine = student(loss__sr__name="mse")
+    engine.set_model_mode("eval")
+    data = next(iter(engine.train_loader))
+    with torch.no_grad():
+        restored = engine.model(data["img_lr"], full=True).restored
+    assert engine.losses(data)["sr"].item() == pytest.approx(float(((restored - data["img_hr"]) ** 2).mean()), rel=1e-4)
+
+
+def test_a_front_end_that_always_learns_cannot_be_frozen(student):
+    with pytest.raises(ConfigError, match=r"sr\.frozen is for models that leave the choice, as sr_reid does"):
+        student(sr__frozen=True)
+
+
 def test_at_the_start_the_sr_loss_is_the_distance_of_the_pair(student):
     engine = student(sr__options={})  # the paper's VDSR-CA
     data = next(iter(engine.train_loader))

@@ -64,10 +64,11 @@ def test_features_of_another_data_set_are_extracted_anew(run_of, tiny_root):
     found = engine_features(run, engine, ("query",))["query"]
     path = folder / "features" / "query.npz"
     kept = FeatureSet.load(path)
-    other = FeatureSet(**{**vars(kept), "dataset": "another", "features": torch.zeros_like(kept.features)})
-    other.save(path)
-    again = engine_features(*trained_engine(folder, "folder", tiny_root), ("query",))["query"]
-    assert again.dataset == "folder" and torch.equal(again.features, found.features)
+    for changed in ({"dataset": "another"}, {"manifest_sha256": "of other images"}):
+        other = FeatureSet(**{**vars(kept), **changed, "features": torch.zeros_like(kept.features)})
+        other.save(path)
+        again = engine_features(*trained_engine(folder, "folder", tiny_root), ("query",))["query"]
+        assert again.dataset == "folder" and torch.equal(again.features, found.features)
 
 
 def test_restored(tool, run_of, tiny_root, tmp_path, capsys):

@@ -264,6 +264,14 @@ class XresEngine(XresMixin, host.Engine):
         self._step = parallel.synchronised(self)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.precision == "fp16")
 
+    def _state(self) -> dict:
+        return super()._state() | {"scaler": self.scaler.state_dict()}
+
+    def _restore(self, state: dict) -> int:
+        if self.scaler.is_enabled() and state.get("scaler"):  # empty after another precision
+            self.scaler.load_state_dict(state["scaler"])
+        return super()._restore(state)
+
     def require_pairs(self) -> None:
         """Refuse a training set that gives one view of an image only.
 

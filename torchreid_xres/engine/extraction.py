@@ -24,7 +24,7 @@ from torchreid_xres.models.weights import load_weights
 def run_features(folder: str | Path, roles: Sequence[str] = ROLES) -> dict[str, FeatureSet]:
     """Extract the features of a trained run's images, by role: what its first target and its first source hold.
 
-    They are kept in the run's folder and read from there when weights and data set are the same.
+    They are kept in the run's folder and read from there when weights, data set and manifest are the same.
 
     Args:
         folder: where the run was trained (it holds ``last.pth.tar``).
@@ -67,31 +67,34 @@ def engine_features(run: Run, engine: XresMixin, roles: Sequence[str] = ROLES) -
     found = {}
     for role in roles:
         name = (run.cfg.data.sources if role == "train" else run.cfg.data.targets)[0]
+        loader = _loader(run, engine, name, role)
         path = run.folder / "features" / f"{role}.npz"
         if path.is_file():
             found[role] = FeatureSet.load(path)
-            if (found[role].weights_sha256, found[role].dataset) == (digest, name):
+            kept = (found[role].weights_sha256, found[role].dataset, found[role].manifest_sha256)
+            if kept == (digest, name, _manifest_of(loader.dataset, name)):
                 continue
-        found[role] = _extracted(run, engine, name, role, digest)
+        found[role] = labelled(run, engine, loader, loader.dataset, name=name, role=role, digest=digest)
         found[role].save(path)
     return found
 
 
-def _extracted(run: Run, engine: XresMixin, name: str, role: str, digest: str) -> FeatureSet:
+def _loader(run: Run, engine: XresMixin, name: str, role: str) -> DataLoader:
     manager = engine.datamanager
-    if role == "train":
-        plain = {"*": {"pairs": False}, **({name: {"pairs": False}} if name in DATASETS else {})}
-        with dataset_options(manager.options), dataset_options(plain):
-            dataset = host.init_image_dataset(
-                name, transform=manager.transform_te, mode="train", verbose=False,
-                root=run.cfg.data.root, split_id=run.split, cuhk03_labeled=run.cfg.cuhk03.labeled_images,
-                cuhk03_classic_split=run.cfg.cuhk03.classic_split,
-            )  # fmt: skip
-        loader = DataLoader(dataset, batch_size=run.cfg.test.batch_size, num_workers=run.cfg.data.workers)
-    else:
-        loader = manager.test_loader[name][role]
-        dataset = loader.dataset
-    return labelled(run, engine, loader, dataset, name=name, role=role, digest=digest)
+    if role != "train":
+        return manager.test_loader[name][role]
+    plain = {"*": {"pairs": False}, **({name: {"pairs": False}} if name in DATASETS else {})}
+    with dataset_options(manager.options), dataset_options(plain):
+        dataset = host.init_image_dataset(
+            name, transform=manager.transform_te, mode="train", verbose=False,
+            root=run.cfg.data.root, split_id=run.split, cuhk03_labeled=run.cfg.cuhk03.labeled_images,
+            cuhk03_classic_split=run.cfg.cuhk03.classic_split,
+        )  # fmt: skip
+    return DataLoader(dataset, batch_size=run.cfg.test.batch_size, num_workers=run.cfg.data.workers)
+
+
+def _manifest_of(dataset: Dataset, name: str) -> str:
+    return dataset.manifest.sha256 if name in DATASETS else ""
 
 
 def labelled(
@@ -121,7 +124,7 @@ def labelled(
         dataset=name,
         model=run.label,
         weights_sha256=digest,
-        manifest_sha256=dataset.manifest.sha256 if name in DATASETS else "",
+        manifest_sha256=_manifest_of(dataset, name),
         **{key: facts[key] for key in ("pid", "camid", "rate", "low", "size")},
     )
 

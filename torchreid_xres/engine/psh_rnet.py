@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
 from torchreid_xres.engine.parallel import shared
+from torchreid_xres.engine.sr_reid import RECONSTRUCTION
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.batch_hard import batch_hard_triplet
 from torchreid_xres.losses.pseudo_siamese import pseudo_siamese_loss
@@ -89,6 +90,7 @@ class PSHRNetEngine(HRNetReIDEngine):
         teacher: file of the teacher's weights; needed unless ``weight_ps`` is 0.
         reid: sizes of the teacher, the student's.
         weight_sr: factor of the reconstruction loss.
+        sr_loss: ``l1`` (eq. 5) or ``mse``.
         weight_ps: factor of the pseudo-siamese loss; at 0 no teacher is loaded or run.
         terms: outputs that follow the teacher's: of seq1 .. seq5 and logits.
         **kwargs: see :class:`HRNetReIDEngine`.
@@ -104,12 +106,14 @@ class PSHRNetEngine(HRNetReIDEngine):
         teacher: str = "",
         reid: Mapping[str, Any] | None = None,
         weight_sr: float = 0.5,
+        sr_loss: str = "l1",
         weight_ps: float = 0.5,
         terms: Sequence[str] = ("seq1", "seq4", "seq5", "logits"),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.weight_sr, self.weight_ps, self.terms = weight_sr, weight_ps, tuple(terms)
+        self.reconstruction = RECONSTRUCTION[sr_loss]
         self.require_pairs()
         self.teacher = None
         if weight_ps:
@@ -148,6 +152,7 @@ class PSHRNetEngine(HRNetReIDEngine):
             "teacher": file_of(cfg, cfg.loss.ps.teacher),
             "reid": as_dict(cfg.model.options),
             "weight_sr": cfg.loss.sr.weight,
+            "sr_loss": cfg.loss.sr.name,
             "weight_ps": 0.0 if cfg.test.evaluate else cfg.loss.ps.weight,  # at test the teacher may be gone
             "terms": cfg.loss.ps.terms,
         }
@@ -159,7 +164,7 @@ class PSHRNetEngine(HRNetReIDEngine):
         known = has_original(data)
         if self.weight_sr and known.any():
             # Eq. 5, on normalised images as in the published code.
-            losses["sr"] = F.l1_loss(output.restored[known].float(), data["img_hr"][known])
+            losses["sr"] = self.reconstruction(output.restored[known].float(), data["img_hr"][known])
             total = total + self.weight_sr * losses["sr"]
         if self.weight_ps and known.any():
             with torch.no_grad():

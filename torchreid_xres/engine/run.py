@@ -294,8 +294,15 @@ TASKS.register("train", together=True)(lambda run: run.train())
 
 
 def model_options(cfg: CfgNode, name: str) -> dict[str, Any]:
-    """Return what a configuration says of the sizes and parts of a model of ours."""
-    return {**ENGINES[name].build.model_options(cfg), **as_dict(cfg.model.options)}
+    """Return what a configuration says of the sizes and parts of a model of ours.
+
+    Raises:
+        ConfigError: if a front end is to stay as loaded, and the model has no such choice.
+    """
+    options = ENGINES[name].build.model_options(cfg)
+    if cfg.sr.frozen and "freeze_sr" not in options:
+        raise ConfigError(f"sr.frozen is for models that leave the choice, as sr_reid does; {name} does not")
+    return {**options, **as_dict(cfg.model.options)}
 
 
 def ranking_options(cfg: CfgNode, dataset: str) -> dict[str, Any]:

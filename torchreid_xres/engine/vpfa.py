@@ -312,7 +312,8 @@ def learned(
         The module, and what the record tells of it: ``settings``, ``search`` where there was one, ``train_seconds``.
     """
     path = run.folder / f"{name}.pth.tar"
-    belongs = {"config_sha256": run.sha256, "weights_sha256": pairs.weights_sha256}
+    of_images = {"weights_sha256": pairs.weights_sha256, "manifest_sha256": pairs.manifest_sha256}
+    belongs = {"config_sha256": run.sha256, **of_images}
     if path.is_file():
         module, about = load_panning(path)
         if about["belongs"] == belongs:
