@@ -125,3 +125,4 @@ def test_every_config_in_the_project_loads(repo):
 def test_null_empties_a_free_group():
     cfg = load_config(None, ["sr.options", {"depth": 3}, "sr.options", None, "sr.options", {"width": 2}])
     assert cfg.sr.options == {"width": 2}
+    assert load_config(None, ["sr.options", {"depth": 3}, "sr.options", "{}"]).sr.options == {}

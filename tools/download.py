@@ -1,7 +1,7 @@
 """Fetch published weights and openly offered sets, checked; for the other sets say how to get them.
 
     python tools/download.py list
-    python tools/download.py get osnet_x0_25_msmt17 rcan_x4 --weights weights
+    python tools/download.py get osnet_x0_25_msmt17 rcan_x4 --root path/to/data
     python tools/download.py get vehicle2cam --root path/to/data
     python tools/download.py get mlr_market1501                   # not ours to give: says how to get it, exit 1
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from torchreid_xres.config import get_config
 from torchreid_xres.data import DATASETS
 from torchreid_xres.data.catalogue import catalogue, how_to_get
 from torchreid_xres.data.download import DownloadError, fetch, fetch_set
@@ -28,9 +29,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     tasks.add_parser("list", help="show what there is")
     get = tasks.add_parser("get", help="fetch files and sets")
     get.add_argument("names", nargs="+", metavar="NAME", help="as the list has them")
-    get.add_argument("--weights", type=Path, default=Path("weights"), help="folder for weights (default: weights)")
-    get.add_argument("--root", type=Path, default=Path("data"), help="folder that holds the sets (default: data)")
-    return parser.parse_args(argv)
+    root = get_config().data.root
+    get.add_argument("--root", type=Path, default=Path(root), help=f"folder that holds the sets (default: {root})")
+    get.add_argument("--weights", type=Path, help="folder for weights (default: weights in --root)")
+    args = parser.parse_args(argv)
+    if args.task == "get":
+        args.weights = args.weights or args.root / "weights"
+    return args
 
 
 def show() -> None:

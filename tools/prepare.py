@@ -20,6 +20,7 @@ from pathlib import Path
 
 import yaml
 
+from torchreid_xres.config import get_config
 from torchreid_xres.data import DATASETS
 from torchreid_xres.data.prepare import FORMATS, verify_source, verify_written, write_set
 from torchreid_xres.data.protocol import Manifest
@@ -30,7 +31,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     tasks = parser.add_subparsers(dest="task", required=True)
     write = tasks.add_parser("write", help="write a set to disk")
     write.add_argument("name", help=f"data set: {', '.join(DATASETS)}")
-    write.add_argument("--root", default="", help="folder that holds the sets")
+    write.add_argument("--root", default=get_config().data.root, help="folder that holds the sets")
     write.add_argument("--out", type=Path, required=True, help="a new or empty folder, or one to go on with")
     write.add_argument("--format", choices=FORMATS, default="png", help="png keeps every pixel (default)")
     write.add_argument("--quality", type=int, default=95, help="of JPEG, 1 to 100 (default 95)")

@@ -131,8 +131,8 @@ def _merge(node: CfgNode, part: Mapping, source: str, prefix: str = "") -> None:
             hint = f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(sorted(node))}"
             raise ConfigError(f"unknown key {key!r} in {source}{hint}")
         if isinstance(node[name], CfgNode):
-            if value is None and node[name].is_new_allowed():
-                node[name] = CfgNode(new_allowed=True)  # null empties what a parent file filled
+            if value in (None, {}) and node[name].is_new_allowed():
+                node[name] = CfgNode(new_allowed=True)  # null and {} empty what a parent file filled
                 continue
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{key} in {source} is a group of keys, not {value!r}")
@@ -270,6 +270,27 @@ def config_hash(cfg: CfgNode) -> str:
     Where files lie, how often a line is printed and whether the run only evaluates do not count; nor does what is
     learned after training, unless that is the task.
     """
+    return hashlib.sha256(json.dumps(_deciding(cfg), sort_keys=True).encode()).hexdigest()
+
+
+def differing_keys(one: CfgNode, other: CfgNode) -> list[str]:
+    """Return the keys in which two configurations differ, of those that decide a run's result.
+
+    Example:
+        >>> differing_keys(load_config(None, ["sr.name", "srcnn"]), load_config(None, ["data.root", "elsewhere"]))
+        ['sr.name']
+    """
+
+    def flat(part: Any, key: str) -> dict[str, Any]:
+        if not isinstance(part, dict) or not part:
+            return {key: part}
+        return {k: v for name, inner in part.items() for k, v in flat(inner, f"{key}.{name}" if key else name).items()}
+
+    ours, theirs = (flat(_deciding(cfg), "") for cfg in (one, other))
+    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key, key) != theirs.get(key, key))
+
+
+def _deciding(cfg: CfgNode) -> dict:
     plain = as_dict(cfg)
     if "vpfa" not in (plain["task"], *((changes or {}).get("task") for changes in plain["stages"].values())):
         plain.pop("vpfa")
@@ -279,4 +300,4 @@ def config_hash(cfg: CfgNode) -> str:
     plain["train"].pop("print_freq")
     plain["test"].pop("evaluate")
     plain["test"].pop("expected")
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return plain

@@ -60,15 +60,20 @@ def test_weights_of_another_model_are_refused_in_evaluation(tiny_config, tmp_pat
 
 def test_another_configuration_does_not_go_on_from_a_runs_state(tiny_config):
     run_job(tiny_config(train__max_epoch=1))
-    with pytest.raises(ValueError, match="holds another experiment"):
+    with pytest.raises(ValueError, match=r"holds another experiment \(it differs in train.max_epoch\)"):
         run_job(tiny_config(train__max_epoch=2))
 
 
 def test_clear_removes_a_jobs_folder_and_nothing_else(tiny_config, tmp_path):
     cfg = tiny_config(train__max_epoch=1)
     run_job(cfg)
-    clear(Path(cfg.data.save_dir))
-    assert not Path(cfg.data.save_dir).exists()
+    home = Path(cfg.data.save_dir)
+    other = tiny_config(train__max_epoch=1, data__save_dir=str(home / "other"))
+    run_job(other)
+    clear(home)
+    assert [path.name for path in home.iterdir()] == ["other"] and len(run_job(other)) == 1
+    clear(home / "other")
+    assert not (home / "other").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     with pytest.raises(ValueError, match="was not made by a run"):

@@ -36,9 +36,19 @@ def test_a_stage_whose_folder_was_removed_is_run_again(tmp_path, caplog):
 
 
 def test_another_experiment_in_the_folder_is_refused(tmp_path):
-    Stages(tmp_path, "first")
+    Stages(tmp_path, "first").run("one", lambda: 1)
     with pytest.raises(ValueError, match=r"holds another experiment .*--fresh"):
         Stages(tmp_path, "second")
+
+
+def test_a_folder_in_which_nothing_was_learned_is_taken_over(tmp_path):
+    Stages(tmp_path, "a slip")
+    assert Stages(tmp_path, "as meant").run("one", lambda: 1) == 1
+    (tmp_path / "begun").mkdir()
+    Stages(tmp_path / "begun", "first")
+    (tmp_path / "begun" / "last.pth.tar").write_text("")
+    with pytest.raises(ValueError, match=r"another experiment \(it differs in sr.name\)"):
+        Stages(tmp_path / "begun", "second", "it differs in sr.name")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 1}'])

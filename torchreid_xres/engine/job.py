@@ -9,7 +9,16 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from torchreid_xres.config import ConfigError, as_dict, config_hash, stage_configs, stages_used, with_folders
+from torchreid_xres.config import (
+    ConfigError,
+    as_dict,
+    config_hash,
+    differing_keys,
+    load_config,
+    stage_configs,
+    stages_used,
+    with_folders,
+)
 from torchreid_xres.engine import distributed
 from torchreid_xres.engine.lock import sole_use
 from torchreid_xres.engine.run import Run
@@ -17,6 +26,8 @@ from torchreid_xres.engine.stages import Stages
 from torchreid_xres.files import write_text
 
 logger = logging.getLogger(__name__)
+
+JOB_FILES = ("config.yaml", "stages.json")  # what a job writes beside its runs, the last one last removed
 
 
 def run_job(cfg: CfgNode, shared: Path | None = None) -> list[dict]:
@@ -49,7 +60,7 @@ def _run_job(cfg: CfgNode, folder: Path, shared: Path | None) -> list[dict]:
         return [rec for run in [*last, *after_training(cfg, last)] for rec in run.evaluate()]
     if cfg.test.rerank:
         logger.warning("test.rerank acts with test.evaluate True; this training is evaluated without it")
-    stages = Stages(folder, config_hash(cfg))
+    stages = Stages(folder, config_hash(cfg), _difference(cfg, folder / "config.yaml"))
     distributed.require_seen(stages.path)
     if distributed.is_main():
         write_text(cfg.dump(), folder / "config.yaml")
@@ -63,6 +74,14 @@ def _run_job(cfg: CfgNode, folder: Path, shared: Path | None) -> list[dict]:
                 with sole_use(run.folder):
                     records += Stages(run.folder, run.sha256).run(run.name, run.work)
     return records
+
+
+def _difference(cfg: CfgNode, path: Path) -> str:
+    try:
+        keys = differing_keys(load_config(path), cfg) if path.is_file() else []
+    except ConfigError:  # written by another version
+        keys = []
+    return f"it differs in {', '.join(keys)}" if keys else ""
 
 
 def compared_runs(cfg: CfgNode, split: int, folder: Path) -> list[Run]:
@@ -109,7 +128,7 @@ def after_training(cfg: CfgNode, trained: list[Run]) -> list[Run]:
 
 
 def clear(folder: Path) -> None:
-    """Remove the runs of a job from its folder; a folder that is no job's is left alone.
+    """Remove what a job left in its folder; what it did not make, other jobs' folders among that, stays.
 
     Raises:
         ValueError: if the folder has files, and none of them says that a job made it.
@@ -120,7 +139,12 @@ def clear(folder: Path) -> None:
     if not (folder / "stages.json").exists():
         raise ValueError(f"{folder} was not made by a run (it has no stages.json) and is not cleared")
     with sole_use(folder):
-        shutil.rmtree(folder)
+        for part in folder.glob("split[0-9]*"):
+            shutil.rmtree(part)
+        for file in (*folder.glob("train-*.log"), *folder.glob("test-*.log"), *map(folder.joinpath, JOB_FILES)):
+            file.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def missed_figures(cfg: CfgNode, records: list[dict]) -> list[str]:

@@ -25,7 +25,8 @@ class Stages:
     Args:
         folder: where ``stages.json`` is kept.
         key: what the results depend on (a configuration hash). A folder that holds the stages of another
-            key is refused, so that two experiments never mix.
+            key is refused, so that two experiments never mix; unless nothing has been learned there yet.
+        differs: what tells that experiment from this one, for the message.
 
     Raises:
         ValueError: if the folder belongs to another key, or its record cannot be read.
@@ -39,9 +40,9 @@ class Stages:
         2
     """
 
-    def __init__(self, folder: str | Path, key: str) -> None:
+    def __init__(self, folder: str | Path, key: str, differs: str = "") -> None:
         self.path = Path(folder) / "stages.json"
-        self.key = key
+        self.key, self._differs = key, differs
         self.done: dict[str, Any] = distributed.on_main(self._read)
 
     def _read(self) -> dict[str, Any]:
@@ -51,12 +52,14 @@ class Stages:
                 held, done = kept["key"], kept["done"]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{self.path} is damaged ({error}); remove it to start over") from error
-            if held != self.key:
+            if held == self.key:
+                return done
+            if done or any(self.path.parent.rglob("*.pth.tar")):
+                differs = self._differs or f"configuration {held[:12]}, this one is {self.key[:12]}"
                 raise ValueError(
-                    f"{self.path.parent} holds another experiment (configuration {held[:12]}, this one is "
-                    f"{self.key[:12]}): name another data.save_dir, or start over with --fresh"
+                    f"{self.path.parent} holds another experiment ({differs}): name another data.save_dir, or start "
+                    "over with --fresh"
                 )
-            return done
         write_json({"key": self.key, "done": {}}, self.path)
         return {}
 
