@@ -1,42 +1,37 @@
 """Does the front end of a trained run help? Queries with and without it: rank-1, mAP, PSNR against the originals.
 
     python benchmarks/front_end_effect.py log/sr_reid_mlr_cuhk03 --root /path/to/data
+    python benchmarks/front_end_effect.py log/accuracy_cuhk03_mini/runs/vdsr_* --root /path/to/data  # their mean
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 
+import measure
 import numpy as np
 import torch
-from tabulate import tabulate
 
-from torchreid_xres.config import load_config
-from torchreid_xres.engine.base import LAST, to_device
-from torchreid_xres.engine.job import own_runs
+from torchreid_xres.engine.base import to_device
+from torchreid_xres.engine.extraction import trained_engine
 from torchreid_xres.metrics import rank_features
 from torchreid_xres.metrics.image import psnr
-from torchreid_xres.models.weights import load_weights
 
 
 @torch.no_grad()
-def effect(job: Path, root: str, split: int) -> list[dict]:
-    """Return one row with and one without the front end.
+def effect(folder: Path, root: str) -> tuple[list[dict], dict]:
+    """Return one row with and one without the front end, and of what they are.
 
     Args:
-        job: folder of a finished job of ``sr_reid``.
+        folder: of a finished run of ``sr_reid``.
         root: folder of the data sets.
-        split: split of the data set.
     """
-    cfg = load_config(job / "config.yaml", ["data.root", root, "test.evaluate", "True", "data.save_dir", str(job)])
-    run = own_runs(cfg, split, job)[-1]
-    engine = run.engine()
-    load_weights(engine.model, run.folder / LAST, strict=True)
-    model = engine.model.eval()
+    run, engine = trained_engine(folder, root=root)
+    cfg, model = run.cfg, engine.model
     name = cfg.data.targets[0]
     loaders = engine.test_loader[name]
     natural = loaders["query"].dataset.natural
@@ -48,8 +43,9 @@ def effect(job: Path, root: str, split: int) -> list[dict]:
         batch = to_device(seen, "cpu")
         plain = model.normalize.undo(batch["img"])
         restored = model.restore(batch["img"])
-        features["with"].append(model.extract(batch))
-        features["without"].append(model.extract({**batch, "low": torch.zeros(len(batch["low"]), dtype=torch.bool)}))
+        for how, low in (("with", batch["low"]), ("without", torch.zeros_like(batch["low"]))):
+            with engine.autocast():  # as the gallery
+                features[how].append(engine.extract({**batch, "low": low}).float())
         target = model.normalize.undo(original["img"])
         quality["with"].append(psnr(restored, target))
         quality["without"].append(psnr(plain, target))
@@ -67,20 +63,22 @@ def effect(job: Path, root: str, split: int) -> list[dict]:
             decibel = torch.cat(quality[how]).numpy()
             row |= {f"PSNR x{rate:g}": float(decibel[rates == rate].mean()) for rate in sorted(set(rates.tolist()))}
         rows.append(row)
-    return rows
+    return rows, {"dataset": name, "manifest": loaders["query"].dataset.manifest.sha256, "seed": cfg.train.seed}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished jobs")
     parser.add_argument("--root", required=True)
     parser.add_argument("--split", type=int, default=0)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", type=Path, help="also write the rows and the facts to this JSON file")
     args = parser.parse_args(argv)
-    rows = effect(args.job, args.root, args.split)
-    print(tabulate(rows, headers="keys", tablefmt="github", floatfmt=".2f"))
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    found = [effect(job / f"split{args.split}" / "sr_reid", args.root) for job in args.runs]
+    rows = [
+        {key: value if key == "front end" else mean([row[key] for row in same]) for key, value in same[0].items()}
+        for same in zip(*(rows for rows, _ in found), strict=True)
+    ]
+    measure.finish(args, "Queries with and without the front end", rows, of=[about for _, about in found])
     return 0
 
 
