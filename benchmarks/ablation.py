@@ -77,8 +77,11 @@ def main(argv: list[str] | None = None) -> int:
         tables = tables_of(cfg.model.name)
         if args.list or args.table not in tables:
             shown = "\n".join(f"{name}: {len(t['rows'])} rows ({t['source']})" for name, t in tables.items())
-            print(shown, file=sys.stdout if args.list else sys.stderr)
-            return 0 if args.list else 2
+            if args.list:
+                print(shown)
+                return 0
+            wrong = "--table is needed" if args.table is None else f"no table {args.table!r} for {cfg.model.name!r}"
+            raise ConfigError(f"{wrong}. There are:\n{shown}")
         table = tables[args.table]
         out = args.out or Path("log") / f"ablation_{Path(args.config_file).stem}"
         result = {"table": args.table, "source": table["source"], "figures": table["figures"], "rows": []}

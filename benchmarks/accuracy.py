@@ -34,6 +34,7 @@ from cells import run_cell, run_vpfa
 from suites import Row, Suite, configured, quoted_blocks, start_of, suite_of
 
 from torchreid_xres.config import ConfigError, as_dict, config_hash
+from torchreid_xres.engine.command import part_pairs
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.report.suite import as_latex, compared, cost_table, quoted_table, suite_table, vpfa_table
 
@@ -161,7 +162,9 @@ def slim(records: Iterable[dict]) -> list[dict]:
 
 def tables(result: dict, quoted: list[dict], style: str) -> str:
     """Return all that is to be read of a suite as text in a table format of ``tabulate``."""
-    shown = [result["about"], suite_table(result, style=style), cost_table(result, style=style)]
+    shown = [result["about"]]
+    measured = [suite_table(result, style=style), cost_table(result, style=style)]
+    shown += measured if result["rows"] else ["No cell is finished."]
     shown += [f"Queries' features moved by VPFA's modules\n\n{vpfa_table(result, style)}"] if result["vpfa"] else []
     gone = [f"{fault['label']}, seed {fault['seed']}: {fault['reason']}" for fault in result["failed"]]
     gone += [f"{label}: {reason}" for label, reason in result["left_out"].items()]
@@ -186,12 +189,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--style", default="github", help="a table format of tabulate: github, simple, latex_booktabs")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="keys changed in every row")
     args = parser.parse_args(argv)
-    for name in ("seeds", "only"):
-        # A flag that takes several names also takes the KEY VALUE pairs behind it; keys have a dot, names have none.
-        values = getattr(args, name) or []
-        first_key = next((i for i, value in enumerate(values) if "." in value), len(values))
-        args.opts = values[first_key:] + args.opts
-        setattr(args, name, values[:first_key] or None)
+    part_pairs(parser, args, ("seeds", "only"))
     wrong = [seed for seed in args.seeds or [] if not seed.isdecimal()]
     if wrong:
         parser.error(f"--seeds are whole numbers, not {', '.join(wrong)}")

@@ -18,6 +18,7 @@ from suites import quoted_blocks
 from tabulate import tabulate
 
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.registry import did_you_mean
 from torchreid_xres.report.keypoints import keypoint_table
 from torchreid_xres.report.registries import registry_table
 from torchreid_xres.report.suite import cost_table, forecast_table, quoted_table, suite_table, vpfa_table
@@ -93,8 +94,18 @@ def read(names: str) -> list[dict]:
 
 
 def kept(name: str) -> Any:
-    """Return the content of ``results/<name>.json``."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    """Return the content of ``results/<name>.json``.
+
+    Raises:
+        FileNotFoundError: if nothing is kept under that name; the message names the closest.
+    """
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        names = sorted(other.stem for other in RESULTS.glob("*.json"))
+        raise FileNotFoundError(
+            f"no records are kept as {name!r}{did_you_mean(name, names)} There are: {', '.join(names) or 'none'}"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def filled(text: str) -> str:
@@ -112,12 +123,18 @@ def main(argv: list[str] | None = None) -> int:
     verbs.add_parser("write").add_argument("document", type=Path)
     verbs.add_parser("show").add_argument("names", nargs="+")
     args = parser.parse_args(argv)
-    if args.verb == "keep":
-        print(keep(args.jobs, args.name, args.command))
-    elif args.verb == "show":
-        print(accuracy_table(read(" ".join(args.names))))
-    else:
-        args.document.write_text(filled(args.document.read_text(encoding="utf-8")), encoding="utf-8")
+    try:
+        if args.verb == "keep":
+            print(keep(args.jobs, args.name, args.command))
+        elif args.verb == "show":
+            print(accuracy_table(read(" ".join(args.names))))
+        elif not args.document.is_file():
+            raise FileNotFoundError(f"there is no document {args.document}")
+        else:
+            args.document.write_text(filled(args.document.read_text(encoding="utf-8")), encoding="utf-8")
+    except (ValueError, LookupError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

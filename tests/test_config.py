@@ -2,8 +2,10 @@ import pytest
 import yaml
 from yacs.config import CfgNode
 
+from torchreid_xres import host
 from torchreid_xres.config import ConfigError, check_config, config_hash, load_config
-from torchreid_xres.config_keys import get_config
+from torchreid_xres.config_keys import CHOICES, get_config
+from torchreid_xres.data.samplers import SAMPLERS
 
 HOST_KEYS = {
     "model": "name pretrained load_weights resume",
@@ -62,6 +64,9 @@ def test_a_circle_of_bases_is_refused(tmp_path):
         (["data.sources", "market1501"], "must be of type list"),
         (["data", "3"], "data in the command line is a group of keys"),
         (["train.precision", "bf61"], "train.precision is 'bf61'; did you mean 'bf16'"),
+        (["loss.name", "arcface"], "loss.name is 'arcface'. Allowed: 'softmax', 'triplet'"),
+        (["sampler.train_sampler", "IdentitySample"], "did you mean 'IdentitySampler'? Allowed: 'RandomSampler'"),
+        (["sampler.train_sampler_t", "IdentitySampler"], "train_sampler_t is 'IdentitySampler'; did you mean 'Random"),
         (["data.rates", "[0.5]"], "data.rates must be numbers of at least 1"),
         (["data.height", "0"], "data.height must be at least 1"),
         (["train.lr"], "'train.lr' has no value"),
@@ -69,8 +74,14 @@ def test_a_circle_of_bases_is_refused(tmp_path):
     ],
 )
 def test_wrong_keys_and_values_are_refused_by_name(overrides, message):
-    with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+    with pytest.raises(ConfigError, match=message.replace("[", r"\[").replace("?", r"\?")):
         load_config(None, overrides)
+
+
+def test_the_samplers_to_choose_from_are_the_hosts_and_ours():
+    hosts = set(host.module("data.sampler").AVAI_SAMPLERS)
+    assert set(CHOICES["sampler.train_sampler"]) == hosts | {*SAMPLERS}
+    assert set(CHOICES["sampler.train_sampler_t"]) == hosts
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1", "\x00"])

@@ -33,3 +33,5 @@ def test_a_miss_names_the_nearest_and_all():
     fruits.register("pear")(make_pear)
     with pytest.raises(KeyError, match=r"no fruit named 'aple'; did you mean 'apple'\? There are: apple, pear"):
         fruits.build("aple")
+    with pytest.raises(KeyError, match=r"no fruit named 'fig'\. There are: apple, pear"):
+        fruits.build("fig")

@@ -7,11 +7,14 @@
 
 import sys
 
+from torchreid_xres.engine import ENGINES
 from torchreid_xres.engine.command import train
+from torchreid_xres.engine.keypoints import KeypointEngine
 
 
 def main(argv: list[str] | None = None) -> int:
-    return train(__doc__, argv)
+    models = [name for name in ENGINES if issubclass(ENGINES[name].build, KeypointEngine)]
+    return train(__doc__, argv, models)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import yaml
 from yacs.config import CfgNode
 
 from torchreid_xres.config_keys import CHOICES, get_config
+from torchreid_xres.registry import did_you_mean
 
 BASE_KEY = "_BASE_"
 
@@ -193,8 +194,7 @@ def check_config(cfg: CfgNode) -> None:
         for name in key.split("."):
             value = value[name]
         if value not in allowed:
-            near = difflib.get_close_matches(str(value), allowed, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(value, allowed)
             raise ConfigError(f"{key} is {value!r}{hint} Allowed: {', '.join(map(repr, allowed))}")
     for key in ("height", "width", "num_splits"):
         if cfg.data[key] < 1:

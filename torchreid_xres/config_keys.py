@@ -9,9 +9,15 @@ from __future__ import annotations
 import torch
 from yacs.config import CfgNode
 
+_HOST_SAMPLERS = (
+    "RandomSampler", "SequentialSampler", "RandomIdentitySampler", "RandomDomainSampler", "RandomDatasetSampler",
+)  # fmt: skip
+
 CHOICES = {
     "data.type": ("image",),
     "data.interpolation": ("bilinear", "bicubic"),
+    "sampler.train_sampler": (*_HOST_SAMPLERS, "IdentitySampler", "MixedIdentitySampler"),
+    "sampler.train_sampler_t": _HOST_SAMPLERS,
     "loss.name": ("softmax", "triplet"),
     "loss.sr.name": ("l1", "mse"),
     "loss.heatmap.name": ("l1", "mse"),

@@ -96,13 +96,18 @@ def register_model(name: str, builder: Callable) -> None:
     table[name] = builder
 
 
+def image_datasets() -> dict[str, type]:
+    """Return the host's private table of image data sets, name to class."""
+    return getattr(module_of(torchreid.data.register_image_dataset), "__image_datasets")
+
+
 def register_image_dataset(name: str, cls: type) -> None:
     """Enter a data set class into the host's table; a second call with the same class is harmless.
 
     Raises:
         ValueError: if the name belongs to another class.
     """
-    table = getattr(module_of(torchreid.data.register_image_dataset), "__image_datasets")
+    table = image_datasets()
     held = table.get(name)
     if held is None:
         torchreid.data.register_image_dataset(name, cls)

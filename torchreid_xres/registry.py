@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,9 +77,45 @@ class Registry:
         return len(self._entries)
 
     def _miss(self, name: str) -> str:
-        near = difflib.get_close_matches(str(name), self._entries, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"no {self.kind} named {name!r}{hint} There are: {', '.join(self) or 'none'}"
+        return f"no {self.kind} named {name!r}{did_you_mean(name, self)} There are: {', '.join(self) or 'none'}"
+
+
+def did_you_mean(name: object, allowed: Iterable[str]) -> str:
+    """Return how a message about a wrong name goes on: with the closest one allowed, or a full stop if none is close.
+
+    Example:
+        >>> did_you_mean("aple", ["apple", "pear"]), did_you_mean("fig", ["apple", "pear"])
+        ("; did you mean 'apple'?", '.')
+    """
+    near = difflib.get_close_matches(str(name), list(allowed), n=1)
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def refuse_unknown_options(
+    entry: Entry, kind: str, options: Iterable[str], shown: tuple[str, ...] = (), hidden: Iterable[str] = ()
+) -> None:
+    """Refuse options that a builder has no parameter for, unless it takes any.
+
+    Args:
+        entry: what is to be built.
+        kind: what it is, for the message ("front end").
+        options: names of the options given.
+        shown: parameters to name first in the message, though they are no options.
+        hidden: parameters that are no options.
+
+    Raises:
+        TypeError: listing the options there are.
+    """
+    parameters = inspect.signature(entry.build).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    known = sorted(set(parameters) - {*shown, *hidden})
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise TypeError(
+            f"the {kind} {entry.name!r} takes no option {', '.join(map(repr, unknown))}; "
+            f"it takes: {', '.join([*shown, *known]) or 'none'}"
+        )
 
 
 def _identity(build: Callable) -> str:

@@ -64,7 +64,10 @@ def test_rows_run_once_and_stand_beside_the_papers(ablation, repo, tmp_path, mon
 def test_an_unknown_table_lists_those_there_are(ablation, repo, capsys):
     config = str(repo / "configs" / "psh_rnet_mlr_market.yaml")
     assert ablation.main(["--config-file", config, "--table", "nine"]) == 2
-    assert "ps_terms: 3 rows" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no table 'nine' for 'psh_rnet'. There are:" in told and "ps_terms: 3 rows" in told
+    assert ablation.main(["--config-file", config]) == 2
+    assert "--table is needed. There are:" in capsys.readouterr().err
     assert ablation.main(["--config-file", config, "--list"]) == 0
     assert ablation.main(["--config-file", str(repo / "configs" / "quickstart.yaml"), "--list"]) == 2
     assert "no ablation table for 'sr_reid'" in capsys.readouterr().err

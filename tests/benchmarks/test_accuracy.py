@@ -115,6 +115,17 @@ def test_cells_run_once_and_failures_are_told(accuracy, fake_cells, tmp_path, ca
     assert fake_cells == [("bicubic", 1), ("resnet50", 1), ("bicubic", 2)]  # the larger ones last, and once
 
 
+def test_nothing_finished_is_told(accuracy, fake_cells, tmp_path, capsys):
+    assert accuracy.main(["--suite", "synth_person", "--out", str(tmp_path), "--finished"]) == 1
+    shown = capsys.readouterr().out
+    assert "\n\nNo cell is finished.\n\n" in shown and "\n\n\n" not in shown and not fake_cells
+
+
+def test_keys_without_a_dot_are_no_rows(accuracy):
+    args = accuracy.parse(["--suite", "x", "--seeds", "1", "use_gpu", "False", "--only", "bicubic", "task", "train"])
+    assert (args.seeds, args.only, args.opts) == (["1"], ["bicubic"], ["task", "train", "use_gpu", "False"])
+
+
 def test_a_row_that_cannot_be_configured_stops_nothing(accuracy, fake_cells, tmp_path, capsys):
     argv = ["--suite", "synth_person", "--seeds", "1", "--only", "bicubic", "sr.nam", "x"]
     for more in ([], ["--finished"]):

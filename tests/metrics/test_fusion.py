@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from torchreid_xres import host
-from torchreid_xres.metrics import distance_matrix, distance_tiles, rank_distances, rank_features, rank_tiles
+from torchreid_xres.metrics import distance_matrix, rank_distances, rank_features
 from torchreid_xres.metrics.fusion import (
     SizeWeights,
     default_weights,
     fused_distances,
     fused_features,
-    fused_tiles,
     query_weighted_features,
     reciprocal_rank_distances,
 )
@@ -152,30 +151,6 @@ def test_weights_of_each_query_are_explicit_fusion_but_for_a_scale_and_a_constan
     assert not same_lists(explicit_lists, rank_distances(fused_distances(matrices, (1, 1, 1)), *labels))
 
 
-@pytest.mark.parametrize("by_query", [False, True])
-def test_fusion_in_bands_is_fusion_of_the_whole(case, by_query):
-    query, gallery, labels = case
-    query = [part.repeat(2, 1) for part in query]
-    weights = torch.rand(2 * QUERIES, 3) if by_query else WEIGHTS
-
-    def bands():
-        return [distance_tiles(a, b, "cosine", tile=32) for a, b in zip(query, gallery, strict=True)]
-
-    whole = fused_distances([distance_matrix(a, b, "cosine") for a, b in zip(query, gallery, strict=True)], weights)
-    parts = list(fused_tiles(bands(), weights))
-    assert [len(part) for part in parts] == [32, 48]
-    torch.testing.assert_close(torch.cat(parts), whole)
-    labels = [np.tile(labels[0], 2), labels[1], np.tile(labels[2], 2), labels[3]]
-    assert same_lists(rank_tiles(fused_tiles(bands(), weights), *labels), rank_distances(whole, *labels))
-
-
-def test_bands_of_branches_of_different_lengths():
-    gallery = torch.rand(5, 4)
-    bands = [distance_tiles(torch.rand(rows, 4), gallery, tile=32) for rows in (96, 64)]
-    with pytest.raises(ValueError, match="branch 1 has distances of 64 queries"):
-        list(fused_tiles(bands, (1, 1)))
-
-
 def test_reciprocal_ranks_against_a_loop(case):
     query, gallery, _ = case
     # Quantised, so that there are ties, which the gallery's order breaks.
@@ -250,7 +225,6 @@ def test_weights_that_are_none(case, weights, message):
     for fuse in (
         lambda: fused_features(query, weights),
         lambda: fused_distances(matrices, weights),
-        lambda: next(fused_tiles([iter([part]) for part in matrices], weights)),
         lambda: query_weighted_features(query, gallery, [weights] * QUERIES),
     ):
         with pytest.raises(ValueError, match=message):

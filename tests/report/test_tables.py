@@ -53,3 +53,14 @@ def test_kept_records_fill_a_document(tables, tmp_path, monkeypatch, capsys):
     assert "50.0" in text and "old" not in text and text.startswith("before\n") and text.endswith("after\n")
     tables.main(["write", str(document)])
     assert document.read_text() == text
+
+
+def test_names_that_are_not_kept_are_one_message(tables, tmp_path, capsys):
+    assert tables.main(["show", "quickstrt"]) == 2
+    assert "no records are kept as 'quickstrt'; did you mean 'quickstart'? There are: " in capsys.readouterr().err
+    document = tmp_path / "doc.md"
+    document.write_text("<!-- accuracy: nosuch -->\nold\n<!-- end -->\n")
+    assert tables.main(["write", str(document)]) == 2 and "old" in document.read_text()
+    assert "no records are kept as 'nosuch'. There are: " in capsys.readouterr().err
+    assert tables.main(["write", str(tmp_path / "nosuch")]) == 2
+    assert f"there is no document {tmp_path / 'nosuch'}" in capsys.readouterr().err

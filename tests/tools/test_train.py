@@ -5,6 +5,8 @@ import sys
 import pytest
 import yaml
 
+from torchreid_xres.engine.command import parse
+
 
 @pytest.fixture
 def train(repo, tiny_root, tmp_path):
@@ -69,14 +71,49 @@ def test_missed_figures_end_non_zero_and_say_which(train):
         ((*FOLDER, "train.batch_size", "4096"), "4096"),
         ((*FOLDER, "sr.name", "vdsr", "sr.options", "{dept: 3}"), "depth"),
         ((), "market1501"),
+        (("-s", "synth_persn", "-t", "folder"), "did you mean 'synth_person'"),
+        (("-s", "mlr_market1501", "-t", "mlr_market1501", "data.root", "/nonexist"),
+         "mlr_market1501: no such data set under /nonexist; looked for"),
+        ((*FOLDER, "model.options", "{foo: 1}"), "takes no option 'foo'; it takes: freeze_sr"),
+        ((*FOLDER, "sampler.train_sampler", "Foo"), "'MixedIdentitySampler'"),
+        ((*FOLDER, "data.targets", "[]"), "data.targets is empty"),
     ],
-)
+)  # fmt: skip
 def test_a_users_mistake_is_one_message_and_no_traceback(mistaken, args, message):
     shown = mistaken(*args)
     assert message in shown and "Traceback" not in shown
 
 
 def test_the_log_keeps_the_traceback(mistaken, tmp_path):
-    mistaken(*FOLDER, "sr.name", "vdrs")
+    mistaken(*FOLDER, "sr.name", "vdsr", "sr.options", "{dept: 3}")
     (log,) = (tmp_path / "log").glob("train-*.log")
-    assert "Traceback" in log.read_text() and "did you mean 'vdsr'" in log.read_text()
+    assert "Traceback" in log.read_text() and "takes no option 'dept'" in log.read_text()
+
+
+def test_a_mistake_with_fresh_removes_nothing(train, mistaken, tmp_path):
+    kept = tmp_path / "log" / "stages.json"
+    kept.parent.mkdir()
+    kept.write_text('{"key": "x", "done": {}}')
+    for mistake in (("model.name", "sr_ried"), ("train.max_epoch", "0")):
+        mistaken("--fresh", *FOLDER, *mistake)
+        assert kept.exists() and len(list(kept.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize("args", [(), ("-s", "folder"), ("-t", "folder", "train.max_epoch", "1")])
+def test_without_a_configuration_the_data_sets_are_needed(run_tool, args):
+    status, _, err = run_tool(*args)
+    assert status == 2 and "without --config-file the data sets are needed: -s for training, -t for testing" in err
+
+
+@pytest.mark.parametrize("flag", [("--fresh",), ("--root", "/data")])
+def test_a_flag_behind_keys_is_told_its_place(run_tool, flag):
+    status, _, err = run_tool(*FOLDER, "--config-file", "x.yaml", "train.max_epoch", "1", *flag)
+    assert status == 2 and f"{flag[0]} stands behind KEY VALUE pairs; flags go before them" in err
+
+
+def test_keys_without_a_dot_are_no_data_sets():
+    args = parse("", ["-t", "folder", "-s", "folder", "synth_person", "use_gpu", "False", "train.lr", "1"])
+    assert args.sources == ["folder", "synth_person"] and args.opts == ["use_gpu", "False", "train.lr", "1"]
+    args = parse("", ["-s", "market1501", "task", "train", "-t", "cuhk03", "train.eval_freq", "-1"])
+    assert (args.sources, args.targets) == (["market1501"], ["cuhk03"])
+    assert args.opts == ["train.eval_freq", "-1", "task", "train"]

@@ -33,6 +33,13 @@ def test_it_trains_prints_a_table_and_goes_on(train_keypoints, tmp_path):
     assert "MISSED synth_vehicle pck_x8" in out
 
 
+def test_other_models_are_refused(run_tool, repo, tmp_path):
+    config = repo / "configs" / "quickstart.yaml"
+    status, _, err = run_tool("--config-file", config, "use_gpu", "False", "data.save_dir", tmp_path / "log")
+    assert status == 2 and "model.name is 'sr_reid', but this program trains: hourglass_vehicle20. For others" in err
+    assert not (tmp_path / "log").exists()
+
+
 def test_a_mistake_is_one_message(train_keypoints):
     status, _, err = train_keypoints("data.transforms", "[random_flip]")
     assert status == 2

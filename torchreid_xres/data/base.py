@@ -91,6 +91,7 @@ class CrossResolutionDataset(host.ImageDataset):
 
     Raises:
         ValueError: for a wrong option or split, or a split that fails the protocol's checks.
+        OSError: if the set, or a file of it, is not below ``root``.
     """
 
     name: ClassVar[str] = ""
@@ -107,7 +108,11 @@ class CrossResolutionDataset(host.ImageDataset):
             raise ValueError(f"{self.name} has no split {split_id!r}; allowed are 0 to {self.num_splits - 1}")
         self.split_id = split_id
         own = {key: self.options[key] for key in self.defaults}
-        self.split = self.load(Path(root).expanduser().absolute(), split_id, **own)
+        folder = Path(root).expanduser().absolute()
+        try:
+            self.split = self.load(folder, split_id, **own)
+        except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+            raise type(error)(f"{self.name}: {error}. {_about_root(folder)}") from error
         self._check_split()
         self._names = {image.path: self._name(image.path) for role in ROLES for image in getattr(self.split, role)}
         self.rate_of = self._assign_rates()
@@ -298,6 +303,13 @@ class CrossResolutionDataset(host.ImageDataset):
                 self.name, role, len(part), self.get_num_pids(part), self.get_num_cams(part),
                 sum(self.rate_of[path] != 1.0 for path, *_ in part),
             )  # fmt: skip
+
+
+def _about_root(root: Path) -> str:
+    what = f"the folder of data sets, {root} (--root, or the key data.root),"
+    if root.is_dir():
+        return f"Is {what} the right one?"
+    return f"{what[0].upper()}{what[1:]} {'is a file' if root.exists() else 'does not exist'}"
 
 
 def _init_host(dataset: host.ImageDataset, parts: Mapping[str, list], **kwargs: Any) -> None:

@@ -8,8 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchreid_xres.config import load_config
+from yacs.config import CfgNode
+
+from torchreid_xres.config import ConfigError, load_config
+from torchreid_xres.config_keys import get_config
 from torchreid_xres.engine import distributed
+from torchreid_xres.engine.check import check_names
 from torchreid_xres.engine.job import clear, missed_figures, run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.memory import keep_freed_memory
@@ -27,21 +31,41 @@ def parse(description: str, argv: Sequence[str] | None = None) -> argparse.Names
     parser.add_argument("--fresh", action="store_true", help="throw away what an earlier run left in data.save_dir")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="further keys and their values")
     args = parser.parse_args(argv)
-    for name in ("sources", "targets", "transforms"):
-        # A flag that takes several names also takes the KEY VALUE pairs behind it; keys have a dot, names have none.
-        values = getattr(args, name) or []
-        first_key = next((i for i, value in enumerate(values) if "." in value), len(values))
-        args.opts = values[first_key:] + args.opts
-        setattr(args, name, values[:first_key] or None)
+    part_pairs(parser, args, ("sources", "targets", "transforms"))
+    if not args.config_file:
+        keys = args.opts[::2]
+        unnamed = [name for name in ("sources", "targets") if not getattr(args, name) and f"data.{name}" not in keys]
+        if unnamed:
+            parser.error("without --config-file the data sets are needed: -s for training, -t for testing")
     return args
 
 
-def train(description: str, argv: Sequence[str] | None = None) -> int:
+def part_pairs(parser: argparse.ArgumentParser, args: argparse.Namespace, lists: Sequence[str]) -> None:
+    """Move the KEY VALUE pairs that flags of several values took into ``args.opts``, and refuse flags among pairs.
+
+    Args:
+        parser: for the error message.
+        args: what it read, ``opts`` by ``argparse.REMAINDER``; changed in place.
+        lists: the flags of several values. None of their values has a dot, or is the name of a key without one.
+    """
+    bare = {key for key, held in get_config().items() if not isinstance(held, CfgNode) or held.is_new_allowed()}
+    for name in lists:
+        values = getattr(args, name) or []
+        first_key = next((i for i, value in enumerate(values) if "." in value or value in bare), len(values))
+        args.opts = values[first_key:] + args.opts
+        setattr(args, name, values[:first_key] or None)
+    flag = next((key for key in args.opts[::2] if key.startswith("-")), None)
+    if flag:
+        parser.error(f"{flag} stands behind KEY VALUE pairs; flags go before them")
+
+
+def train(description: str, argv: Sequence[str] | None = None, models: Sequence[str] = ()) -> int:
     """Run the job that a command line describes and print its tables.
 
     Args:
         description: shown as help.
         argv: the command line; None for the process's own.
+        models: what ``model.name`` may be; empty for any.
 
     Returns:
         The exit status: 0, 1 if figures of ``test.expected`` were missed, 2 for a user's error, 130 if interrupted.
@@ -54,6 +78,12 @@ def train(description: str, argv: Sequence[str] | None = None) -> int:
             flags += [f"data.{key}", value]
     try:
         cfg = load_config(args.config_file or None, [*flags, *args.opts])
+        check_names(cfg)
+        if models and cfg.model.name not in models:
+            raise ConfigError(
+                f"model.name is {cfg.model.name!r}, but this program trains: {', '.join(models)}. For others there is "
+                "tools/train.py"
+            )
         keep_freed_memory()
         with distributed.processes(cfg.use_gpu):
             if args.fresh:

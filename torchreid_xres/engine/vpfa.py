@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
@@ -165,10 +165,7 @@ def searched(
         ConfigError: for a setting that cannot be searched.
         ValueError: if the identities kept out have no match under another camera.
     """
-    unknown = set(grid) - {field.name for field in fields(Settings)}
-    if unknown:
-        allowed = ", ".join(field.name for field in fields(Settings))
-        raise ConfigError(f"vpfa.search names {sorted(unknown)}; allowed: {allowed}")
+    _require_settings(grid)
     pids = shuffled(set(pairs.pid.tolist()), f"vpfa:{seed}")
     held = pids[: max(1, round(HELD_OUT * len(pids)))]
     rest = rows_of(pairs, ~np.isin(pairs.pid, held))
@@ -185,6 +182,13 @@ def searched(
     best = max(tried, key=lambda one: one["mAP"])
     chosen = replace(settings, **{key: best[key] for key in grid})
     return chosen, {"held_out": len(held), "before": score(pairs), "tried": tried}
+
+
+def _require_settings(grid: Iterable[str]) -> None:
+    known = [field.name for field in fields(Settings)]
+    unknown = sorted(set(grid) - set(known))
+    if unknown:
+        raise ConfigError(f"vpfa.search names {unknown}; allowed: {', '.join(known)}")
 
 
 def rows_of(features: FeatureSet, rows: np.ndarray) -> FeatureSet:
@@ -294,9 +298,10 @@ def checked(cfg: CfgNode) -> tuple[list[str], Settings]:
     """Return the modules and settings of a configuration.
 
     Raises:
-        ConfigError: for an unknown module, or a setting that cannot be.
+        ConfigError: for an unknown module, or a setting that cannot be, or that cannot be searched.
     """
     names = list(cfg.vpfa.modules)
+    _require_settings(cfg.vpfa.search)
     unknown = [name for name in names if name not in PANNINGS]
     if unknown or not names:
         raise ConfigError(f"vpfa.modules names {unknown or 'none'}; allowed: {', '.join(PANNINGS)}")

@@ -7,10 +7,9 @@ restored size, D = w_ori D_ori + sum_j w_hj D_hj, where a branch's D are cosine 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -159,38 +158,6 @@ def fused_distances(
         if weights[..., j, :].any():  # 0 times an infinite distance would be NaN
             total.addcmul_(part, weights[..., j, :])
     return total
-
-
-def fused_tiles(
-    branches: Sequence[Iterable[Tensor]], weights: Sequence[float] | Tensor | None = None
-) -> Iterator[Tensor]:
-    """Yield the weighted sum of distances that come in bands of query rows, so that no matrix is held whole.
-
-    Args:
-        branches: for each branch its bands, all cut alike (:func:`torchreid_xres.metrics.distance_tiles`).
-        weights: as for :func:`fused_distances`.
-
-    Raises:
-        ValueError: as :func:`fused_distances`, and for branches of different lengths.
-
-    Example:
-        >>> from torchreid_xres.metrics import distance_tiles
-        >>> query, gallery = torch.rand(2, 70, 8), torch.rand(2, 5, 8)
-        >>> branches = [distance_tiles(query[j], gallery[j], tile=32) for j in (0, 1)]
-        >>> [tuple(band.shape) for band in fused_tiles(branches)]
-        [(32, 5), (38, 5)]
-    """
-    if weights is None:
-        weights = default_weights(len(branches))
-    weights = checked_weights(weights, len(branches))
-    start = 0
-    for bands in zip_longest(*branches):
-        ended = [j for j, band in enumerate(bands) if band is None]
-        if ended:
-            raise ValueError(f"branch {ended[0]} has distances of {start} queries, others have more")
-        stop = start + len(bands[0])
-        yield fused_distances(bands, weights if weights.ndim == 1 else weights[start:stop])
-        start = stop
 
 
 def reciprocal_rank_distances(distances: Sequence[Tensor | np.ndarray], k: float = 60) -> Tensor:

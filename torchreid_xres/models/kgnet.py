@@ -112,7 +112,7 @@ class Encoder(nn.Module):
         return Encoded(feature, descriptor, logits)
 
 
-@MODELS.register("kgnet", paper="KGNet, EAAI 2025")
+@MODELS.register("kgnet", paper="KGNet, EAAI 2025", sr=SR)
 class KGNet(nn.Module):
     """Low-resolution images go through the dual keypoint guiding module and the student, others to the teacher.
 

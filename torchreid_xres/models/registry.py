@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 
 from torchreid_xres import host
-from torchreid_xres.registry import Registry
+from torchreid_xres.registry import Registry, refuse_unknown_options
 
 MODELS = Registry("model")
+
+COMMON = ("num_classes", "loss", "pretrained", "use_gpu")  # the host's keywords, which every model takes
 
 
 def build_model(
@@ -35,13 +37,24 @@ def build_model(
         KeyError: if neither side has the model.
         TypeError: if options are given to a model of the host, or one of ours does not know them.
     """
+    require_options(name, options)
     if name in MODELS:
         return MODELS.build(
             name, num_classes=num_classes, loss=loss, pretrained=pretrained, use_gpu=use_gpu, **options
         )
-    if options:
-        raise TypeError(f"{name!r} is a model of torchreid and takes no options, not {', '.join(options)}")
     return host.build_model(name, num_classes=num_classes, loss=loss, pretrained=pretrained, use_gpu=use_gpu)
+
+
+def require_options(name: str, options: Iterable[str]) -> None:
+    """Refuse options that a model does not take.
+
+    Raises:
+        TypeError: listing those there are; a model of the host has none.
+    """
+    if name in MODELS:
+        refuse_unknown_options(MODELS[name], MODELS.kind, options, hidden=COMMON)
+    elif given := list(options):
+        raise TypeError(f"{name!r} is a model of torchreid and takes no options, not {', '.join(given)}")
 
 
 def host_builder(name: str) -> Callable[..., nn.Module]:

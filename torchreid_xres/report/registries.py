@@ -162,7 +162,8 @@ def data_set_at(name: str, root: Path) -> str:
         # Reads names and lists, and checks their numbers; no image is opened.
         split = cls(root=str(root), mode="query", verbose=False).split
     except FileNotFoundError as error:
-        return f"{NOT_FOUND}: {str(error).removeprefix(f'no such data set under {root.absolute()}; ')}"
+        reason = str(error.__cause__ or error)  # without what every set says of the root
+        return f"{NOT_FOUND}: {reason.removeprefix(f'no such data set under {root.absolute()}; ')}"
     except (ValueError, OSError) as error:
         return f"unusable: {error}"
     counts = " + ".join(f"{len(getattr(split, role))} {role}" for role in ("train", "query", "gallery"))

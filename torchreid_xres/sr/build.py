@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import pickle
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from torchreid_xres.registry import refuse_unknown_options
 from torchreid_xres.sr.base import FRONT_ENDS, FrontEnd
 
 logger = logging.getLogger(__name__)
@@ -47,15 +47,7 @@ def build_front_end(name: str, scale: int = 4, weights: str | Path = "", **optio
         (2, 3, 256, 128)
     """
     entry = FRONT_ENDS[name]
-    parameters = inspect.signature(entry.build).parameters
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    known = sorted(set(parameters) - {"scale", "weights"})
-    unknown = sorted(set(options) - set(known))
-    if unknown and not takes_any:
-        raise TypeError(
-            f"the front end {name!r} takes no option {', '.join(map(repr, unknown))}; "
-            f"it takes: scale, {', '.join(known) or 'nothing else'}"
-        )
+    refuse_unknown_options(entry, FRONT_ENDS.kind, options, shown=("scale",), hidden=("weights",))
     if entry.meta["info"].reads_weights:
         return entry.build(scale=scale, weights=weights, **options)
     front_end = entry.build(scale=scale, **options)

@@ -195,7 +195,7 @@ def _build(arch: str, scale: int, options: Mapping[str, Any]) -> tuple[nn.Module
     known = _architectures()
     if arch not in known:
         near = difflib.get_close_matches(arch.lower(), [name.lower() for name in known], n=1)
-        hint = next((f"; did you mean {name!r}?" for name in known if [name.lower()] == near), "")
+        hint = next((f"; did you mean {name!r}?" for name in known if [name.lower()] == near), ".")
         raise ValueError(f"spandrel has no architecture {arch!r}{hint} There are: {', '.join(sorted(known))}")
     cls, architecture = known[arch]
     parameters = inspect.signature(cls).parameters

@@ -97,12 +97,28 @@ def test_every_split_can_be_built_and_differs(any_set, tree, build):
 def test_a_set_that_is_not_there_names_the_folders(any_set, tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         DATASETS[any_set].build(root=str(tmp_path))
+    assert f"Is the folder of data sets, {tmp_path} (--root, or the key data.root), the right one?" in str(error.value)
     documented = DATASETS[any_set].build.__doc__
-    looked_for = str(error.value).split("looked for the folders ")[1]
+    looked_for = str(error.value.__cause__).split("looked for the folders ")[1]
     assert looked_for.count("not there") >= 2
     for place in looked_for.split("; "):
         top = place.split()[0].split("/")[0]
         assert f"``{top}" in documented
+
+
+@pytest.mark.parametrize("any_set", SETS)
+def test_a_root_that_is_none_is_told_with_its_keys(any_set, tmp_path):
+    (tmp_path / "a.jpg").touch()
+    for root, what in (("gone", "does not exist"), ("a.jpg", "is a file")):
+        told = rf"^{any_set}: .*The folder of data sets, .*{root} \(--root, or the key data\.root\), {what}$"
+        with pytest.raises(FileNotFoundError, match=told):
+            DATASETS[any_set].build(root=str(tmp_path / root))
+
+
+def test_a_set_that_draws_itself_needs_a_folder(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(OSError, match=r"^synth_person: .*a\.jpg \(--root, or the key data\.root\), is a file$"):
+        DATASETS["synth_person"].build(root=str(tmp_path / "a.jpg"))
 
 
 @pytest.mark.parametrize("any_set", SETS)

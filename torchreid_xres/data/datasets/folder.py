@@ -59,7 +59,7 @@ class Folder(CrossResolutionDataset):
     def load(self, root: Path, split_id: int, folder: str, synthetic: bool, lr_camera: str | None) -> Split:
         place = root / folder
         if not place.exists():
-            raise FileNotFoundError(f"{self.name}: there is no folder or table {place}")
+            raise FileNotFoundError(f"there is no folder or table {place}")
         table = place if place.is_file() else place / TABLE
         base, rows = (table.parent, _read_table(table)) if table.is_file() else (place, _read_tree(place))
         if lr_camera is not None and str(lr_camera) not in {row.camera for row in rows}:

@@ -1,0 +1,87 @@
+"""What a configuration names is looked up before anything is trained, in every stage."""
+
+import pytest
+import torch
+
+from torchreid_xres import host
+from torchreid_xres.config import ConfigError, load_config
+from torchreid_xres.engine.check import check_names
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Return a function: overrides to a configuration that has nothing wrong but those."""
+
+    def make(*overrides):
+        sets = ["data.sources", ["folder"], "data.targets", ["folder"]]
+        return load_config(None, [*sets, "use_gpu", False, "data.save_dir", str(tmp_path / "log"), *overrides])
+
+    return make
+
+
+def test_every_configuration_of_the_project_passes(repo):
+    files = sorted((repo / "configs").glob("*.yaml"))
+    assert files
+    for path in files:
+        check_names(load_config(path))
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["model.name", "sr_ried"], r"model\.name is 'sr_ried'; did you mean 'sr_reid'\? There are: .*osnet_x0_25"),
+        (["model.name", "x"], r"model\.name is 'x'\. There are: "),
+        (["model.reid", "osnet_x0_24"], r"model\.reid is 'osnet_x0_24'; did you mean"),
+        (["compare.models", ["resnet50", "resnet51"]], r"compare\.models is 'resnet51'; did you mean 'resnet50"),
+        (["task", "trian"], r"task is 'trian'; did you mean 'train'\? There are: fuse, "),
+        (["model.name", "sr_reid", "sr.name", "vdrs"], r"sr\.name is 'vdrs'; did you mean 'vdsr'"),
+        (["model.name", "sr_reid", "sr.name", "omni_sr"], r"sr\.name is 'omni_sr'\. There are: bicubic"),
+        (["model.name", "kgnet", "sr.name", "vdsr"], r"sr\.name is 'vdsr'\. There are: bicubic, omni_sr$"),
+        (["data.sources", ["synth_persn"]], r"data\.sources is 'synth_persn'; did you mean 'synth_person'\? .*viper"),
+        (["data.targets", ["market1502"]], r"data\.targets is 'market1502'; did you mean 'market1501'"),
+        (["data.targets", []], r"data\.targets is empty"),
+        (["data.sources", [["folder"]]], r"data\.sources is \['folder'\]"),
+        (["data.options", {"foldr": {"lr_camera": "1"}}], r"data\.options is 'foldr'; did you mean 'folder'"),
+        (["data.transforms", ["pad_corp"]], r"data\.transforms is 'pad_corp'; did you mean 'pad_crop'"),
+        (["model.name", "sr_reid", "model.options", {"foo": 1}],
+         r"model\.options: the model 'sr_reid' takes no option 'foo'; it takes: freeze_sr, mean, reid, "),
+        (["model.name", "resnet50", "model.options", {"foo": 1}], r"'resnet50' is a model of torchreid and takes no"),
+        (["vpfa.modules", ["foo"]], r"vpfa\.modules names \['foo'\]; allowed: conditioned, mean"),
+        (["vpfa.search", {"lrr": [1]}], r"vpfa\.search names \['lrr'\]; allowed: target"),
+        (["test.expected", {"foldr": {"rank1": 1.0}}], r"test\.expected is of 'foldr'; did you mean 'folder'"),
+        (["test.expected", {"folder": 60}], r"test\.expected\.folder holds the least value .*not 60"),
+        (["train.max_epoch", 0], r"train\.max_epoch must be at least 1, not 0"),
+        (["train.max_epoch", -1], r"train\.max_epoch must be at least 1, not -1"),
+        (["stages", {"a": {}, "b": {"model": {"name": "x"}}}], r"stages\.b: model\.name is 'x'\. There are: "),
+    ],
+)  # fmt: skip
+def test_a_name_that_does_not_exist_is_refused(given, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        check_names(given(*overrides))
+
+
+def test_what_the_host_was_taught_is_there(given, monkeypatch):
+    monkeypatch.setitem(host.model_factory(), "mine", lambda **_: None)
+    monkeypatch.setitem(host.image_datasets(), "my_set", host.ImageDataset)
+    check_names(given("model.name", "mine", "data.targets", ["viper", "my_set"], "test.expected", {"my_set": {}}))
+
+
+def test_a_task_without_training_and_an_evaluation_need_no_epoch(given):
+    check_names(given("train.max_epoch", 0, "task", "fuse"))
+    check_names(given("train.max_epoch", 0, "test.evaluate", True))
+    with pytest.raises(ConfigError, match="at least 1, not 0"):
+        check_names(given("train.max_epoch", 0, "task", "fuse", "compare.models", ["resnet50"]))
+
+
+def test_a_file_is_no_folder(given, tmp_path):
+    file = tmp_path / "a.jpg"
+    file.touch()
+    for path in (file, file / "log"):
+        with pytest.raises(ConfigError, match=r"data\.save_dir is '.*', but '.*a\.jpg' is a file; it names a"):
+            check_names(given("data.save_dir", str(path)))
+
+
+def test_a_gpu_that_is_not_there(given, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"use_gpu is True, and torch finds no GPU here; use_gpu False works"):
+        check_names(given("use_gpu", True))

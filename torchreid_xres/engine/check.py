@@ -1,0 +1,118 @@
+"""What a configuration names is looked up before anything is trained or removed: a typo costs a second, not a night."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode
+
+from torchreid_xres import host
+from torchreid_xres.config import ConfigError, stage_configs
+from torchreid_xres.data import DATASETS
+from torchreid_xres.engine.run import TASKS
+from torchreid_xres.engine.vpfa import checked
+from torchreid_xres.host_mends.data import TRANSFORMS
+from torchreid_xres.models.registry import MODELS, require_options
+from torchreid_xres.registry import did_you_mean
+from torchreid_xres.sr import FRONT_ENDS
+
+
+def check_names(cfg: CfgNode) -> None:
+    """Refuse a configuration that names what does not exist, in any stage, or leaves nothing to train or evaluate.
+
+    Looked up are tasks, models with their options, front ends, data sets, transforms, modules of VPFA, what
+    ``test.expected`` expects figures of, whether ``data.save_dir`` can be a folder, and the GPU if one is asked for.
+    Nothing is read, built or written.
+
+    Args:
+        cfg: a configuration as :func:`~torchreid_xres.config.load_config` returns it.
+
+    Raises:
+        ConfigError: naming the key, the stage if there are several, and what there is.
+
+    Example:
+        >>> from torchreid_xres.config import load_config
+        >>> check_names(load_config(None, ["model.name", "osnet_x0_26"]))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        torchreid_xres.config.ConfigError: model.name is 'osnet_x0_26'; did you mean 'osnet_x0_25'? There are: ...
+    """
+    for name in cfg.compare.models:
+        _require("compare.models", name, host.model_factory())
+    if cfg.compare.models:
+        _check_epochs(cfg)
+    stages = stage_configs(cfg)
+    for stage, own in stages.items():
+        try:
+            _check_stage(own)
+        except ConfigError as error:
+            raise ConfigError(f"stages.{stage}: {error}" if stage else str(error)) from None
+    _check_expected(cfg.test.expected, list(stages.values())[-1].data.targets)
+
+
+def _check_stage(cfg: CfgNode) -> None:
+    models = host.model_factory()  # ours are in it, too
+    _require("task", cfg.task, TASKS)
+    _require("model.name", cfg.model.name, models)
+    _require("model.reid", cfg.model.reid, models)
+    _require("sr.name", cfg.sr.name, _front_ends(cfg.model.name))
+    for key in ("sources", "targets"):
+        if not cfg.data[key]:
+            raise ConfigError(f"data.{key} is empty; it names at least one data set")
+        for name in cfg.data[key]:
+            _require(f"data.{key}", name, host.image_datasets())
+    for name in cfg.data.options:
+        _require("data.options", name, ("*", *DATASETS))
+    for name in cfg.data.transforms:
+        _require("data.transforms", str(name).lower(), (*TRANSFORMS, "pad_crop"))
+    try:
+        require_options(cfg.model.name, cfg.model.options)
+    except TypeError as error:
+        raise ConfigError(f"model.options: {error}") from None
+    checked(cfg)
+    if cfg.task == "train":
+        _check_epochs(cfg)
+    _refuse_file("data.save_dir", Path(cfg.data.save_dir))
+    if cfg.use_gpu and not torch.cuda.is_available():
+        raise ConfigError("use_gpu is True, and torch finds no GPU here; use_gpu False works on the CPU")
+
+
+def _front_ends(model: str) -> set[str]:
+    """Return the front ends that a model may have; to one that has none, ``sr.name`` may be of another stage's."""
+    own = {name: set(MODELS[name].meta.get("sr", FRONT_ENDS)) for name in MODELS}
+    if model in MODELS and "sr" in inspect.signature(MODELS[model].build).parameters:
+        return own[model]
+    return set().union(*own.values())
+
+
+def _require(key: str, name: object, allowed: Collection[str]) -> None:
+    if str(name) not in allowed:
+        there = ", ".join(sorted(allowed))
+        raise ConfigError(f"{key} is {name!r}{did_you_mean(name, allowed)} There are: {there}")
+
+
+def _check_epochs(cfg: CfgNode) -> None:
+    if cfg.train.max_epoch < 1 and not cfg.test.evaluate:
+        raise ConfigError(
+            f"train.max_epoch must be at least 1, not {cfg.train.max_epoch}; test.evaluate True evaluates only"
+        )
+
+
+def _refuse_file(key: str, folder: Path) -> None:
+    file = next((part for part in (folder, *folder.parents) if part.is_file()), None)
+    if file is not None:
+        raise ConfigError(f"{key} is {str(folder)!r}, but {str(file)!r} is a file; it names a folder")
+
+
+def _check_expected(expected: Mapping, targets: list[str]) -> None:
+    for name, figures in expected.items():
+        if name not in targets:
+            hint = did_you_mean(name, targets)
+            raise ConfigError(f"test.expected is of {name!r}{hint} There are, in data.targets: {', '.join(targets)}")
+        if not isinstance(figures, Mapping) or any(type(least) not in (int, float) for least in figures.values()):
+            raise ConfigError(
+                f"test.expected.{name} holds the least value of each figure in per cent, such as {{rank1: 60.0}}, not "
+                f"{figures!r}"
+            )
