@@ -20,7 +20,7 @@ from torchreid_xres import host
 from torchreid_xres.data.cache import PictureCache
 from torchreid_xres.data.degrade import degrade_image, low_size, round_trip
 from torchreid_xres.data.io import read_image
-from torchreid_xres.data.options import DATASETS, dataset_options, resolve_options
+from torchreid_xres.data.options import DATASETS, dataset_options, naming_root, resolve_options
 from torchreid_xres.data.protocol import Manifest, draw_rate, file_sha256
 
 __all__ = ["DATASETS", "CrossResolutionDataset", "Image", "Split", "SummedDataset", "dataset_options"]
@@ -107,12 +107,9 @@ class CrossResolutionDataset(host.ImageDataset):
         if split_id not in range(self.num_splits):
             raise ValueError(f"{self.name} has no split {split_id!r}; allowed are 0 to {self.num_splits - 1}")
         self.split_id = split_id
-        own = {key: self.options[key] for key in self.defaults}
         folder = Path(root).expanduser().absolute()
-        try:
-            self.split = self.load(folder, split_id, **own)
-        except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
-            raise type(error)(f"{self.name}: {error}. {_about_root(folder)}") from error
+        with naming_root(self.name, folder):
+            self.split = self.load(folder, split_id, **{key: self.options[key] for key in self.defaults})
         self._check_split()
         self._names = {image.path: self._name(image.path) for role in ROLES for image in getattr(self.split, role)}
         self.rate_of = self._assign_rates()
@@ -303,13 +300,6 @@ class CrossResolutionDataset(host.ImageDataset):
                 self.name, role, len(part), self.get_num_pids(part), self.get_num_cams(part),
                 sum(self.rate_of[path] != 1.0 for path, *_ in part),
             )  # fmt: skip
-
-
-def _about_root(root: Path) -> str:
-    what = f"the folder of data sets, {root} (--root, or the key data.root),"
-    if root.is_dir():
-        return f"Is {what} the right one?"
-    return f"{what[0].upper()}{what[1:]} {'is a file' if root.exists() else 'does not exist'}"
 
 
 def _init_host(dataset: host.ImageDataset, parts: Mapping[str, list], **kwargs: Any) -> None:

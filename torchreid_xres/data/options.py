@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from torchreid_xres.data.degrade import check_kernel, check_rate
@@ -103,3 +104,25 @@ def _refuse_unknown(name: str, given: Iterable[str], known: Iterable[str]) -> No
             hint = f"did you mean {near[0]!r}? " if near else ""
             whom = "all data sets together have" if name == "*" else f"the data set {name!r} has"
             raise ValueError(f"{whom} no option {key!r}; {hint}There are: {', '.join(sorted(known))}")
+
+
+@contextmanager
+def naming_root(name: str, root: Path) -> Iterator[None]:
+    """Let the error of a set that is not there name the set and the folder of data sets, and say what that is.
+
+    Args:
+        name: of the data set.
+        root: where it was looked for.
+
+    Raises:
+        OSError: in place of the block's own.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
+        folder = f"folder of data sets, {root} (--root, or the key data.root),"
+        if root.is_dir():
+            told = f"Is the {folder} the right one?"
+        else:
+            told = f"The {folder} {'is a file' if root.exists() else 'does not exist'}"
+        raise type(error)(f"{name}: {error}. {told}") from error
