@@ -74,6 +74,9 @@ def test_features_are_kept_until_the_weights_change(job):
     found = run_features(home)
     assert (home / "features" / "query.npz").stat().st_mtime_ns == before
     assert set(found) == {"train", "query", "gallery"} and found["train"].role == "train"
+    kept = [(home / "features" / f"{role}.npz").stat().st_mtime_ns for role in found]
+    run_features(home)
+    assert [(home / "features" / f"{role}.npz").stat().st_mtime_ns for role in found] == kept
     assert found["query"].names[0].count("/") >= 1 and (found["query"].size > 0).all()
     state = torch.load(home / LAST, weights_only=True)
     state["models"]["model"]["conv1.conv.weight"] += 1

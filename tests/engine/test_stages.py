@@ -48,7 +48,7 @@ def test_a_folder_in_which_nothing_was_learned_is_taken_over(tmp_path):
     Stages(tmp_path / "begun", "first")
     (tmp_path / "begun" / "last.pth.tar").write_text("")
     with pytest.raises(ValueError, match=r"another experiment \(it differs in sr.name\)"):
-        Stages(tmp_path / "begun", "second", "it differs in sr.name")
+        Stages(tmp_path / "begun", "second", lambda: "it differs in sr.name")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 1}'])

@@ -64,16 +64,17 @@ def trained_engine(folder: str | Path, dataset: str = "", root: str | Path = "")
 def engine_features(run: Run, engine: XresMixin, roles: Sequence[str] = ROLES) -> dict[str, FeatureSet]:
     """Do the work of :func:`run_features` with the engine of :func:`trained_engine`."""
     digest = weights_hash(engine.model)
+    sets = engine.datamanager.sets()
     found = {}
     for role in roles:
         name = (run.cfg.data.sources if role == "train" else run.cfg.data.targets)[0]
-        loader = _loader(run, engine, name, role)
         path = run.folder / "features" / f"{role}.npz"
         if path.is_file():
             found[role] = FeatureSet.load(path)
             kept = (found[role].weights_sha256, found[role].dataset, found[role].manifest_sha256)
-            if kept == (digest, name, _manifest_of(loader.dataset, name)):
+            if kept == (digest, name, _manifest_of(sets.get(name), name)):
                 continue
+        loader = _loader(run, engine, name, role)
         found[role] = labelled(run, engine, loader, loader.dataset, name=name, role=role, digest=digest)
         found[role].save(path)
     return found
@@ -93,7 +94,7 @@ def _loader(run: Run, engine: XresMixin, name: str, role: str) -> DataLoader:
     return DataLoader(dataset, batch_size=run.cfg.test.batch_size, num_workers=run.cfg.data.workers)
 
 
-def _manifest_of(dataset: Dataset, name: str) -> str:
+def _manifest_of(dataset: Dataset | None, name: str) -> str:
     return dataset.manifest.sha256 if name in DATASETS else ""
 
 

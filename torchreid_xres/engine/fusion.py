@@ -351,8 +351,8 @@ def evaluate_reciprocal_ranks(
     tiles = [distance_tiles(q.features, g.features, metric) for q, g in zip(query, gallery, strict=True)]
     bands = (reciprocal_rank_distances(parts) for parts in zip(*tiles, strict=True))
     result = rank_tiles(bands, *labels, protocol, draws, seed)
-    how = {"protocol": protocol, "draws": draws, "seed": seed, "distance": f"reciprocal ranks, {metric}"}
-    how |= {"normalize": False, "rerank": False}
+    how = {"protocol": protocol, "draws": draws, "seed": seed, "normalize": False, "rerank": False}
+    how["distance"] = f"reciprocal ranks, {metric}"
     return features_record(query[0], result, how, ranks) | _named(query, f"{metric} reciprocal ranks")
 
 

@@ -60,7 +60,7 @@ def _run_job(cfg: CfgNode, folder: Path, shared: Path | None) -> list[dict]:
         return [rec for run in [*last, *after_training(cfg, last)] for rec in run.evaluate()]
     if cfg.test.rerank:
         logger.warning("test.rerank acts with test.evaluate True; this training is evaluated without it")
-    stages = Stages(folder, config_hash(cfg), _difference(cfg, folder / "config.yaml"))
+    stages = Stages(folder, config_hash(cfg), lambda: _difference(cfg, folder / "config.yaml"))
     distributed.require_seen(stages.path)
     if distributed.is_main():
         write_text(cfg.dump(), folder / "config.yaml")

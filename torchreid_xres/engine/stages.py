@@ -26,7 +26,7 @@ class Stages:
         folder: where ``stages.json`` is kept.
         key: what the results depend on (a configuration hash). A folder that holds the stages of another
             key is refused, so that two experiments never mix; unless nothing has been learned there yet.
-        differs: what tells that experiment from this one, for the message.
+        differs: says what tells that experiment from this one, for the message; empty: by the keys alone.
 
     Raises:
         ValueError: if the folder belongs to another key, or its record cannot be read.
@@ -40,7 +40,7 @@ class Stages:
         2
     """
 
-    def __init__(self, folder: str | Path, key: str, differs: str = "") -> None:
+    def __init__(self, folder: str | Path, key: str, differs: Callable[[], str] = str) -> None:
         self.path = Path(folder) / "stages.json"
         self.key, self._differs = key, differs
         self.done: dict[str, Any] = distributed.on_main(self._read)
@@ -55,7 +55,7 @@ class Stages:
             if held == self.key:
                 return done
             if done or any(self.path.parent.rglob("*.pth.tar")):
-                differs = self._differs or f"configuration {held[:12]}, this one is {self.key[:12]}"
+                differs = self._differs() or f"configuration {held[:12]}, this one is {self.key[:12]}"
                 raise ValueError(
                     f"{self.path.parent} holds another experiment ({differs}): name another data.save_dir, or start "
                     "over with --fresh"
