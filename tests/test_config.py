@@ -84,6 +84,11 @@ def test_the_samplers_to_choose_from_are_the_hosts_and_ours():
     assert set(CHOICES["sampler.train_sampler_t"]) == hosts
 
 
+def test_the_optimisers_and_schedules_to_choose_from_are_the_hosts():
+    assert set(CHOICES["train.optim"]) == set(host.module("optim.optimizer").AVAI_OPTIMS)
+    assert set(CHOICES["train.lr_scheduler"]) == set(host.module("optim.lr_scheduler").AVAI_SCH)
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1", "\x00"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     with pytest.raises(ConfigError, match=r"x\.yaml"):

@@ -21,6 +21,8 @@ CHOICES = {
     "loss.name": ("softmax", "triplet"),
     "loss.sr.name": ("l1", "mse"),
     "loss.heatmap.name": ("l1", "mse"),
+    "train.optim": ("adam", "amsgrad", "sgd", "rmsprop", "radam"),
+    "train.lr_scheduler": ("single_step", "multi_step", "cosine"),
     "train.precision": ("auto", "fp32", "bf16", "fp16"),
     "train.warmup_shape": ("linear", "constant"),
     "test.dist_metric": ("euclidean", "cosine"),

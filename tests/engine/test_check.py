@@ -49,6 +49,8 @@ def test_every_configuration_of_the_project_passes(repo):
         (["vpfa.modules", ["foo"]], r"vpfa\.modules names \['foo'\]; allowed: conditioned, mean"),
         (["vpfa.search", {"lrr": [1]}], r"vpfa\.search names \['lrr'\]; allowed: target"),
         (["test.expected", {"foldr": {"rank1": 1.0}}], r"test\.expected is of 'foldr'; did you mean 'folder'"),
+        (["model.name", "sr_reid", "sr.name", "vdsr", "sr.options", {"dept": 3}],
+         r"sr\.options: the front end 'vdsr' takes no option 'dept'; it takes: scale, .*depth, "),
         (["test.expected", {"folder": 60}], r"test\.expected\.folder holds the least value .*not 60"),
         (["train.max_epoch", 0], r"train\.max_epoch must be at least 1, not 0"),
         (["train.max_epoch", -1], r"train\.max_epoch must be at least 1, not -1"),

@@ -18,13 +18,15 @@ from torchreid_xres.host_mends.data import TRANSFORMS
 from torchreid_xres.models.registry import MODELS, require_options
 from torchreid_xres.registry import did_you_mean
 from torchreid_xres.sr import FRONT_ENDS
+from torchreid_xres.sr.build import require_front_end_options
 
 
 def check_names(cfg: CfgNode) -> None:
     """Refuse a configuration that names what does not exist, in any stage, or leaves nothing to train or evaluate.
 
-    Looked up are tasks, models with their options, front ends, data sets, transforms, modules of VPFA, what
-    ``test.expected`` expects figures of, whether ``data.save_dir`` can be a folder, and the GPU if one is asked for.
+    Looked up are tasks, models with their options, front ends, data sets, transforms, options of front ends, modules
+    of VPFA, what ``test.expected`` expects figures of, whether ``data.save_dir`` can be a folder, and the GPU if one is
+    asked for.
     Nothing is read, built or written.
 
     Args:
@@ -71,6 +73,7 @@ def _check_stage(cfg: CfgNode) -> None:
         require_options(cfg.model.name, cfg.model.options)
     except TypeError as error:
         raise ConfigError(f"model.options: {error}") from None
+    _check_front_end_options(cfg)
     checked(cfg)
     if cfg.task == "train":
         _check_epochs(cfg)
@@ -85,6 +88,17 @@ def _front_ends(model: str) -> set[str]:
     if model in MODELS and "sr" in inspect.signature(MODELS[model].build).parameters:
         return own[model]
     return set().union(*own.values())
+
+
+def _check_front_end_options(cfg: CfgNode) -> None:
+    """Refuse ``sr.options`` that the front end lacks; those of a model with a network of its own are its own matter."""
+    if cfg.model.name not in MODELS or "sr" in MODELS[cfg.model.name].meta:
+        return
+    if "sr_options" in inspect.signature(MODELS[cfg.model.name].build).parameters:
+        try:
+            require_front_end_options(cfg.sr.name, cfg.sr.options)
+        except TypeError as error:
+            raise ConfigError(f"sr.options: {error}") from None
 
 
 def _require(key: str, name: object, allowed: Collection[str]) -> None:

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -191,18 +191,49 @@ def evaluate_features(
     Raises:
         ValueError: if queries and gallery are not of one data set and model, or none of the queries has a match.
     """
+    how = {"protocol": protocol, "draws": draws, "seed": seed}
+    how |= {"distance": metric, "normalize": normalize, "rerank": rerank}
+    return features_record(query, rank_saved(query, gallery, how).result, how, ranks)
+
+
+class SavedRanking(NamedTuple):
+    """Saved features ranked.
+
+    Attributes:
+        query: (Q, D) features as they were compared.
+        gallery: (G, D) likewise.
+        distances: (Q, G) re-ranked; None without re-ranking, where no full matrix is needed.
+        result: the ranking.
+    """
+
+    query: Tensor
+    gallery: Tensor
+    distances: np.ndarray | None
+    result: RankResult
+
+
+def rank_saved(query: FeatureSet, gallery: FeatureSet, how: Mapping[str, Any]) -> SavedRanking:
+    """Rank saved features.
+
+    Args:
+        query: the queries.
+        gallery: what they are searched in, by the same model.
+        how: as a record holds it: ``protocol``, ``draws``, ``seed``, ``distance``, ``normalize`` and ``rerank``.
+
+    Raises:
+        ValueError: if queries and gallery are not of one data set and model, or none of the queries has a match.
+    """
     for what in ("dataset", "model", "weights_sha256", "manifest_sha256"):
         ours, theirs = getattr(query, what), getattr(gallery, what)
         if ours != theirs:
             raise ValueError(f"queries and gallery do not belong together: the {what} is {ours} here, {theirs} there")
     labels = (query.pid, gallery.pid, query.camid, gallery.camid)
-    how = {"protocol": protocol, "draws": draws, "seed": seed}
-    features = [F.normalize(part.features) if normalize else part.features for part in (query, gallery)]
-    if rerank:
-        result = rank_distances(reranked_distances(*features, metric), *labels, **how)
-    else:
-        result = rank_features(*features, *labels, metric=metric, **how)
-    return features_record(query, result, how | {"distance": metric, "normalize": normalize, "rerank": rerank}, ranks)
+    drawn = {key: how[key] for key in ("protocol", "draws", "seed")}
+    features = [F.normalize(part.features) if how["normalize"] else part.features for part in (query, gallery)]
+    if how["rerank"]:
+        distances = reranked_distances(*features, how["distance"])
+        return SavedRanking(*features, distances, rank_distances(distances, *labels, **drawn))
+    return SavedRanking(*features, None, rank_features(*features, *labels, metric=how["distance"], **drawn))
 
 
 def features_record(query: FeatureSet, result: RankResult, how: Mapping[str, Any], ranks: Sequence[int]) -> dict:

@@ -166,7 +166,8 @@ def missed_figures(cfg: CfgNode, records: list[dict]) -> list[str]:
             raise ConfigError(f"test.expected names {dataset!r}, which is not among data.targets {cfg.data.targets}")
         for figure, least in figures.items():
             if figure not in own[0]:
-                raise ConfigError(f"test.expected.{dataset} names {figure!r}; there are rank1, rank5, mAP, mINP")
+                there = ", ".join(key for key, value in own[0].items() if isinstance(value, float))
+                raise ConfigError(f"test.expected.{dataset} names {figure!r}; there are {there}")
             reached = sum(r[figure] for r in own) / len(own)
             if reached < least:
                 missed.append(f"{dataset} {figure}: {reached:.2f} %, expected at least {least:.2f} %")

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.nn import functional as F
 
-from torchreid_xres.engine.features import FeatureSet
-from torchreid_xres.metrics import distance_matrix, rank_distances, rank_features
-from torchreid_xres.metrics.rerank import reranked_distances
+from torchreid_xres.engine.features import FeatureSet, rank_saved
+from torchreid_xres.metrics import distance_matrix
 
 
 class Place(NamedTuple):
@@ -27,7 +25,7 @@ class RankedLists:
     Args:
         query: the queries' features.
         gallery: the gallery's, by the same model.
-        protocol: as a record holds it: ``protocol``, ``draws``, ``seed``, ``distance``, ``normalize`` and ``rerank``.
+        protocol: as a record holds it, for :func:`~torchreid_xres.engine.features.rank_saved`.
 
     Attributes:
         query, gallery: as given.
@@ -51,23 +49,9 @@ class RankedLists:
     """
 
     def __init__(self, query: FeatureSet, gallery: FeatureSet, protocol: Mapping[str, Any]) -> None:
-        if query.weights_sha256 != gallery.weights_sha256 or query.dataset != gallery.dataset:
-            raise ValueError(
-                f"queries of {query.dataset} by {query.model} and a gallery of {gallery.dataset} by {gallery.model} "
-                "do not belong together: data set or weights differ"
-            )
         self.query, self.gallery, self.protocol = query, gallery, dict(protocol)
-        labels = (query.pid, gallery.pid, query.camid, gallery.camid)
-        how = {key: protocol[key] for key in ("protocol", "draws", "seed")}
-        self._features = [
-            F.normalize(part.features, dim=1) if protocol["normalize"] else part.features for part in (query, gallery)
-        ]
-        self._reranked = None
-        if protocol["rerank"]:
-            self._reranked = reranked_distances(*self._features, protocol["distance"])
-            result = rank_distances(self._reranked, *labels, **how)
-        else:
-            result = rank_features(*self._features, *labels, metric=protocol["distance"], **how)
+        self._ranking = rank_saved(query, gallery, protocol)
+        result = self._ranking.result
         self.ap = result.ap
         first = np.atleast_2d(result.first)
         took_part = (first >= 0).sum(axis=0)
@@ -100,11 +84,11 @@ class RankedLists:
         rows = list(queries)
         if not rows:
             return []
-        if self._reranked is not None:
-            distances = self._reranked[rows]  # a copy: rows is a list
+        held = self._ranking
+        if held.distances is not None:
+            distances = held.distances[rows]  # a copy: rows is a list
         else:
-            chosen, gallery = self._features
-            distances = distance_matrix(chosen[rows], gallery, self.protocol["distance"]).numpy()
+            distances = distance_matrix(held.query[rows], held.gallery, self.protocol["distance"]).numpy()
         same = self.query.pid[rows][:, None] == self.gallery.pid
         if self.protocol["protocol"] == "vehicleid":  # queries and gallery are the same images, cameras play no part
             junk = np.array(self.query.names)[rows][:, None] == np.array(self.gallery.names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,24 @@ def build_front_end(name: str, scale: int = 4, weights: str | Path = "", **optio
         >>> tuple(vdsr(torch.rand(2, 3, 20, 9), size=(256, 128)).shape)
         (2, 3, 256, 128)
     """
+    require_front_end_options(name, options)
     entry = FRONT_ENDS[name]
-    refuse_unknown_options(entry, FRONT_ENDS.kind, options, shown=("scale",), hidden=("weights",))
     if entry.meta["info"].reads_weights:
         return entry.build(scale=scale, weights=weights, **options)
     front_end = entry.build(scale=scale, **options)
     if weights:
         load_weights(front_end, weights)
     return front_end
+
+
+def require_front_end_options(name: str, options: Iterable[str]) -> None:
+    """Refuse options that a front end does not take.
+
+    Raises:
+        KeyError: if there is no front end of that name.
+        TypeError: listing those it takes.
+    """
+    refuse_unknown_options(FRONT_ENDS[name], FRONT_ENDS.kind, options, shown=("scale",), hidden=("weights",))
 
 
 def load_weights(front_end: FrontEnd, path: str | Path) -> None:
