@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from torchreid_xres.config_keys import CHOICES, get_config
+from torchreid_xres.config_keys import CHOICES, CHOICES_OF_LISTS, get_config
 from torchreid_xres.registry import did_you_mean
 
 BASE_KEY = "_BASE_"
@@ -190,23 +190,35 @@ def check_config(cfg: CfgNode) -> None:
         ConfigError: naming the key, the value and what is allowed.
     """
     for key, allowed in CHOICES.items():
-        value = cfg
-        for name in key.split("."):
-            value = value[name]
-        if value not in allowed:
-            hint = did_you_mean(value, allowed)
-            raise ConfigError(f"{key} is {value!r}{hint} Allowed: {', '.join(map(repr, allowed))}")
+        _require_choice(key, _value(cfg, key), allowed)
+    for key, allowed in CHOICES_OF_LISTS.items():
+        for value in _value(cfg, key):
+            _require_choice(key, value, allowed)
     for key in ("height", "width", "num_splits"):
         if cfg.data[key] < 1:
             raise ConfigError(f"data.{key} must be at least 1, not {cfg.data[key]}")
-    for key in ("rates", "pair_rates"):
-        if any(not isinstance(r, (int, float)) or not 1 <= r < math.inf for r in cfg.data[key]):
-            raise ConfigError(f"data.{key} must be numbers of at least 1, not {list(cfg.data[key])}")
+    for key in ("data.rates", "data.pair_rates", "test.query_rates"):
+        rates = _value(cfg, key)
+        if any(not isinstance(r, (int, float)) or not 1 <= r < math.inf for r in rates):
+            raise ConfigError(f"{key} must be numbers of at least 1, not {list(rates)}")
+    if not cfg.test.ranks or any(type(rank) is not int or rank < 1 for rank in cfg.test.ranks):
+        raise ConfigError(f"test.ranks must be whole numbers of at least 1, not {cfg.test.ranks}")
     if cfg.train.precision == "fp16" and not cfg.use_gpu:
         raise ConfigError("train.precision fp16 needs a GPU; on the CPU use bf16 or fp32")
     if cfg.stages:
         for stage in stage_configs(cfg).values():
             check_config(stage)
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
+
+
+def _require_choice(key: str, value: object, allowed: tuple) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key} is {value!r}{did_you_mean(value, allowed)} Allowed: {', '.join(map(repr, allowed))}")
 
 
 def stage_configs(cfg: CfgNode) -> dict[str, CfgNode]:

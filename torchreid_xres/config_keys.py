@@ -15,12 +15,14 @@ _HOST_SAMPLERS = (
 
 CHOICES = {
     "data.type": ("image",),
+    "data.kernel": ("area", "bilinear", "bicubic", "lanczos", "bilinear_plain"),
     "data.interpolation": ("bilinear", "bicubic"),
     "sampler.train_sampler": (*_HOST_SAMPLERS, "IdentitySampler", "MixedIdentitySampler"),
     "sampler.train_sampler_t": _HOST_SAMPLERS,
     "loss.name": ("softmax", "triplet"),
     "loss.sr.name": ("l1", "mse"),
     "loss.heatmap.name": ("l1", "mse"),
+    "loss.msifla.coupling": ("alternate", "joint", "detached"),
     "train.optim": ("adam", "amsgrad", "sgd", "rmsprop", "radam"),
     "train.lr_scheduler": ("single_step", "multi_step", "cosine"),
     "train.precision": ("auto", "fp32", "bf16", "fp16"),
@@ -28,6 +30,11 @@ CHOICES = {
     "test.dist_metric": ("euclidean", "cosine"),
     "test.metric": ("", "market", "single_shot"),
     "vpfa.target": ("sample", "prototype"),
+}
+# Of lists, what each entry may be.
+CHOICES_OF_LISTS = {
+    "loss.ps.terms": ("seq1", "seq2", "seq3", "seq4", "seq5", "logits"),
+    "fusion.search": ("all", "size"),
 }
 
 
@@ -118,7 +125,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     # Data. Empty means: as the data set says.
     cfg.data.rates = []  # down-sampling rates of the protocol; 4.0 = a quarter of the side
     cfg.data.kernel = "area"  # down-sampling kernel: area, bilinear, bicubic, lanczos, bilinear_plain
-    cfg.data.protocol_seed = 0  # which rate each file gets, and which split is drawn
+    cfg.data.protocol_seed = 0  # which rate each file gets; splits are drawn by data.split_id
     cfg.data.interpolation = "bilinear"  # how images come to the network's size: bilinear, bicubic
     cfg.data.pad = 10  # pixels of black border from which the transform "pad_crop" cuts a piece of the input's size
     cfg.data.pictures = ""  # folder of pictures to read in place of the sets' own, one PNG for each manifest name

@@ -99,5 +99,5 @@ def test_of_vehicleid_a_query_is_only_not_its_own_match():
 
 
 def test_features_of_two_models_are_refused():
-    with pytest.raises(ValueError, match="do not belong together: the model is .* here, other there"):
+    with pytest.raises(ValueError, match=r"do not belong together: the model is .* here, other there"):
         RankedLists(features("query", 4, 0), features("gallery", 9, 1, model="other"), HOW)

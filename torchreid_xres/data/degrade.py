@@ -6,7 +6,6 @@ deterministic on every device, and the same arithmetic in a data worker and in a
 
 from __future__ import annotations
 
-import difflib
 import math
 from functools import lru_cache
 
@@ -14,6 +13,8 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
+
+from torchreid_xres.registry import did_you_mean
 
 KERNELS = ("area", "bilinear", "bicubic", "lanczos", "bilinear_plain")
 
@@ -32,9 +33,7 @@ def check_kernel(kernel: str) -> str:
     """
     if kernel in KERNELS:
         return kernel
-    near = difflib.get_close_matches(str(kernel), KERNELS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"no kernel {kernel!r}; {hint}There are: {', '.join(KERNELS)}")
+    raise ValueError(f"no kernel {kernel!r}{did_you_mean(kernel, KERNELS)} There are: {', '.join(KERNELS)}")
 
 
 def check_rate(rate: float) -> float:

@@ -16,6 +16,9 @@ from torchreid_xres import host
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset, dataset_options
 from torchreid_xres.data.samplers import SAMPLERS, IdentitySampler
 
+# The host's keywords that say which images a test set has.
+_OF_TEST_SETS = ("root", "split_id", "cuhk03_labeled", "cuhk03_classic_split", "market1501_500k")
+
 
 class XresDataManager(host.ImageDataManager):
     """Build the host's loaders under data set options, and with our samplers if asked.
@@ -59,7 +62,7 @@ class XresDataManager(host.ImageDataManager):
             steps = self.transform_tr.transforms
             first = next(i for i, step in enumerate(steps) if isinstance(step, ToNormalized))
             steps.insert(first, RandomCrop((self.height, self.width), padding=pad))
-        self._test_kwargs = {k: kwargs[k] for k in ("root", "split_id") if k in kwargs}
+        self._test_kwargs = {k: kwargs[k] for k in _OF_TEST_SETS if k in kwargs}
         if ours:
             self.train_loader = self._resampled(train_sampler, kwargs.get("num_instances", 4), num_low)
 

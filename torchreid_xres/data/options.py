@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchreid_xres.data.degrade import check_kernel, check_rate
-from torchreid_xres.registry import Registry
+from torchreid_xres.registry import Registry, did_you_mean
 
 DATASETS = Registry("data set")
 
@@ -100,10 +99,9 @@ def resolve_options(
 def _refuse_unknown(name: str, given: Iterable[str], known: Iterable[str]) -> None:
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             whom = "all data sets together have" if name == "*" else f"the data set {name!r} has"
-            raise ValueError(f"{whom} no option {key!r}; {hint}There are: {', '.join(sorted(known))}")
+            hint = did_you_mean(key, known)
+            raise ValueError(f"{whom} no option {key!r}{hint} There are: {', '.join(sorted(known))}")
 
 
 @contextmanager

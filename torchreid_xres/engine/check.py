@@ -65,6 +65,9 @@ def _check_stage(cfg: CfgNode) -> None:
             raise ConfigError(f"data.{key} is empty; it names at least one data set")
         for name in cfg.data[key]:
             _require(f"data.{key}", name, host.image_datasets())
+    for name in cfg.data.targets if cfg.test.query_rates else ():
+        if name not in DATASETS or DATASETS[name].build.natural:
+            raise ConfigError(f"test.query_rates: the queries of {name!r} cannot be put at a rate; leave it empty")
     for name in cfg.data.options:
         _require("data.options", name, ("*", *DATASETS))
     for name in cfg.data.transforms:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +21,18 @@ from torchreid_xres.engine.precision import autocast
 from torchreid_xres.engine.record import make_record, scores
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.host_mends.training import unwrap
-from torchreid_xres.metrics import Roc, distance_matrix, rank_distances, rank_features
+from torchreid_xres.metrics import RankResult, Roc, distance_matrix, rank_distances, rank_features
 from torchreid_xres.metrics.rerank import reranked_distances
 
 logger = logging.getLogger(__name__)
+
+
+class _Ranked(NamedTuple):
+    result: RankResult
+    roc: Roc | None
+    features: Tensor  # (Q, D)
+    facts: dict[str, np.ndarray]  # of each query
+    distances: np.ndarray | None = None  # (Q, G) re-ranked; else no full matrix is made
 
 
 class Evaluation:
@@ -110,17 +118,16 @@ class Evaluation:
         start = time.perf_counter()
         gf, gallery = self._features(gallery_loader, normalize_feature)
 
-        def ranked(loader: Any, verified: bool) -> tuple[Any, Roc | None, Tensor, dict]:
+        def ranked(loader: Any, verified: bool) -> _Ranked:
             qf, query = self._features(loader, normalize_feature)
             labels = (query["pid"], gallery["pid"], query["camid"], gallery["camid"])
             roc = Roc(*labels, groups=query["rate"]) if verified else None
             if rerank:
-                result = rank_distances(reranked_distances(qf, gf, dist_metric), *labels, roc=roc, **how)
-            else:
-                result = rank_features(qf, gf, *labels, metric=dist_metric, roc=roc, **how)
-            return result, roc, qf, query
+                distances = reranked_distances(qf, gf, dist_metric)
+                return _Ranked(rank_distances(distances, *labels, roc=roc, **how), roc, qf, query, distances)
+            return _Ranked(rank_features(qf, gf, *labels, metric=dist_metric, roc=roc, **how), roc, qf, query)
 
-        result, roc, qf, query = ranked(query_loader, verified=True)
+        result, roc, qf, query, distances = ranked(query_loader, verified=True)
         seconds = time.perf_counter() - start
         record = make_record(
             dataset=dataset_name,
@@ -151,7 +158,7 @@ class Evaluation:
         )
         if self.query_rates:
             record["curve"] = {
-                f"{r:g}": scores(ranked(self.datamanager.query_loader(dataset_name, r), verified=False)[0], ranks)
+                f"{r:g}": scores(ranked(self.datamanager.query_loader(dataset_name, r), verified=False).result, ranks)
                 for r in self.query_rates
             }
         self.records[dataset_name] = record
@@ -166,7 +173,7 @@ class Evaluation:
                 board.show_restored(self.writer, dataset_name, unwrap(self.model), query_loader.dataset, self.epoch)
         if visrank and distributed.is_main():
             host.visualize_ranked_results(
-                distance_matrix(qf, gf, dist_metric).numpy(),
+                distance_matrix(qf, gf, dist_metric).numpy() if distances is None else distances,
                 self.datamanager.fetch_test_loaders(dataset_name),
                 self.datamanager.data_type,
                 width=self.datamanager.width,
@@ -174,7 +181,7 @@ class Evaluation:
                 save_dir=str(Path(save_dir) / f"visrank_{dataset_name}"),
                 topk=visrank_topk,
             )
-        return record["rank1"] / 100, record["mAP"] / 100
+        return float(result.cmc(1)[0]), record["mAP"] / 100
 
 
 def to_device(batch: dict, device: torch.device | str) -> dict:

@@ -37,7 +37,7 @@ def run_features(folder: str | Path, roles: Sequence[str] = ROLES) -> dict[str, 
 
 
 def trained_engine(folder: str | Path, dataset: str = "", root: str | Path = "") -> tuple[Run, XresMixin]:
-    """Return a trained run and its engine, with loaders, ready to evaluate.
+    """Return a trained run and its engine, with loaders, ready to evaluate; on the CPU where there is no GPU.
 
     Args:
         folder: where the run was trained (it holds ``last.pth.tar``).
@@ -49,6 +49,9 @@ def trained_engine(folder: str | Path, dataset: str = "", root: str | Path = "")
     """
     run = Run.load(folder)
     run.cfg.test.evaluate = True
+    run.cfg.use_gpu = run.cfg.use_gpu and torch.cuda.is_available()
+    if run.cfg.train.precision == "fp16" and not run.cfg.use_gpu:
+        run.cfg.train.precision = "fp32"
     if dataset:
         run.cfg.data.targets = [dataset]
     if root:
@@ -63,7 +66,7 @@ def trained_engine(folder: str | Path, dataset: str = "", root: str | Path = "")
 
 def engine_features(run: Run, engine: XresMixin, roles: Sequence[str] = ROLES) -> dict[str, FeatureSet]:
     """Do the work of :func:`run_features` with the engine of :func:`trained_engine`."""
-    digest = weights_hash(engine.model)
+    digest = weights_hash(unwrap(engine.model))
     sets = engine.datamanager.sets()
     found = {}
     for role in roles:

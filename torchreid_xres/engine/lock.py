@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from torchreid_xres.engine import distributed
@@ -101,9 +101,14 @@ def _is_at(file: int, path: Path) -> bool:
 
 
 def _give_back(path: Path, file: int) -> None:
+    _held.discard(file)
+    if fcntl is None:
+        os.close(file)  # Windows removes no open file, and another process may have it open
+        with suppress(PermissionError):
+            path.unlink(missing_ok=True)
+        return
     if _is_at(file, path):
         path.unlink(missing_ok=True)  # before the lock goes: whoever comes next makes a new one
-    _held.discard(file)
     os.close(file)
 
 

@@ -21,6 +21,7 @@ from torchreid_xres.engine.extraction import labelled
 from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.run import Run
+from torchreid_xres.host_mends.training import unwrap
 
 
 class RatedViews(Dataset):
@@ -89,7 +90,7 @@ def pair_features(run: Run, engine: XresMixin, rates: Sequence[float] = ()) -> F
     dataset = members_of(engine.datamanager.train_loader.dataset)[0]
     own = [rate for rate in dataset.options["pair_rates"] if rate > 1] or dataset.options["rates"]
     views = RatedViews(dataset, engine.datamanager.transform_te, rates or own)
-    digest = weights_hash(engine.model)
+    digest = weights_hash(unwrap(engine.model))
     path = run.folder / "features" / "pairs.npz"
     if path.is_file():
         kept = FeatureSet.load(path)

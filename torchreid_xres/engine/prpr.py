@@ -19,8 +19,6 @@ from torchreid_xres.models import build_model
 from torchreid_xres.models.prpr import LEVELS, PRPR
 from torchreid_xres.models.weights import load_weights
 
-SEARCHES = ("all", "size")
-
 
 @ENGINES.register("prpr")
 class PRPREngine(SoftmaxEngine):
@@ -58,9 +56,6 @@ def fuse(run: Run) -> list[dict]:
             f"the task 'fuse' makes prpr of {len(LEVELS)} branches; model.name is {cfg.model.name!r} and "
             f"fusion.branches names {len(folders)}"
         )
-    unknown = set(cfg.fusion.search) - set(SEARCHES)
-    if unknown:
-        raise ConfigError(f"fusion.search names {sorted(unknown)}; allowed: {', '.join(SEARCHES)}")
     model = assembled(run, folders)
     checkpoint.save_atomic({"models": {"model": model.state_dict()}}, run.folder / LAST)
     run.save()

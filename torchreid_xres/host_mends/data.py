@@ -12,7 +12,7 @@ from typing import Any
 
 from torchreid_xres import host
 from torchreid_xres.host_mends.table import mend
-from torchreid_xres.host_mends.training import nearest
+from torchreid_xres.registry import did_you_mean
 
 # Every name that build_transforms acts upon.
 TRANSFORMS = ("random_flip", "random_crop", "random_patch", "color_jitter", "random_erase")
@@ -80,7 +80,7 @@ def _build_transforms(original: Callable) -> Callable:
         for name in [asked] if isinstance(asked, str) else asked:
             if str(name).lower() not in TRANSFORMS:
                 raise ValueError(
-                    f"no transform named {name!r}; {nearest(name, TRANSFORMS)}There are: {', '.join(TRANSFORMS)}"
+                    f"no transform named {name!r}{did_you_mean(name, TRANSFORMS)} There are: {', '.join(TRANSFORMS)}"
                 )
         return original(*args, **kwargs)
 

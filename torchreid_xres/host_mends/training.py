@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 
 from torchreid_xres import host
 from torchreid_xres.host_mends.table import mend
+from torchreid_xres.registry import did_you_mean
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -33,12 +33,6 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Return ``"did you mean 'x'? "`` for the closest allowed name, nothing if none is close."""
-    close = difflib.get_close_matches(str(name), list(allowed), n=1)
-    return f"did you mean {close[0]!r}? " if close else ""
-
-
 @mend(
     "build-model",
     "models/__init__.py:90: a model without a classifier cannot be asked for; a misspelt name gets a list of all",
@@ -54,7 +48,7 @@ def _build_model(original: Callable) -> Callable:
     ) -> nn.Module:
         table = host.model_factory()
         if name not in table:
-            raise KeyError(f"no model named {name!r}; {nearest(name, table)}There are: {', '.join(sorted(table))}")
+            raise KeyError(f"no model named {name!r}{did_you_mean(name, table)} There are: {', '.join(sorted(table))}")
         if num_classes is None:
             if not getattr(table[name], "_xres", False):
                 raise TypeError(
@@ -78,8 +72,8 @@ def _refuse_unknown(layers: Iterable[str], model: nn.Module, argument: str) -> N
     for layer in layers:
         if layer not in parts:
             raise ValueError(
-                f"{argument} names {layer!r}, which {type(model).__name__} does not have; "
-                f"{nearest(layer, parts)}It has: {', '.join(parts)}"
+                f"{argument} names {layer!r}, which {type(model).__name__} does not have{did_you_mean(layer, parts)} "
+                f"It has: {', '.join(parts)}"
             )
 
 

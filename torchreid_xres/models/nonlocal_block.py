@@ -36,7 +36,8 @@ class NonLocal(nn.Module):
         """Pass (N, C, H, W); the size stays."""
         # (N, c, HW)
         theta, phi, g = (layer(x).flatten(2) for layer in (self.theta, self.phi, self.g))
-        # Without a softmax the sum over j can be taken first: (N, c, c) in place of (N, HW, HW).
-        heard = g @ phi.mT / phi.shape[-1]
+        # Without a softmax the sum over j can be taken first: (N, c, c) in place of (N, HW, HW). Divided before it
+        # is summed up, a sum over many places stays within fp16.
+        heard = g @ (phi.mT / phi.shape[-1])
         y = (heard @ theta).unflatten(2, x.shape[-2:])  # (N, c, H, W)
         return self.out(y) + x

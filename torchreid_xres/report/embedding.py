@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -91,8 +92,8 @@ def draw_embedding(embedding: Embedding) -> Any:
     colours = matplotlib.colormaps["tab20"].colors
     identities = np.unique(embedding.pid).tolist()
     kinds = sorted(set(zip(embedding.low.tolist(), embedding.rate.tolist(), strict=True)))
-    for kind, marker in zip(kinds, MARKERS, strict=False):
-        low, rate = kind
+    marked = list(zip(kinds, itertools.cycle(MARKERS), strict=False))
+    for (low, rate), marker in marked:
         rows = (embedding.low == low) & (embedding.rate == rate)
         tones = [colours[identities.index(pid) % len(colours)] for pid in embedding.pid[rows].tolist()]
         axes.scatter(
@@ -100,7 +101,7 @@ def draw_embedding(embedding: Embedding) -> Any:
         )
     handles = [
         matplotlib.lines.Line2D([], [], linestyle="", marker=marker, color="grey", label=_named(*kind))
-        for kind, marker in zip(kinds, MARKERS, strict=False)
+        for kind, marker in marked
     ]
     rates = axes.legend(handles=handles, title="resolution", loc="upper left", bbox_to_anchor=(1.01, 1))
     axes.add_artist(rates)
