@@ -59,7 +59,23 @@ def test_queries_at_one_rate_keep_their_order_and_labels(tiny_root, rate):
     assert set(map(tuple, sizes.tolist())) == {(int(64 // rate), int(32 // rate))}
 
 
-def test_a_natural_set_has_no_rates_to_set(tiny_root):
+def test_natural_queries_become_smaller_still(tiny_root):
     made = manager(tiny_root, options={"folder": {"lr_camera": "1"}})
-    with pytest.raises(ValueError, match="queries of 'folder' cannot be put at a rate"):
-        made.query_loader("folder", 2.0)
+    assert made.test_loader["folder"]["query"].dataset.natural
+    for rate, size in ((1.0, (64, 32)), (2.0, (32, 16))):
+        batch = next(iter(made.query_loader("folder", rate)))
+        assert set(map(tuple, batch["size"].tolist())) == {size} and batch["low"].all()
+
+
+def test_a_set_of_the_host_has_no_rates_to_set(tiny_root):
+    with pytest.raises(ValueError, match=r"'market1501', a set of torchreid, cannot be put"):
+        manager(tiny_root).query_loader("market1501", 2.0)
+
+
+def test_the_queries_of_a_curve_are_of_the_same_kind_as_the_evaluated_ones(tiny_root, monkeypatch):
+    made, given = manager(tiny_root, cuhk03_labeled=True), {}
+    monkeypatch.setattr(
+        "torchreid_xres.data.manager.host.init_image_dataset", lambda name, **options: given.update(options) or []
+    )
+    made.query_loader("folder", 2.0)
+    assert given["cuhk03_labeled"] is True

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_jobs import same
 
 from torchreid_xres import host
@@ -206,3 +207,22 @@ def test_reranking_runs_in_evaluation(tiny_config):
     cfg.test.rerank = True
     (record,) = run_job(cfg)
     assert record["protocol"]["rerank"] is True and 0 < record["mAP"] <= 100
+
+
+def test_ranked_lists_are_drawn_of_what_was_seen_and_how_it_was_ranked(tiny_config, monkeypatch):
+    cfg = tiny_config(train__max_epoch=1, data__options={"folder": {"synthetic": True, "lr_camera": "1"}})
+    run_job(cfg)
+    cfg.test.evaluate = cfg.test.rerank = cfg.test.visrank = True
+    drawn = {}
+
+    def draw(distances, dataset, data_type, **how):
+        query, gallery = dataset
+        drawn.update(distances=distances, sizes={Image.open(path).size for path, *_ in query}, gallery=len(gallery))
+
+    monkeypatch.setattr("torchreid_xres.engine.evaluation.host.visualize_ranked_results", draw)
+    monkeypatch.setattr(
+        "torchreid_xres.engine.evaluation.reranked_distances", lambda qf, gf, metric: np.full((len(qf), len(gf)), 7.0)
+    )
+    run_job(cfg)
+    assert drawn["gallery"] == 18 and (drawn["distances"] == 7).all()  # not the features' own
+    assert drawn["sizes"] <= {(16, 32), (10, 21), (8, 16)} and len(drawn["sizes"]) > 1  # of 32x64, at the rates 2 to 4

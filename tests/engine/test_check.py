@@ -5,7 +5,7 @@ import torch
 
 from torchreid_xres import host
 from torchreid_xres.config import ConfigError, load_config
-from torchreid_xres.engine.check import check_names
+from torchreid_xres.engine.check import check_names, check_weights
 
 
 @pytest.fixture
@@ -42,6 +42,12 @@ def test_every_configuration_of_the_project_passes(repo):
         (["data.targets", []], r"data\.targets is empty"),
         (["data.sources", [["folder"]]], r"data\.sources is \['folder'\]"),
         (["data.options", {"foldr": {"lr_camera": "1"}}], r"data\.options is 'foldr'; did you mean 'folder'"),
+        (["data.options", {"folder": {"lr_camra": "1"}}],
+         r"data\.options: the data set 'folder' has no option 'lr_camra'; did you mean 'lr_camera'\? There are: "),
+        (["data.split_id", 3], r"the splits 3 to 3 of 'folder'; it has 0 to 0$"),
+        (["data.targets", ["caviar"], "data.sources", ["caviar"], "data.num_splits", 11],
+         r"data\.split_id 0 and data\.num_splits 11 ask for the splits 0 to 10 of 'caviar'; it has 0 to 9"),
+        (["data.targets", ["market1501"], "test.query_rates", [2.0]], r"test\.query_rates must be empty for 'mark"),
         (["data.transforms", ["pad_corp"]], r"data\.transforms is 'pad_corp'; did you mean 'pad_crop'"),
         (["model.name", "sr_reid", "model.options", {"foo": 1}],
          r"model\.options: the model 'sr_reid' takes no option 'foo'; it takes: freeze_sr, mean, reid, "),
@@ -73,6 +79,31 @@ def test_a_task_without_training_and_an_evaluation_need_no_epoch(given):
     check_names(given("train.max_epoch", 0, "test.evaluate", True))
     with pytest.raises(ConfigError, match="at least 1, not 0"):
         check_names(given("train.max_epoch", 0, "task", "fuse", "compare.models", ["resnet50"]))
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["model.load_weights", "x.pth"], r"model\.load_weights is 'x\.pth', and there is no file 'x\.pth'"),
+        (["model.name", "sr_reid", "model.reid_weights", "{root}/x.pth"], r"reid_weights is '\{root\}/x\.pth', .* 'd"),
+        (["model.name", "sr_reid", "sr.weights", "x.pth"], r"sr\.weights is 'x\.pth'"),
+        (["model.name", "psh_rnet", "loss.ps.teacher", "x.pth"], r"loss\.ps\.teacher is 'x\.pth'"),
+        (["compare.models", ["resnet50"], "compare.weights", "x.pth"], r"compare\.weights is 'x\.pth'"),
+        (["test.evaluate", True, "model.load_weights", "x.pth"], r"model\.load_weights is 'x\.pth'"),
+        (["stages", {"a": {}, "b": {"model": {"load_weights": "x"}}}], r"stages\.b: model\.load_weights is 'x'"),
+    ],
+)
+def test_weights_that_are_not_there(given, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        check_weights(given("data.root", "d", *overrides))
+
+
+def test_weights_that_are_there_or_not_read_or_yet_to_come(given, tmp_path):
+    (tmp_path / "x.pth").touch()
+    check_weights(given("data.root", str(tmp_path), "model.load_weights", "{root}/x.pth"))
+    check_weights(given("model.name", "resnet50", "model.reid_weights", "none", "compare.weights", "none"))
+    check_weights(given("model.name", "sr_reid", "test.evaluate", True, "sr.weights", "none"))
+    check_weights(given("stages", {"a": {}, "b": {"model": {"load_weights": "{a}/last.pth.tar"}}}))
 
 
 def test_a_file_is_no_folder(given, tmp_path):

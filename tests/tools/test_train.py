@@ -85,16 +85,16 @@ def test_a_users_mistake_is_one_message_and_no_traceback(mistaken, args, message
 
 
 def test_the_log_keeps_the_traceback(mistaken, tmp_path):
-    mistaken(*FOLDER, "sr.name", "vdsr", "sr.options", "{dept: 3}")
+    mistaken(*FOLDER, "sr.name", "vdsr", "sr.options", "{depth: 1}")
     (log,) = (tmp_path / "log").glob("train-*.log")
-    assert "Traceback" in log.read_text() and "takes no option 'dept'" in log.read_text()
+    assert "Traceback" in log.read_text() and "at least 2 layers" in log.read_text()
 
 
 def test_a_mistake_with_fresh_removes_nothing(train, mistaken, tmp_path):
     kept = tmp_path / "log" / "stages.json"
     kept.parent.mkdir()
     kept.write_text('{"key": "x", "done": {}}')
-    for mistake in (("model.name", "sr_ried"), ("train.max_epoch", "0")):
+    for mistake in (("model.name", "sr_ried"), ("train.max_epoch", "0"), ("sr.weights", "none.pth")):
         mistaken("--fresh", *FOLDER, *mistake)
         assert kept.exists() and len(list(kept.parent.iterdir())) == 1
 

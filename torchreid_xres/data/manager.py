@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, RandomCrop, ToTensor
 
 from torchreid_xres import host
-from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset, dataset_options
+from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, SummedDataset, dataset_options
 from torchreid_xres.data.samplers import SAMPLERS, IdentitySampler
 
 # The host's keywords that say which images a test set has.
@@ -94,18 +94,18 @@ class XresDataManager(host.ImageDataManager):
         return {getattr(dataset, "name", type(dataset).__name__): dataset for dataset in found}
 
     def query_loader(self, name: str, rate: float) -> DataLoader:
-        """Return the queries of a target with every low one at ``rate`` instead of its own.
+        """Return the queries of a target with every low one at ``rate`` instead of its own; natural ones beyond theirs.
 
         Args:
             name: one of ``targets``, a set of ours.
             rate: down-sampling rate, at least 1.
 
         Raises:
-            ValueError: for a set of the host, which has no rates, or one whose low resolution is natural.
+            ValueError: for a set of the host, which has no rates.
         """
+        if name not in DATASETS:
+            raise ValueError(f"the queries of {name!r}, a set of torchreid, cannot be put at a rate")
         like = self.test_loader[name]["query"]
-        if getattr(like.dataset, "natural", True):
-            raise ValueError(f"the queries of {name!r} cannot be put at a rate; leave test.query_rates empty for it")
         with dataset_options(self.options), dataset_options({name: {"query_rate": rate}}):
             dataset = host.init_image_dataset(
                 name, transform=self.transform_te, mode="query", verbose=False, **self._test_kwargs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import torch
 from yacs.config import CfgNode
 
 from torchreid_xres import host
-from torchreid_xres.config import ConfigError, stage_configs
-from torchreid_xres.data import DATASETS
+from torchreid_xres.config import ConfigError, as_dict, file_of, stage_configs
+from torchreid_xres.data import DATASETS, dataset_options
 from torchreid_xres.engine.run import TASKS
 from torchreid_xres.engine.vpfa import checked
 from torchreid_xres.host_mends.data import TRANSFORMS
@@ -54,6 +55,41 @@ def check_names(cfg: CfgNode) -> None:
     _check_expected(cfg.test.expected, list(stages.values())[-1].data.targets)
 
 
+def check_weights(cfg: CfgNode) -> None:
+    """Refuse a configuration whose files of weights are not there, in any stage; those of earlier stages are yet to be.
+
+    Args:
+        cfg: a configuration as :func:`~torchreid_xres.config.load_config` returns it.
+
+    Raises:
+        ConfigError: naming the key, the stage if there are several, and the file.
+
+    Example:
+        >>> from torchreid_xres.config import load_config
+        >>> check_weights(load_config(None, ["model.load_weights", "{root}/none.pth", "data.root", "d"]))
+        Traceback (most recent call last):
+        torchreid_xres.config.ConfigError: model.load_weights is '{root}/none.pth', and there is no file 'd/none.pth'
+    """
+    for stage, own in stage_configs(cfg).items():
+        for key in _weights(own):
+            part, name = key.rsplit(".", 1)
+            given = (own.loss.ps if part == "loss.ps" else own[part])[name]
+            path = file_of(own, given)
+            if given and "{" not in path and not Path(path).is_file():
+                where = f"stages.{stage}: " if stage else ""
+                raise ConfigError(f"{where}{key} is {given!r}, and there is no file {path!r}")
+
+
+def _weights(cfg: CfgNode) -> list[str]:
+    """Return the keys of files of weights that a stage reads."""
+    if cfg.test.evaluate or cfg.model.name not in MODELS:
+        return ["model.load_weights", *["compare.weights"] * bool(cfg.compare.models)]
+    takes = inspect.signature(MODELS[cfg.model.name].build).parameters
+    read = {"model.reid_weights": "reid_weights" in takes, "sr.weights": "sr_weights" in takes}
+    read |= {"loss.ps.teacher": cfg.model.name == "psh_rnet", "compare.weights": cfg.compare.models}
+    return ["model.load_weights", *(key for key, does in read.items() if does)]
+
+
 def _check_stage(cfg: CfgNode) -> None:
     models = host.model_factory()  # ours are in it, too
     _require("task", cfg.task, TASKS)
@@ -66,10 +102,16 @@ def _check_stage(cfg: CfgNode) -> None:
         for name in cfg.data[key]:
             _require(f"data.{key}", name, host.image_datasets())
     for name in cfg.data.targets if cfg.test.query_rates else ():
-        if name not in DATASETS or DATASETS[name].build.natural:
-            raise ConfigError(f"test.query_rates: the queries of {name!r} cannot be put at a rate; leave it empty")
+        if name not in DATASETS:
+            raise ConfigError(f"test.query_rates must be empty for {name!r}, a set of torchreid, which knows no rates")
     for name in cfg.data.options:
         _require("data.options", name, ("*", *DATASETS))
+    try:
+        with dataset_options(as_dict(cfg.data.options)):
+            pass
+    except ValueError as error:
+        raise ConfigError(f"data.options: {error}") from None
+    _check_splits(cfg)
     for name in cfg.data.transforms:
         _require("data.transforms", str(name).lower(), (*TRANSFORMS, "pad_crop"))
     try:
@@ -83,6 +125,15 @@ def _check_stage(cfg: CfgNode) -> None:
     _refuse_file("data.save_dir", Path(cfg.data.save_dir))
     if cfg.use_gpu and not torch.cuda.is_available():
         raise ConfigError("use_gpu is True, and torch finds no GPU here; use_gpu False works on the CPU")
+
+
+def _check_splits(cfg: CfgNode) -> None:
+    first, last = cfg.data.split_id, cfg.data.split_id + cfg.data.num_splits - 1
+    for name in (*cfg.data.sources, *cfg.data.targets):
+        there = DATASETS[name].build.num_splits if name in DATASETS else math.inf  # the host's sets tell when asked
+        if not 0 <= first <= last < there:
+            keys = f"data.split_id {first} and data.num_splits {cfg.data.num_splits}"
+            raise ConfigError(f"{keys} ask for the splits {first} to {last} of {name!r}; it has 0 to {there - 1}")
 
 
 def _front_ends(model: str) -> set[str]:

@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from torchreid_xres.config import ConfigError, load_config
 from torchreid_xres.config_keys import get_config
 from torchreid_xres.engine import distributed
-from torchreid_xres.engine.check import check_names
+from torchreid_xres.engine.check import check_names, check_weights
 from torchreid_xres.engine.job import clear, missed_figures, run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.memory import keep_freed_memory
@@ -79,6 +79,8 @@ def train(description: str, argv: Sequence[str] | None = None, models: Sequence[
     try:
         cfg = load_config(args.config_file or None, [*flags, *args.opts])
         check_names(cfg)
+        if args.fresh or not Path(cfg.data.save_dir, "stages.json").is_file():  # a job that goes on may have read them
+            check_weights(cfg)
         if models and cfg.model.name not in models:
             raise ConfigError(
                 f"model.name is {cfg.model.name!r}, but this program trains: {', '.join(models)}. For others there is "

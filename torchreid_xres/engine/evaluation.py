@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchreid_xres import host
+from torchreid_xres.data.base import DATASETS
 from torchreid_xres.engine import board, checkpoint, distributed, parallel
 from torchreid_xres.engine.precision import autocast
 from torchreid_xres.engine.record import make_record, scores
@@ -172,16 +175,31 @@ class Evaluation:
             with self.autocast():
                 board.show_restored(self.writer, dataset_name, unwrap(self.model), query_loader.dataset, self.epoch)
         if visrank and distributed.is_main():
-            host.visualize_ranked_results(
-                distance_matrix(qf, gf, dist_metric).numpy() if distances is None else distances,
-                self.datamanager.fetch_test_loaders(dataset_name),
-                self.datamanager.data_type,
-                width=self.datamanager.width,
-                height=self.datamanager.height,
-                save_dir=str(Path(save_dir) / f"visrank_{dataset_name}"),
-                topk=visrank_topk,
-            )
+            with tempfile.TemporaryDirectory() as folder:
+                host.visualize_ranked_results(
+                    distance_matrix(qf, gf, dist_metric).numpy() if distances is None else distances,
+                    (_queries_as_seen(query_loader.dataset, Path(folder)), dataset.gallery),
+                    self.datamanager.data_type,
+                    width=self.datamanager.width,
+                    height=self.datamanager.height,
+                    save_dir=str(Path(save_dir) / f"visrank_{dataset_name}"),
+                    topk=visrank_topk,
+                )
         return float(result.cmc(1)[0]), record["mAP"] / 100
+
+
+def _queries_as_seen(dataset: Any, folder: Path) -> list[tuple]:
+    """Return the queries for the host's drawing, which reads files: low ones as the camera saw them, in ``folder``."""
+    plain, queries = copy.copy(dataset), []
+    plain.transform = None
+    for i, (path, *labels) in enumerate(dataset.query):
+        item = plain[i] if getattr(dataset, "name", "") in DATASETS else {}
+        if item.get("low"):
+            path = str(folder / str(i) / Path(path).name)
+            Path(path).parent.mkdir()
+            item["img"].save(path, format="PNG")
+        queries.append((path, *labels))
+    return queries
 
 
 def to_device(batch: dict, device: torch.device | str) -> dict:
