@@ -10,6 +10,7 @@ from torchreid_xres.data.protocol import Manifest
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.job import run_job
+from torchreid_xres.engine.run import Run
 
 A_TRAINING_IMAGE = "train/003/003_c1_1.png"
 
@@ -80,6 +81,40 @@ def test_an_image_that_goes_while_the_run_reads_is_named(tiny, root, tmp_path, m
 
     monkeypatch.setattr(XresMixin, "train", spoil)
     with pytest.raises(FileNotFoundError, match=rf"{A_TRAINING_IMAGE}: there is no such image file"):
+        run_job(cfg)
+
+
+@pytest.mark.parametrize("image", [A_TRAINING_IMAGE, "query/009/009_c1_0.png"])
+def test_no_record_is_made_of_images_that_changed_under_the_run(tiny, root, tmp_path, monkeypatch, image):
+    cfg = tiny(tmp_path / "run", data__root=str(root), train__max_epoch=1)
+    train = XresMixin.train
+
+    def spoil(self, *args, **kwargs):
+        train(self, *args, **kwargs)
+        Image.open(root / image).rotate(180).save(root / image)
+
+    monkeypatch.setattr(XresMixin, "train", spoil)
+    told = rf"folder has changed while the run was using it: of 1 images the first is {image}, which is changed\. Put"
+    with pytest.raises(ValueError, match=told):
+        run_job(cfg)
+    assert not list((tmp_path / "run").rglob("results/*.json"))
+
+
+def test_a_stage_does_not_build_on_one_that_learned_from_other_images(tiny, root, tmp_path, monkeypatch):
+    cfg = tiny(
+        tmp_path / "run", data__root=str(root), train__max_epoch=1,
+        stages={"first": {}, "second": {"model": {"load_weights": "{first}/last.pth.tar"}}},
+    )  # fmt: skip
+    work = Run.work
+
+    def spoil(self):
+        found = work(self)
+        change(root, "changed")
+        return found
+
+    monkeypatch.setattr(Run, "work", spoil)
+    told = rf"folder is not what the run in .*first began with: 1 images are changed, the first is {A_TRAINING_IMAGE}"
+    with pytest.raises(ValueError, match=told):
         run_job(cfg)
 
 

@@ -110,6 +110,12 @@ class Manifest:
             raise ValueError(f"{path}: states the hash {stated} but its content has {manifest.sha256}")
         return manifest
 
+    def changed(self, now: Manifest) -> str:
+        """Return in words which images have another content now, of those in both; empty if none has."""
+        both = self.images.keys() & now.images.keys()
+        names = {name for name in both if self.images[name]["sha256"] != now.images[name]["sha256"]}
+        return f"{len(names)} images are changed, the first is {min(names)}" if names else ""
+
     def differences(self, now: Manifest) -> str:
         """Return in words what has become of the set since this manifest was made; empty if nothing has changed."""
         if self.sha256 == now.sha256:
@@ -120,11 +126,11 @@ class Manifest:
             for what, names in (
                 ("missing", self.images.keys() - there),
                 ("new", now.images.keys() - there),
-                ("changed", {name for name in there if self.images[name]["sha256"] != now.images[name]["sha256"]}),
                 ("at another rate", {name for name in there if self.images[name]["rate"] != now.images[name]["rate"]}),
             )
             if names
         ]
+        told += [changed] if (changed := self.changed(now)) else []
         ours, theirs = (
             {key: json.dumps(value, sort_keys=True) for key, value in manifest._content().items() if key != "images"}
             for manifest in (self, now)

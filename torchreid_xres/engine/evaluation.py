@@ -131,6 +131,7 @@ class Evaluation:
             return _Ranked(rank_features(qf, gf, *labels, metric=dist_metric, roc=roc, **how), roc, qf, query)
 
         result, roc, qf, query, distances = ranked(query_loader, verified=True)
+        distributed.on_main(lambda: _require_unchanged(self.datamanager))
         seconds = time.perf_counter() - start
         record = make_record(
             dataset=dataset_name,
@@ -186,6 +187,19 @@ class Evaluation:
                     topk=visrank_topk,
                 )
         return float(result.cmc(1)[0]), record["mAP"] / 100
+
+
+def _require_unchanged(manager: Any) -> None:
+    """Refuse a record of images that are no longer those of its manifest; unchanged files are not read again."""
+    for name, dataset in manager.sets().items():
+        manifest = vars(dataset).get("manifest")  # made at the start of a run
+        faults = manifest.verify(dataset.split.folder) if manifest is not None else {}
+        if faults:
+            first = min(faults)
+            raise ValueError(
+                f"{name} has changed while the run was using it: of {len(faults)} images the first is {first}, which "
+                f"is {faults[first]}. Put that back to go on, or start over with --fresh"
+            )
 
 
 def _queries_as_seen(dataset: Any, folder: Path) -> list[tuple]:

@@ -106,8 +106,9 @@ def own_runs(cfg: CfgNode, split: int, folder: Path, shared: Path | None = None)
         home = folder / name
         if shared and stage != list(stages)[-1]:
             home = shared / f"split{split}-{stage}-{sha256[:12]}"
-        own = with_folders(own, {name: runs[name].folder for name in used})
-        runs[stage] = Run(own, split, home, sha256, name=name, stage=stage)
+        earlier = {before: runs[before].folder for before in used}
+        own = with_folders(own, earlier)
+        runs[stage] = Run(own, split, home, sha256, name=name, stage=stage, after=earlier.values())
     return list(runs.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,23 @@ class Run:
         name: how the run is named among those of its job.
         stage: the stage's name, if there are several.
         compared: a model of ``compare.models`` to train instead of ``model.name``.
+        after: folders of the earlier stages whose results it uses.
     """
 
     def __init__(
-        self, cfg: CfgNode, split: int, folder: Path, sha256: str, *, name: str, stage: str = "", compared: str = ""
+        self,
+        cfg: CfgNode,
+        split: int,
+        folder: Path,
+        sha256: str,
+        *,
+        name: str,
+        stage: str = "",
+        compared: str = "",
+        after: Iterable[Path] = (),
     ) -> None:
         self.cfg, self.split, self.folder, self.sha256, self.name, self.stage = cfg, split, folder, sha256, name, stage
-        self.compared = compared
+        self.compared, self.after = compared, tuple(after)
         self.model_name = compared or cfg.model.name
         self.label = f"{self.model_name} ({cfg.sr.name})" if self.model_name == "sr_reid" else self.model_name
         if stage:
@@ -168,12 +179,16 @@ class Run:
 
     def _require_same_images(self, manager: XresDataManager) -> None:
         for name, dataset in manager.sets().items():
-            told = self._keep_manifest(dataset)
-            if told:
-                raise ValueError(
-                    f"{name} is not what the run in {self.folder} began with: {told}. Put that back to go on, or start "
-                    "over with --fresh"
-                )
+            found = {self.folder: self._keep_manifest(dataset)}
+            for folder in self.after:
+                path = folder / f"manifest_{name}.json"
+                found[folder] = Manifest.load(path).changed(dataset.manifest) if path.is_file() else ""
+            for folder, told in found.items():
+                if told:
+                    raise ValueError(
+                        f"{name} is not what the run in {folder} began with: {told}. Put that back to go on, or start "
+                        "over with --fresh"
+                    )
 
     def _tell_other_images(self, manager: XresDataManager) -> None:
         for name in manager.targets:
