@@ -36,7 +36,15 @@ from suites import Row, Suite, configured, quoted_blocks, start_of, suite_of
 from torchreid_xres.config import ConfigError, as_dict, config_hash
 from torchreid_xres.engine.command import part_pairs
 from torchreid_xres.engine.stages import write_json
-from torchreid_xres.report.suite import as_latex, compared, cost_table, quoted_table, suite_table, vpfa_table
+from torchreid_xres.report.suite import (
+    as_latex,
+    compared,
+    cost_table,
+    quoted_table,
+    rate_table,
+    suite_table,
+    vpfa_table,
+)
 
 BULKY = ("cmc", "by_camera", "tpr", "versions", "machine")  # parts of a record that the collected result leaves out
 
@@ -109,7 +117,7 @@ def failed(facts: dict[str, Any], error: Exception) -> dict:
 def collected(suite: Suite, cells: list[dict]) -> dict[str, Any]:
     """Return what the tables are made from: a row for each model with a finished cell, and what there is not."""
     done = [cell for cell in cells if cell["status"] == "done"]
-    manifests = {record["manifest"] for cell in done for record in cell["records"]}
+    manifests = one_manifest(done)
     differences = compared(done, {label: row.against for label, row in suite.rows.items()})
     rows = []
     for label in suite.rows:
@@ -135,6 +143,24 @@ def collected(suite: Suite, cells: list[dict]) -> dict[str, Any]:
         "failed": [{"label": c["label"], "seed": c["seed"], "reason": part["reason"]} for c, part in wrong],
         "left_out": suite.left_out,
     }
+
+
+def one_manifest(cells: list[dict]) -> set[str]:
+    """Return the manifests of finished cells, one for each data set and split.
+
+    Raises:
+        ValueError: if cells were measured under several, and which; such cannot stand in one table.
+    """
+    found: dict[tuple, dict[str, str]] = {}
+    for cell in cells:
+        for record in cell["records"]:
+            held = found.setdefault((record["dataset"], record["split_id"]), {})
+            held.setdefault(record["manifest"], f"{cell['label']}, seed {cell['seed']}")
+    for (dataset, split), held in found.items():
+        if len(held) > 1:
+            told = "; ".join(f"{str(manifest)[:12]} ({first})" for manifest, first in held.items())
+            raise ValueError(f"cells of {dataset}, split {split}, are of several manifests, the first of each: {told}")
+    return {manifest for held in found.values() for manifest in held}
 
 
 def panned_rows(suite: Suite, cells: list[dict]) -> list[dict]:
@@ -163,8 +189,11 @@ def slim(records: Iterable[dict]) -> list[dict]:
 def tables(result: dict, quoted: list[dict], style: str) -> str:
     """Return all that is to be read of a suite as text in a table format of ``tabulate``."""
     shown = [result["about"]]
-    measured = [suite_table(result, style=style), cost_table(result, style=style)]
-    shown += measured if result["rows"] else ["No cell is finished."]
+    if result["rows"]:
+        by_rate = rate_table(result, style)
+        shown += [suite_table(result, style=style), *([by_rate] if by_rate else []), cost_table(result, style)]
+    else:
+        shown += ["No cell is finished."]
     shown += [f"Queries' features moved by VPFA's modules\n\n{vpfa_table(result, style)}"] if result["vpfa"] else []
     gone = [f"{fault['label']}, seed {fault['seed']}: {fault['reason']}" for fault in result["failed"]]
     gone += [f"{label}: {reason}" for label, reason in result["left_out"].items()]

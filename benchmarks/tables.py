@@ -3,6 +3,7 @@
     python benchmarks/tables.py keep log/quickstart --name quickstart --command "python tools/train.py ..."
     python benchmarks/tables.py write README.md     # between <!-- accuracy: NAME --> or the like and <!-- end -->
     python benchmarks/tables.py show quickstart
+    python benchmarks/tables.py show accuracy_cuhk03_mini --style latex_booktabs
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from suites import quoted_blocks
+from accuracy import tables
+from suites import quoted_blocks, suite_of
 from tabulate import tabulate
 
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.registry import did_you_mean
 from torchreid_xres.report.keypoints import keypoint_table
 from torchreid_xres.report.registries import registry_table
-from torchreid_xres.report.suite import cost_table, forecast_table, quoted_table, suite_table, vpfa_table
+from torchreid_xres.report.suite import cost_table, forecast_table, quoted_table, rate_table, suite_table, vpfa_table
 from torchreid_xres.report.tables import (
     ablation_table,
     accuracy_table,
@@ -38,6 +40,7 @@ MAKERS = {
     "registry": registry_table,
     "ablation": lambda name: ablation_table(kept(name)),
     "suite": lambda name: suite_table(kept(name)),
+    "rates": lambda name: rate_table(kept(name)),
     "costs": lambda name: cost_table(kept(name)),
     "vpfa": lambda name: vpfa_table(kept(name)),
     "forecast": lambda names: forecast_table([kept(name) for name in names.split()]),
@@ -108,6 +111,21 @@ def kept(name: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def shown(names: list[str], style: str) -> str:
+    """Return all tables of a kept suite, or the accuracy of kept records, in a table format of ``tabulate``.
+
+    Raises:
+        ValueError: if a suite is named together with something else.
+    """
+    content = kept(names[0])
+    if isinstance(content, list):
+        return accuracy_table(read(" ".join(names)), style=style)
+    if "suite" not in content or len(names) > 1:
+        raise ValueError(f"what is shown is records of evaluations, or one suite; {names[0]} is neither, or not alone")
+    quoted = quoted_blocks()
+    return tables(content, [quoted[name] for name in suite_of(content["suite"]).quoted], style)
+
+
 def filled(text: str) -> str:
     """Return a document with every marked table made anew."""
     return MARK.sub(lambda m: f"{m[1]}{MAKERS[m[2]](m[3])}\n{m[4]}", text)
@@ -121,13 +139,15 @@ def main(argv: list[str] | None = None) -> int:
     verb.add_argument("--name", required=True)
     verb.add_argument("--command", required=True, action="append", help="once for each job, in their order")
     verbs.add_parser("write").add_argument("document", type=Path)
-    verbs.add_parser("show").add_argument("names", nargs="+")
+    verb = verbs.add_parser("show")
+    verb.add_argument("names", nargs="+", help="records of one kind, or one suite of benchmarks/accuracy.py")
+    verb.add_argument("--style", default="github", help="a table format of tabulate: github, simple, latex_booktabs")
     args = parser.parse_args(argv)
     try:
         if args.verb == "keep":
             print(keep(args.jobs, args.name, args.command))
         elif args.verb == "show":
-            print(accuracy_table(read(" ".join(args.names))))
+            print(shown(args.names, args.style))
         elif not args.document.is_file():
             raise FileNotFoundError(f"there is no document {args.document}")
         else:

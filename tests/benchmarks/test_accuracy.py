@@ -69,7 +69,8 @@ def fake_cells(accuracy, monkeypatch):
         seen.append((row.label, cfg.train.seed))
         if row.label == "vdsr":
             raise RuntimeError("no room")
-        record = {"rank1": 50.0, "rank5": 60.0, "rank10": 70.0, "mAP": 40.0, "mINP": 10.0, "manifest": "m"}
+        record = {"rank1": 50.0, "rank5": 60.0, "rank10": 70.0, "mAP": 40.0, "mINP": 10.0}
+        record |= {"dataset": "d", "split_id": 0, "manifest": "m"}
         ap = [10.0 * cfg.train.seed, 20.0 + 5 * (row.label == "bicubic")]
         costs = dict.fromkeys(("parameters", "multiply_adds", "train_seconds", "train_speed", "extraction_speed"), 1.0)
         return {
@@ -80,6 +81,24 @@ def fake_cells(accuracy, monkeypatch):
 
     monkeypatch.setattr(accuracy, "run_cell", run_cell)
     return seen
+
+
+def test_kept_tables_are_shown_in_any_style(benchmark_module, capsys):
+    assert benchmark_module("tables").main(["show", "accuracy_span", "--style", "latex_booktabs"]) == 0
+    shown = capsys.readouterr().out
+    assert "\\toprule" in shown and "range\\_1" in shown and "$\\pm$" in shown and "±" not in shown
+    assert benchmark_module("tables").main(["show", "accuracy_span", "quickstart"]) == 2
+    assert "accuracy_span is neither, or not alone" in capsys.readouterr().err
+
+
+def test_cells_of_several_manifests_are_not_shown_together(accuracy):
+    def cell(label, manifest, split=0):
+        return {"label": label, "seed": 1, "records": [{"dataset": "d", "split_id": split, "manifest": manifest}]}
+
+    assert accuracy.one_manifest([cell("a", "m"), cell("b", "m"), cell("a", "n", 1)]) == {"m", "n"}
+    told = r"cells of d, split 0, are of several manifests, the first of each: m \(a, seed 1\); n \(c, seed 1\)"
+    with pytest.raises(ValueError, match=told):
+        accuracy.one_manifest([cell("a", "m"), cell("b", "m"), cell("c", "n")])
 
 
 def test_cells_run_once_and_failures_are_told(accuracy, fake_cells, tmp_path, capsys):

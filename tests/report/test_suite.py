@@ -12,6 +12,7 @@ from torchreid_xres.report.suite import (
     forecast_table,
     pooled_variance,
     quoted_table,
+    rate_table,
     stratified_rank_correlation,
     suite_table,
 )
@@ -127,7 +128,7 @@ def result():
 
     def row(label, seeds):
         figures = {"rank1": 50.0, "rank5": 60.0, "rank10": 70.0, "mAP": 40.0, "mINP": 10.0}
-        by_rate = {"2": {"rank1": 80.0}, "4": {"rank1": 20.0}}
+        by_rate = {rate: {"rank1": r1, "mAP": r1 - 10, "mINP": 1.0} for rate, r1 in (("2", 80.0), ("4", 20.0))}
         records = [{**figures, "mAP": 40.0 + seed, "by_rate": by_rate} for seed in seeds]
         cost = {"parameters": 410_000, "multiply_adds": 6.5e7, "train_seconds": 70.4}
         cost |= {"train_speed": 120.0, "extraction_speed": 400.0}
@@ -143,9 +144,19 @@ def test_the_table_says_where_a_model_does_not_help(result):
     assert list(result["told"]) == ["worse", "alike"]
     lines = suite_table(result).splitlines()
     stock, worse, alike = (line.split("|") for line in lines[2:])
-    assert stock[-2].strip() == "-" and "41.5 ± 0.7" in lines[2] and " 80.0 " in lines[2]
+    assert stock[-2].strip() == "-" and "41.5 ± 0.7" in lines[2]
     assert worse[-2].strip() == "worse" and worse[-3].strip() == "-10.3 ± 0.3"
     assert alike[-2].strip() == "within error"
+
+
+def test_figures_by_rate_have_a_table_where_there_are_rates(result):
+    head, _, stock, *_ = [[part.strip() for part in line.split("|")[1:-1]] for line in rate_table(result).splitlines()]
+    told = dict(zip(head, stock, strict=True))
+    assert told["rank-1 x2"] == "80.0 ± 0.0" and told["mAP x4"] == "10.0 ± 0.0" and len(head) == 7
+    for row in result["rows"]:
+        for record in row["records"]:
+            record["by_rate"].pop("4", None)
+    assert rate_table(result) == ""
 
 
 def test_costs_and_quoted_figures_have_tables_of_their_own(result):

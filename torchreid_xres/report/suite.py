@@ -145,29 +145,49 @@ def _seed_variance(label: str, means: Mapping[str, np.ndarray], starts: Mapping[
 
 
 def suite_table(result: Mapping[str, Any], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> str:
-    """Return a row for each model: accuracy in per cent, by rate, and the difference to what it is compared with.
+    """Return a row for each model: accuracy in per cent, and the difference to what it is compared with.
 
     Args:
         result: as ``benchmarks/accuracy.py`` writes it.
         ranks: CMC ranks shown.
         style: a table format of ``tabulate``.
     """
-    rates = sorted({r for row in result["rows"] for rec in row["records"] for r in rec["by_rate"]}, key=float)
     lines = []
     for row in result["rows"]:
         records = row["records"]
         line = {"kind": row["kind"], "model": row["label"], "seeds": len(row["seeds"])}
         for key in (*(f"rank{r}" for r in ranks), "mAP", "mINP"):
             line[key.replace("rank", "rank-")] = spread([rec[key] for rec in records])
-        if len(rates) > 1:
-            for r in rates:
-                line[f"r1@x{r}"] = spread([rec["by_rate"][r]["rank1"] for rec in records if r in rec["by_rate"]])
         told = row["difference"]
         line["against"] = told["against"] if told else "-"
         for key in COMPARED:
             name = key.replace("rank", "rank-")
             line[f"{name}, difference"] = _signed(told[key]) if told else "-"
         line["mAP is"] = told["mAP"]["verdict"] if told else "-"
+        lines.append(line)
+    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def rate_table(result: Mapping[str, Any], style: str = "github") -> str:
+    """Return a row for each model: rank-1, mAP and mINP in per cent of the queries that the protocol has at each rate.
+
+    Args:
+        result: as ``benchmarks/accuracy.py`` writes it.
+        style: a table format of ``tabulate``.
+
+    Returns:
+        The table; empty if there is but one rate.
+    """
+    rates = sorted({r for row in result["rows"] for rec in row["records"] for r in rec["by_rate"]}, key=float)
+    if len(rates) < 2:
+        return ""
+    lines = []
+    for row in result["rows"]:
+        line = {"model": row["label"]}
+        for key in (*COMPARED, "mINP"):
+            for rate in rates:
+                values = [rec["by_rate"][rate][key] for rec in row["records"] if rate in rec["by_rate"]]
+                line[f"{key.replace('rank', 'rank-')} x{rate}"] = spread(values)
         lines.append(line)
     return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
 
