@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from torchreid_xres.config import ConfigError, config_hash, load_config, stage_configs
+from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.engine.job import run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.stages import write_json
@@ -99,9 +100,8 @@ def main(argv: list[str] | None = None) -> int:
             write_json(result, out / f"{args.table}.json")
         if args.keep:
             write_json(result, args.keep)
-    except (ValueError, TypeError, LookupError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
     targets = ", ".join(cfg.data.targets)
     print(f"\n{targets}, beside figures quoted from {table['source']}\n\n{ablation_table(result)}")
     return 0

@@ -34,7 +34,7 @@ from cells import run_cell, run_vpfa
 from suites import Row, Suite, configured, quoted_blocks, start_of, suite_of
 
 from torchreid_xres.config import ConfigError, as_dict, config_hash
-from torchreid_xres.engine.command import part_pairs
+from torchreid_xres.engine.command import USER_ERRORS, part_pairs, tell
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.report.suite import (
     as_latex,
@@ -253,10 +253,8 @@ def main(argv: list[str] | None = None) -> int:
             write_json(result, args.keep)
         quoted = quoted_blocks()
         print("\n" + tables(result, [quoted[name] for name in suite.quoted], args.style))
-    except (ValueError, TypeError, LookupError, OSError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
     return 0 if result["rows"] else 1
 
 

@@ -32,6 +32,7 @@ def effect(folder: Path, root: str) -> tuple[list[dict], dict]:
     """
     run, engine = trained_engine(folder, root=root)
     cfg, model = run.cfg, engine.model
+    device = next(model.parameters()).device
     name = cfg.data.targets[0]
     loaders = engine.test_loader[name]
     natural = loaders["query"].dataset.natural
@@ -40,17 +41,17 @@ def effect(folder: Path, root: str) -> tuple[list[dict], dict]:
     gf, gallery = engine._features(loaders["gallery"], False)
     features, facts, quality = defaultdict(list), defaultdict(list), defaultdict(list)
     for seen, original in zip(loaders["query"], originals, strict=True):
-        batch = to_device(seen, "cpu")
+        batch = to_device(seen, device)
         plain = model.normalize.undo(batch["img"])
         restored = model.restore(batch["img"])
         for how, low in (("with", batch["low"]), ("without", torch.zeros_like(batch["low"]))):
             with engine.autocast():  # as the gallery
-                features[how].append(engine.extract({**batch, "low": low}).float())
-        target = model.normalize.undo(original["img"])
-        quality["with"].append(psnr(restored, target))
-        quality["without"].append(psnr(plain, target))
+                features[how].append(engine.extract({**batch, "low": low}).float().cpu())
+        target = model.normalize.undo(original["img"].to(device))
+        quality["with"].append(psnr(restored, target).cpu())
+        quality["without"].append(psnr(plain, target).cpu())
         for key in ("pid", "camid", "rate"):
-            facts[key].append(batch[key].numpy())
+            facts[key].append(seen[key].numpy())
     pids, camids, rates = (np.concatenate(facts[key]) for key in ("pid", "camid", "rate"))
     rows = []
     for how in ("without", "with"):

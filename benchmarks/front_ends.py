@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.data.io import read_image
+from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.metrics.image import psnr
 from torchreid_xres.models import build_model
 from torchreid_xres.report.complexity import complexity
@@ -121,9 +122,8 @@ def main(argv: list[str] | None = None) -> int:
                 rows[name]["PSNR (dB)"] = reached(front_end, originals)
         with torch.no_grad():
             times, _ = measure.by_turns(calls, args.repeats)
-    except (ValueError, LookupError, OSError, ImportError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
     beside = times[0]["seconds"]
     table = []
     for row in times:

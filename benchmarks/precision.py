@@ -16,6 +16,7 @@ import measure
 import torch
 
 from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.engine.run import Run
 
 SIDES = {
@@ -63,9 +64,8 @@ def main(argv: list[str] | None = None) -> int:
                     **{name: found[name] for name in ("rank1", "rank5", "mAP")},
                     "rank1 moved": found["rank1"] - first["rank1"], "mAP moved": found["mAP"] - first["mAP"],
                 })  # fmt: skip
-    except (ValueError, LookupError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
     measure.finish(args, "Ranks under each option", rows)
     return 0
 

@@ -19,6 +19,7 @@ from accuracy import tables
 from suites import quoted_blocks, suite_of
 from tabulate import tabulate
 
+from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.registry import did_you_mean
 from torchreid_xres.report.keypoints import keypoint_table
@@ -152,9 +153,8 @@ def main(argv: list[str] | None = None) -> int:
             raise FileNotFoundError(f"there is no document {args.document}")
         else:
             args.document.write_text(filled(args.document.read_text(encoding="utf-8")), encoding="utf-8")
-    except (ValueError, LookupError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
     return 0
 
 

@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from torchreid_xres import host
-from torchreid_xres.config import ConfigError, load_config
+from torchreid_xres.config import load_config
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, XresMixin
+from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.engine.job import compared_runs, own_runs
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.run import Run, optimizer_options
@@ -185,9 +186,8 @@ def main(argv: list[str] | None = None) -> int:
             for config, name in wanted + [(config, "") for config in args.config_file]:
                 folder = Path(scratch) / f"{len(rows)}"
                 rows += rows_of(config, [*common, "data.save_dir", str(folder)], name, args, folder)
-    except (ConfigError, LookupError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
     measure.finish(args, "Images a second", rows, matrix_product_GFLOPS=peak_rates())
     return 0
 

@@ -20,7 +20,8 @@ from tabulate import tabulate
 from torchreid_xres.config import get_config
 from torchreid_xres.data import DATASETS
 from torchreid_xres.data.catalogue import catalogue, how_to_get
-from torchreid_xres.data.download import DownloadError, fetch, fetch_set
+from torchreid_xres.data.download import fetch, fetch_set
+from torchreid_xres.engine.command import USER_ERRORS, tell
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -84,10 +85,8 @@ def main(argv: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("stopped; the same command goes on where it was", file=sys.stderr)
             return 130
-        except (DownloadError, ValueError, LookupError, OSError) as error:
-            text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
-            print(f"{type(error).__name__}: {text}", file=sys.stderr)
-            statuses.append(2)
+        except USER_ERRORS as error:
+            statuses.append(tell(error))
     return max(statuses)
 
 

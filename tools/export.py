@@ -25,6 +25,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from torchreid_xres.data.datasets.reading import images_at
 from torchreid_xres.data.io import read_image
+from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.inference.accuracy import compare_accuracy
 from torchreid_xres.inference.export import BOUNDS, INPUTS, LEAST_OPSET, ROLES, Recipe, export_onnx
 from torchreid_xres.inference.network import find_run, host_config, load_network
@@ -98,10 +99,8 @@ def main(argv: list[str] | None = None) -> int:
             found["difference"] = {key: found["onnx"][key] - value for key, value in found["torch"].items()}
             table = [{args.dataset: name, **figures} for name, figures in found.items()]
             print("\n" + tabulate(table, headers="keys", tablefmt="github", floatfmt=".2f"))
-    except (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
     return 0
 
 

@@ -23,6 +23,7 @@ from tabulate import tabulate
 
 from torchreid_xres.data import DATASETS
 from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.engine.extraction import run_features
 from torchreid_xres.engine.features import FeatureSet, evaluate_features
 from torchreid_xres.engine.fusion import OBJECTIVES, Search, evaluate_reciprocal_ranks, fused_sets, search_weights
@@ -80,10 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     try:
         records = fuse(args)
-    except (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
     print(json.dumps({"out": str(args.out) if args.out else None, "records": len(records)}))
     return 0
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from torchreid_xres.config import get_config
+from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.files import whole_file
 from torchreid_xres.report.registries import KINDS, inventory
 
@@ -49,10 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.json and str(args.json) != "-":
             with whole_file(args.json) as path:
                 path.write_text(text + "\n", encoding="utf-8")
-    except (ValueError, LookupError, OSError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
     if str(args.json) == "-":
         print(text)
         return 0

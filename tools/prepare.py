@@ -24,6 +24,7 @@ from torchreid_xres.config import get_config
 from torchreid_xres.data import DATASETS
 from torchreid_xres.data.prepare import FORMATS, verify_source, verify_written, write_set
 from torchreid_xres.data.protocol import Manifest
+from torchreid_xres.engine.command import USER_ERRORS, tell
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -107,10 +108,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it was", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, LookupError, OSError, ImportError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ else:
 
     from torchreid_xres.config import as_dict, file_of, load_config, stage_configs
     from torchreid_xres.data.degrade import low_size
+    from torchreid_xres.engine.command import USER_ERRORS, tell
     from torchreid_xres.engine.record import versions
     from torchreid_xres.engine.run import model_options
     from torchreid_xres.files import whole_file
@@ -200,10 +201,8 @@ def main(argv: list[str] | None = None) -> int:
             }
             with whole_file(args.json) as path:
                 path.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    except (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
     return 0
 
 

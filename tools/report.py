@@ -16,6 +16,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.files import whole_file
 from torchreid_xres.report.evaluation import read_record
@@ -51,10 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         page = evaluation_page(here, there, queries)
         with whole_file(args.out) as scratch:
             scratch.write_text(page, encoding="utf-8")
-    except (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
     print(f"{args.out}: {args.out.stat().st_size / 1e3:.0f} kB, {'with' if queries else 'without'} pictures")
     return 0
 

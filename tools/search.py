@@ -21,6 +21,7 @@ import PIL.Image
 from tabulate import tabulate
 
 from torchreid_xres.data.io import picture_path, save_image
+from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.precision import PRECISIONS
 from torchreid_xres.engine.stages import write_json
@@ -69,10 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, LookupError, OSError, RuntimeError, ImportError) as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
-        print(f"{type(error).__name__}: {text}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
 
 
 def build(args: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ from tabulate import tabulate
 
 from torchreid_xres.data.datasets.reading import images_at
 from torchreid_xres.data.io import picture_path, read_image, save_image
+from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.engine.extraction import engine_features, trained_engine
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.run import ranking_options
@@ -218,9 +219,8 @@ def main(argv: list[str] | None = None) -> int:
         with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
             table = args.work(args)
         print(table)
-    except (ValueError, LookupError, OSError, ImportError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:
+        return tell(error)
     return 0
 
 

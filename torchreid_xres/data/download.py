@@ -42,7 +42,7 @@ DRIVE = re.compile(r"https://drive\.google\.com/")
 LARGEST = 100 * 2**30
 
 
-class DownloadError(Exception):
+class DownloadError(RuntimeError):
     """A file could not be fetched, or is not what was published; the message says which and why."""
 
 

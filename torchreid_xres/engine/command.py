@@ -19,6 +19,16 @@ from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.report.tables import record_tables
 
+# What a user's mistake, a file or a disk can raise.
+USER_ERRORS = (ValueError, TypeError, LookupError, OSError, ArithmeticError, RuntimeError, ImportError)
+
+
+def tell(error: Exception) -> int:
+    """Print an error, whose message names the key, path or value, in a line on standard error; return the status 2."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError quotes its message
+    print(f"{distributed.label()}{type(error).__name__}: {text}", file=sys.stderr)
+    return 2
+
 
 def parse(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; ``opts`` are the alternating keys and values."""
@@ -102,9 +112,6 @@ def train(description: str, argv: Sequence[str] | None = None, models: Sequence[
     except KeyboardInterrupt:
         print("stopped; the same command goes on after the last finished epoch", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, LookupError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
-        # A message that names the key, path or value; the traceback is in the log.
-        text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError quotes its message
-        print(f"{distributed.label()}{type(error).__name__}: {text}", file=sys.stderr)
-        return 2
+    except USER_ERRORS as error:  # the traceback is in the log
+        return tell(error)
     return 1 if missed else 0

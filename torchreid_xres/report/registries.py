@@ -109,9 +109,8 @@ def inventory(kind: str, root: str | Path, configs: str | Path) -> list[dict[str
         raise KeyError(f"there is no list of {kind!r}; there are: {', '.join(KINDS)}")
     if kind == "models":
         zoo = sorted(set(host.model_factory()) - set(MODELS))
-        ours = [row | {"engine": ENGINES[row["name"]].build.__name__} for row in _models() if row["name"] in ENGINES]
-        parts = [row | {"engine": "-"} for row in _models() if row["name"] not in ENGINES]
-        return [*ours, *parts, *({"name": name, "source": "torchreid", "engine": "torchreid's"} for name in zoo)]
+        ours = [row | {"engine": ENGINES[row["name"]].build.__name__} for row in _models()]
+        return [*ours, *({"name": name, "source": "torchreid", "engine": "torchreid's"} for name in zoo)]
     if kind == "data-sets":
         return list(_data_sets_at(Path(root).expanduser()))
     if kind == "losses":

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
 from tabulate import tabulate
 
 from torchreid_xres.report.keypoints import keypoint_table
-
-# The figure by which a record belongs to a table, in the order of record_tables.
-_MARKS = ("rank1", "curve", "pck", "psnr_x2")
 
 
 def record_tables(records: Sequence[dict], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> list[str]:
@@ -22,13 +20,17 @@ def record_tables(records: Sequence[dict], ranks: Sequence[int] = (1, 5, 10), st
         style: a table format of ``tabulate``.
     """
     makers = (
-        lambda part: accuracy_table(part, ranks, style),
-        lambda part: curve_table(part, style=style),
-        lambda part: keypoint_table(part, style),
-        lambda part: restoration_table(part, style),
+        (lambda part: accuracy_table(part, ranks, style), lambda record: "rank1" in record),
+        (lambda part: curve_table(part, style=style), lambda record: "curve" in record),
+        (lambda part: keypoint_table(part, style), lambda record: "pck" in record),
+        (lambda part: restoration_table(part, style), _restores),
     )
-    parts = [[record for record in records if mark in record] for mark in _MARKS]
-    return [maker(part) for maker, part in zip(makers, parts, strict=True) if part]
+    parts = [(maker, [record for record in records if fits(record)]) for maker, fits in makers]
+    return [maker(part) for maker, part in parts if part]
+
+
+def _restores(record: dict) -> bool:
+    return any(key.startswith("psnr_") for key in record)
 
 
 def accuracy_table(records: Iterable[dict], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> str:
@@ -85,13 +87,15 @@ def restoration_table(records: Iterable[dict], style: str = "github") -> str:
         style: a table format of ``tabulate``.
     """
     rows = []
-    for (dataset, model), group in _grouped(record for record in records if "psnr_x2" in record).items():
+    held = [record for record in records if _restores(record)]
+    levels = sorted({int(key[6:]) for record in held for key in record if re.fullmatch(r"psnr_x\d+", key)})
+    for (dataset, model), group in _grouped(held).items():
         for made, prefix in ((model, ""), ("bicubic", "bicubic_")):
             row = {"data set": dataset, "model": made}
             for figure, digits in (("psnr", 2), ("ssim", 4)):
-                for level in ("x2", "x3", "x4"):
-                    values = [record[f"{figure}_{prefix}{level}"] for record in group]
-                    row[f"{figure.upper()} {level}"] = spread(values, digits)
+                for level in levels:
+                    key = f"{figure}_{prefix}x{level}"
+                    row[f"{figure.upper()} x{level}"] = spread([rec[key] for rec in group if key in rec], digits)
             rows.append(row)
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
 
