@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 from PIL import ImageFile
 
-from torchreid_xres.data.io import picture_path, read_image, save_image
+from torchreid_xres.data.io import image_size, picture_path, read_image, save_image
 
 
 @pytest.fixture
@@ -22,6 +22,25 @@ def test_png_is_read_exactly(tmp_path, picture):
     read = read_image(tmp_path / "a.png")
     assert read.mode == "RGB"
     assert np.array_equal(read, picture)
+
+
+def test_a_size_is_read_once_from_the_header(tmp_path, picture, monkeypatch):
+    path = tmp_path / "a.png"
+    picture.save(path)
+    path.write_bytes(path.read_bytes()[:200])  # what lies behind the header does not matter
+    opened, really = [], PIL.Image.open
+    monkeypatch.setattr(PIL.Image, "open", lambda *args: (opened.append(args), really(*args))[1])
+    assert image_size(path) == image_size(str(path)) == (40, 24) and len(opened) == 1
+    picture.crop((0, 0, 10, 20)).save(path)
+    assert image_size(path) == (20, 10) and len(opened) == 2
+
+
+def test_a_size_of_no_image_names_the_file(tmp_path):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(OSError, match=r"a\.png: cannot be read as an image"):
+        image_size(tmp_path / "a.png")
+    with pytest.raises(FileNotFoundError, match=r"b\.png: there is no such image file"):
+        image_size(tmp_path / "b.png")
 
 
 def test_result_outlives_the_file_and_pickles(tmp_path, picture):

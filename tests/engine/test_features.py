@@ -300,6 +300,11 @@ def test_without_low_images_queries_are_one_of_each_identity_and_camera():
     assert len(training_trial([whole], range(10), max_queries=7).q_pids) == 7
     # Low images of every camera have no match among the others: the same.
     assert len(training_trial([replace(whole, low=np.ones(160))], range(10)).g_pids) == 40
+    # Low by nature among sharp ones of the same cameras: the set has no low side, and the same again.
+    by_size = replace(whole, low=whole.size[:, 0] < 64)
+    assert len(training_trial([by_size], range(10)).g_pids) == 40
+    made = replace(by_size, rate=np.where(by_size.low, 2.0, 1.0))
+    assert len(training_trial([made], range(10)).g_pids) < 40
 
 
 def test_queries_without_a_match_do_not_take_part():

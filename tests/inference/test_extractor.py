@@ -1,22 +1,25 @@
 """The extractor gives the features of an evaluation, takes pictures of every kind, and says what it cannot take."""
 
 import shutil
+from itertools import product
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from tiny_jobs import TINY, configured, untrained_run
 from torch.nn import functional as F
 
 from torchreid_xres.config import ConfigError, load_config
 from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.data.io import read_image
+from torchreid_xres.data.native import native_rate
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.extraction import run_features
 from torchreid_xres.inference import Extractor
-from torchreid_xres.inference.extractor import native_rate
 from torchreid_xres.models import MODELS, build_model
+from torchreid_xres.models.sr_reid import SRReID
 
 # What they make is no feature of an identity.
 RESTORERS = {"prpr_restorer", "dgrl_restorer", "hourglass_vehicle20"}
@@ -96,6 +99,32 @@ def test_only_low_resolution_meets_the_front_end(run_of, picture):
     # The network's input, 32x16, is what counts where nobody says more.
     assert not Extractor(run_of("sr_reid")).is_low((32, 16))
     assert native_rate((32, 16), (64, 32)) == 2
+
+
+def test_search_and_evaluation_agree_on_a_set_without_a_low_side(tmp_path, monkeypatch):
+    for part, people in (("train", range(8)), ("query", range(8, 12)), ("test", range(8, 12))):
+        (tmp_path / "MTA_reid" / part).mkdir(parents=True)
+        for person, camera in product(people, range(3)):
+            width = (8, 11, 12, 40)[(person + camera) % 4]  # at 32x16, 11x22 are low and 12x24 are not
+            noise = np.random.default_rng((person, camera)).integers(0, 256, (2 * width, width, 3), dtype=np.uint8)
+            name = f"framegta_0_camid_{camera}_pid_{person}.png"
+            PIL.Image.fromarray(noise).save(tmp_path / "MTA_reid" / part / name)
+    sets = {
+        "data.sources": ["mta_reid"],
+        "data.targets": ["mta_reid"],
+        "data.options.mta_reid": {"check_counts": False},
+    }
+    folder = untrained_run(configured(TINY | sets, tmp_path, tmp_path / "run", {}), tmp_path / "run")
+    passed, restore = [], SRReID.restore
+    monkeypatch.setattr(SRReID, "restore", lambda self, img: (passed.append(len(img)), restore(self, img))[1])
+    extractor = Extractor(folder, batch_size=1)
+    for found in run_features(folder, ("query", "gallery")).values():
+        low = [extractor.is_low(size) for size in found.size.tolist()]
+        assert found.low.tolist() == low and sum(low) == 6
+    assert sum(passed) == 12
+    pictures = [tmp_path / "MTA_reid" / name for name in found.names]
+    torch.testing.assert_close(extractor(pictures), found.features, rtol=1e-4, atol=1e-4)
+    assert sum(passed) == 18
 
 
 def test_a_low_picture_of_unknown_rate_is_low_by_nature(run_of, picture):

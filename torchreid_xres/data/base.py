@@ -19,7 +19,8 @@ from torchvision.transforms import InterpolationMode, Resize
 from torchreid_xres import host
 from torchreid_xres.data.cache import PictureCache
 from torchreid_xres.data.degrade import degrade_image, low_size, round_trip
-from torchreid_xres.data.io import read_image
+from torchreid_xres.data.io import image_size, read_image
+from torchreid_xres.data.native import input_resize
 from torchreid_xres.data.options import DATASETS, dataset_options, naming_root, resolve_options
 from torchreid_xres.data.protocol import Manifest, draw_rate, file_sha256
 
@@ -211,13 +212,13 @@ class CrossResolutionDataset(host.ImageDataset):
 
     def _new_cache(self) -> PictureCache | None:
         """Return a place for the training pictures; None where they are read once, resized otherwise, or too many."""
-        first = next(iter(getattr(self.transform, "transforms", [])), None)
-        if self.mode != "train" or not isinstance(first, Resize) or not isinstance(first.size, (tuple, list)):
+        resize = input_resize(self.transform)
+        if self.mode != "train" or resize is None:
             return None
-        shape = len(self.data), *first.size
+        shape = len(self.data), *resize.size
         if PictureCache.needed(*shape) > self.options["cache_mb"] * 2**20:
             return None
-        return PictureCache(*shape, resize=first)
+        return PictureCache(*shape, resize=resize)
 
     def read(self, path: str) -> PIL.Image.Image:
         """Return an image as captured; a set whose captured size is fixed brings it there."""
@@ -384,9 +385,7 @@ class SummedDataset(host.ImageDataset):
         return item
 
     def _keys_for_host(self, item: dict[str, Any]) -> dict[str, Any]:
-        # The header only: the host has decoded the picture and thrown its size away.
-        with PIL.Image.open(item["impath"]) as img:
-            width, height = img.size
+        height, width = image_size(item["impath"])  # the host has decoded the picture and thrown its size away
         extra = {"rate": 1.0, "size": torch.tensor([height, width]), "role": "train", "low": False}
         options = self._ours[0].options
         if options["pairs"]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from os import PathLike
 from pathlib import Path
 
@@ -38,15 +40,28 @@ def read_image(path: str | PathLike, upright: bool = False) -> PIL.Image.Image:
     Raises:
         OSError: if the file is missing, cut short, or no image; the message names the file and the reason.
     """
-    try:
-        with _whole_images_only(), PIL.Image.open(path) as img:
-            return to_rgb(ImageOps.exif_transpose(img) if upright else img)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: there is no such image file") from None
-    except PIL.UnidentifiedImageError as fault:
-        raise OSError(f"{path}: cannot be read as an image: it is of no kind that Pillow knows, or empty") from fault
-    except _DAMAGE as fault:
-        raise OSError(f"{path}: cannot be read as an image: {fault}") from fault
+    with _naming_file(path), _whole_images_only(), PIL.Image.open(path) as img:
+        return to_rgb(ImageOps.exif_transpose(img) if upright else img)
+
+
+def image_size(path: str | PathLike) -> tuple[int, int]:
+    """Return the height and width of an image file, as stored, from its header.
+
+    It is read once per process unless the file's size or time of change differs.
+
+    Raises:
+        OSError: as :func:`read_image`, but for damage behind the header.
+    """
+    path = os.fspath(path)
+    with _naming_file(path):
+        stat = os.stat(path)
+        return _size(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _size(path: str, size: int, mtime: int) -> tuple[int, int]:
+    with PIL.Image.open(path) as img:
+        return img.height, img.width
 
 
 def picture_path(text: str) -> Path:
@@ -95,6 +110,19 @@ def to_rgb(img: PIL.Image.Image) -> PIL.Image.Image:
         paper = PIL.Image.new("RGBA", layer.size, "white")
         return PIL.Image.alpha_composite(paper, layer).convert("RGB")
     return img.convert("RGB")
+
+
+@contextmanager
+def _naming_file(path: str | PathLike) -> Iterator[None]:
+    """Let the error of an image file that cannot be read name the file and the reason."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: there is no such image file") from None
+    except PIL.UnidentifiedImageError as fault:
+        raise OSError(f"{path}: cannot be read as an image: it is of no kind that Pillow knows, or empty") from fault
+    except _DAMAGE as fault:
+        raise OSError(f"{path}: cannot be read as an image: {fault}") from fault
 
 
 @contextmanager

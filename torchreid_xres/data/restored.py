@@ -20,7 +20,7 @@ from torchvision.transforms.functional import to_tensor
 
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
 from torchreid_xres.data.degrade import degrade_image, low_size
-from torchreid_xres.data.io import read_image
+from torchreid_xres.data.io import image_size, read_image
 from torchreid_xres.data.protocol import draw_rate
 
 
@@ -96,9 +96,7 @@ def low_views(dataset: CrossResolutionDataset) -> list[LowView]:
         own = dataset.rate_of[path]
         rate = draw_rate(name, dataset.options["seed"], dataset.options["pair_rates"]) if own == 1 else own
         rate = 1.0 if rate == "native" else rate
-        with PIL.Image.open(path) as img:  # the header only
-            size = low_size(img.height, img.width, rate)
-        views.append(LowView(dataset, path, name, rate, own != 1, size))
+        views.append(LowView(dataset, path, name, rate, own != 1, low_size(*image_size(path), rate)))
     return views
 
 

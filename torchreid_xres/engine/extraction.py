@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from torchreid_xres import host
 from torchreid_xres.data.base import DATASETS, ROLES, dataset_options
+from torchreid_xres.data.io import image_size
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.engine.record import weights_hash
@@ -119,7 +119,7 @@ def labelled(
         features, facts = engine._features(loader, False)
     paths = [str(path) for path in facts["impath"]]
     if "size" not in facts:
-        facts["size"] = np.array([_native_size(path) for path in paths])
+        facts["size"] = np.array([image_size(path) for path in paths])
     home = dataset.split.folder if name in DATASETS else os.path.commonpath([os.path.dirname(p) for p in paths])
     return FeatureSet(
         features=features,
@@ -131,8 +131,3 @@ def labelled(
         manifest_sha256=_manifest_of(dataset, name),
         **{key: facts[key] for key in ("pid", "camid", "rate", "low", "size")},
     )
-
-
-def _native_size(path: str) -> tuple[int, int]:
-    with PIL.Image.open(path) as image:  # the header only
-        return image.height, image.width

@@ -109,8 +109,9 @@ def training_trial(
 ) -> Trial:
     """Make queries and a gallery of training images.
 
-    Queries are the low images, against all others. Where there are none, or they have no match under another camera,
-    queries are one image of each identity and camera, against all (those of the query's own camera do not count).
+    Queries are the low images, against all others. Where there are none, or they have no match under another camera, or
+    the set has no low side (images low by nature come from the same cameras as others), queries are one image of each
+    identity and camera, against all (those of the query's own camera do not count).
 
     Args:
         branches: training features of the same images.
@@ -128,7 +129,9 @@ def training_trial(
     rows = [row for row in (_Row(i, *fact) for i, fact in enumerate(facts)) if row.pid in wanted]
     salt = f"fusion:{seed}"
     gallery = [row for row in rows if not row.low]
-    query = with_match([row for row in rows if row.low], gallery)
+    by_nature = first.low & (first.rate == 1)
+    mixed = np.isin(first.camid[by_nature], first.camid[~first.low]).any()
+    query = [] if mixed else with_match([row for row in rows if row.low], gallery)
     if not query:
         drawn = group(shuffled(rows, salt, key=lambda row: row.name), key=lambda row: (row.pid, row.camid))
         gallery, query = rows, with_match([images[0] for images in drawn.values()], rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,29 +18,13 @@ from yacs.config import CfgNode
 
 from torchreid_xres.data.degrade import check_rate
 from torchreid_xres.data.manager import ToNormalized
+from torchreid_xres.data.native import check_full_size, low_by_size, native_rate
 from torchreid_xres.engine.precision import autocast, precision_on
 from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.inference.network import find_run, host_config, load_network
 from torchreid_xres.inference.pictures import Picture, as_image, several
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view
-
-# Nearer, by ratio, to half of the full side than to the whole of it.
-LOW_FROM = math.sqrt(2)
-
-
-def native_rate(size: Sequence[int], full_size: Sequence[int]) -> float:
-    """Return how many times smaller a picture's side is than that of one of full resolution, by their areas.
-
-    Args:
-        size: height and width of the picture.
-        full_size: height and width at full resolution.
-
-    Example:
-        >>> native_rate((64, 32), (256, 128)), native_rate((512, 256), (256, 128))
-        (4.0, 0.5)
-    """
-    return math.sqrt(full_size[0] * full_size[1] / (size[0] * size[1]))
 
 
 class Prepared(NamedTuple):
@@ -107,8 +90,7 @@ class Extractor:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; at least 1 picture passes the network at once")
-        if full_size is not None and (len(full_size) != 2 or min(full_size) < 1):
-            raise ValueError(f"full_size is a height and a width in pixels, not {full_size}")
+        self._full_size = None if full_size is None else check_full_size(full_size)
         self.batch_size = batch_size
         self.device = _device(device)
         run, self.weights = find_run(weights, config)
@@ -118,7 +100,6 @@ class Extractor:
         model, options = load_network(run, self.weights)
         data, test = self.cfg.data, self.cfg.test
         self.size = (data.height, data.width)
-        self._full_size = None if full_size is None else (int(full_size[0]), int(full_size[1]))
         self._resize = Resize(self.size, InterpolationMode(data.interpolation))
         self._normalised = ToNormalized(data.norm_mean, data.norm_std)
         facts = {
@@ -165,7 +146,7 @@ class Extractor:
 
     def is_low(self, size: Sequence[int]) -> bool:
         """Return whether a picture of this height and width is low resolution."""
-        return native_rate(size, self.full_size) >= LOW_FROM
+        return low_by_size(size, self.full_size)
 
     def __call__(
         self, pictures: Picture | Iterable[Picture], *, rates: float | Sequence[float] | None = None, role: str = ""

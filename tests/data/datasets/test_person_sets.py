@@ -4,8 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from torchvision.transforms import Compose, Resize, ToTensor
 
 from torchreid_xres.data.datasets.reading import read_cameras
+from torchreid_xres.data.manager import low_flags
 
 
 def names(images, **wanted):
@@ -166,7 +168,48 @@ class TestMTA:
         assert {(image.pid, image.camid) for image in split.train} == {(11, 0), (11, 5), (12, 0), (12, 5)}
         assert {Path(image.path).parent.name for image in split.gallery} == {"test"}
         assert not any("distractors" in image.path for image in split.gallery)
-        assert not any(image.low for part in (split.train, split.query, split.gallery) for image in part)
+
+    @pytest.fixture
+    def sized(self, tree, picture):
+        """The tree with sides (the root of height times width) of 64, 128 and 132 pixels among its test images."""
+        root = tree("mta_reid")
+        for part in ("query", "test"):
+            for camera, size in ((1, (32, 128)), (2, (64, 256)), (3, (66, 264))):
+                picture(root / "MTA_reid" / part / f"framegta_7_camid_{camera}_pid_21.png", size)
+        return root
+
+    @pytest.mark.parametrize(
+        "options, low",
+        [
+            ({}, (True, True, False)),  # 256x128: 128 pixels are low, more are not
+            ({"transform": Compose([Resize((128, 64)), ToTensor()])}, (True, False, False)),
+            ({"transform": Compose([Resize((128, 64)), ToTensor()]), "full_size": [512, 128]}, (True, True, True)),
+            ({"transform": Compose([Resize(128), ToTensor()])}, (True, True, False)),  # of no fixed size
+        ],
+    )
+    def test_who_is_low_is_told_by_the_size(self, build, sized, options, low):
+        found = build("mta_reid", sized, mode="query", **options)
+        ours = {image.camid: image.low for image in found.split.query if "framegta_7" in image.path}
+        assert ours == dict(zip((1, 2, 3), low, strict=True))
+        items = [found[i] for i in range(len(found))]
+        assert {item["rate"] for item in items} == {1.0} and found.natural
+        assert [item["low"] for item in items] == [image.low for image in found.split.query]
+
+    def test_the_sampler_and_the_manifest_hold_the_same(self, build, tree, picture):
+        root = tree("mta_reid")
+        picture(root / "MTA_reid" / "train" / "framegta_0_camid_5_pid_12.png", (200, 200))
+        found = build("mta_reid", root)
+        assert low_flags(found) == [found[i]["low"] for i in range(len(found))] == [True, True, True, False]
+        manifest = found.manifest
+        assert manifest.counts["train"]["low"] == 3 and manifest.options["full_size"] == [256, 128]
+        # Built again from what the manifest holds, at another input.
+        again = build("mta_reid", root, transform=Compose([Resize((32, 16)), ToTensor()]), **manifest.options)
+        assert again.manifest.sha256 == manifest.sha256
+
+    @pytest.mark.parametrize("wrong", [128, [128], [128, 0], "ab", [1.5, 2]])
+    def test_a_full_size_is_two_numbers(self, build, wrong):
+        with pytest.raises(ValueError, match="mta_reid: full_size is a height and a width in pixels, not"):
+            build("mta_reid", full_size=wrong)
 
 
 class TestSYSU:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from statistics import median
 from typing import ClassVar
-
-import PIL.Image
 
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, Image, Split
 from torchreid_xres.data.datasets.reading import (
@@ -19,6 +18,7 @@ from torchreid_xres.data.datasets.reading import (
     match_name,
     split_identities,
 )
+from torchreid_xres.data.io import image_size
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +78,7 @@ class CAVIAR(CrossResolutionDataset):
 def _smaller_camera(images: list[Image]) -> int:
     areas: dict[int, list[int]] = {0: [], 1: []}
     for image in images:
-        with PIL.Image.open(image.path) as img:
-            areas[image.camid].append(img.width * img.height)
+        areas[image.camid].append(math.prod(image_size(image.path)))
     medians = {camid: median(area) for camid, area in areas.items() if area}
     logger.info("caviar: median areas of the cameras in pixels: %s; the smaller is low resolution", medians)
     return min(medians, key=medians.__getitem__, default=0)
