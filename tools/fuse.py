@@ -31,6 +31,7 @@ from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.metrics.distance import METRICS
 from torchreid_xres.metrics.fusion import SizeWeights, default_weights
+from torchreid_xres.report.tables import rank1_by_resolution
 
 RANKS = (1, 5, 10)
 
@@ -143,12 +144,11 @@ def table(records: Sequence[dict], folders: Sequence[Path]) -> str:
     if isinstance(weights, list):
         shown += " " + ":".join(f"{weight:g}" for weight in weights)
     rows = []
-    for record, branch in zip(records, [*map(str, folders), shown], strict=True):
+    parts = rank1_by_resolution([record] for record in records)
+    for record, branch, by_resolution in zip(records, [*map(str, folders), shown], parts, strict=True):
         row = {"branch": branch, "model": "" if record is fused else record["model"]}
         row |= {key.replace("rank", "rank-"): record[key] for key in (*(f"rank{r}" for r in RANKS), "mAP", "mINP")}
-        if len(record["by_rate"]) > 1:
-            row |= {f"r1@x{rate}": part["rank1"] for rate, part in record["by_rate"].items()}
-        rows.append(row)
+        rows.append(row | by_resolution)
     return tabulate(rows, headers="keys", tablefmt="github", floatfmt=".1f")
 
 

@@ -196,6 +196,25 @@ def test_a_curve_over_all_queries_is_taken_if_both_have_one(record, other):
     assert charts[1].endswith("here: 44 at 4; there: 40 at 4")
 
 
+def test_quarters_by_size_are_a_table_and_charts(record, other):
+    for each, gain in ((record, 0.0), (other, 4.0)):
+        each["by_rate"] = {"1": part(52.0)}
+        each["by_size"] = [
+            {"quarter": 1, "from": 46.2, "median": 60.0, "to": 70.0, **part(40.0 + gain, tpr=False)},
+            {"quarter": 4, "from": 101.0, "median": 150.0, "to": 317.4, **part(64.0, tpr=False)},
+        ]
+    page = page_of(Evaluation(record, "a"), Evaluation(other, "b"))
+    headers = page.says("th")
+    assert headers[headers.index("46 to 70 px") :][:3] == ["46 to 70 px", "101 to 317 px", "all"]
+    assert "By size of the query" in page.says("caption")
+    assert any("A size is the root of height times width" in text for text in page.says("p"))
+    charts = [attrs["aria-label"] for attrs in page.all("svg") if "aria-label" in attrs]
+    assert charts[1].endswith("here: 64 at 150; there: 64 at 150") and charts[2].endswith("59 at 150")
+    del other["by_size"]  # an older record beside a new one
+    assert "46 to 70 px" in page_of(Evaluation(record, "a"), Evaluation(other, "b")).says("th")
+    assert "46 to 70 px" not in page_of(Evaluation(other, "b"), Evaluation(record, "a")).says("th")
+
+
 def test_points_of_training_are_thinned_but_reach_to_the_end(record):
     lines = {"loss": [(step, 1 / (step + 1)) for step in range(12345)]}
     text = evaluation_page(Evaluation(record, "a", lines))

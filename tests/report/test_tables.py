@@ -3,7 +3,7 @@ import json
 import pytest
 from scripts import script
 
-from torchreid_xres.report.tables import ablation_table, accuracy_table, curve_table
+from torchreid_xres.report.tables import ablation_table, accuracy_table, curve_table, rank1_by_resolution
 
 
 def record(model="m", rank1=50.0, **more):
@@ -22,6 +22,26 @@ def test_one_row_per_model_and_the_rates_apart():
     assert head == ["data set", "model", *figures, "r1@x2", "r1@x4", "params (M)", "train (s)"]
     assert first[1:3] == ["a", "50.0"] and first[7:9] == ["60.0", "40.0"]
     assert second[1:3] == ["b", "30.0"] and second[7:9] == ["-", "-"]
+
+
+def test_quarters_by_size_stand_beside_each_other_over_several_splits():
+    def quarters(*found):
+        return [{"quarter": 1 + i, "from": 10.0, "rank1": figure} for i, figure in enumerate(found) if figure]
+
+    one, two = record("a", by_rate={"1": {"rank1": 50.0}}), record("a", by_rate={"1": {"rank1": 50.0}})
+    records = [one | {"by_size": quarters(40.0, 50.0, 60.0, 70.0)}, two | {"by_size": quarters(42.0, None, 60.0, 70.0)}]
+    head, _, first, second = cells(accuracy_table([*records, record("b")]))
+    assert head[7:-2] == ["r1@Q1", "r1@Q2", "r1@Q3", "r1@Q4"]  # one rate is no column
+    assert first[7:11] == ["41.0 ± 1.4", "50.0", "60.0 ± 0.0", "70.0 ± 0.0"] and second[7:11] == ["-"] * 4
+
+
+def test_rates_come_before_quarters_and_in_their_order():
+    by_rate = {rate: {"rank1": 1.0} for rate in ("10", "2", "1.5")}
+    one = {"by_rate": by_rate, "by_size": [{"quarter": 4, "rank1": 2.0}, {"quarter": 1, "rank1": 3.0}]}
+    (found,) = rank1_by_resolution([[one]])
+    assert list(found.items()) == [
+        ("r1@x1.5", "1.0"), ("r1@x2", "1.0"), ("r1@x10", "1.0"), ("r1@Q1", "3.0"), ("r1@Q4", "2.0"),
+    ]  # fmt: skip
 
 
 def test_curves_show_only_models_that_have_one():

@@ -140,6 +140,7 @@ class Evaluation:
             ranks=ranks,
             rates=query["rate"],
             cameras=query["camid"],
+            sizes=query.get("size"),
             roc=roc,
             model=unwrap(self.model),
             protocol={

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchreid_xres.data.base import ROLES
-from torchreid_xres.engine.record import scores, versions
+from torchreid_xres.engine.record import by_size, scores, versions
 from torchreid_xres.files import whole_file
 from torchreid_xres.metrics import RankResult, rank_distances, rank_features
 from torchreid_xres.metrics.rerank import reranked_distances
@@ -245,6 +245,7 @@ def features_record(query: FeatureSet, result: RankResult, how: Mapping[str, Any
         how: the protocol and its settings.
         ranks: CMC ranks to name.
     """
+    quarters = by_size(result, query.rate, query.size, ranks)
     return {
         "dataset": query.dataset,
         "manifest": query.manifest_sha256 or None,
@@ -258,4 +259,5 @@ def features_record(query: FeatureSet, result: RankResult, how: Mapping[str, Any
             for rate, part in result.by(query.rate).items()
             if part.valid.any()
         },
+        **({"by_size": quarters} if quarters else {}),
     }

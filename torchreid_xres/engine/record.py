@@ -55,6 +55,35 @@ def scores(result: Any, ranks: Sequence[int], mask: np.ndarray | None = None) ->
     return figures | {"mAP": 100 * float(result.mAP(mask)), "mINP": 100 * float(result.mINP(mask))}
 
 
+def by_size(result: Any, rates: np.ndarray, sizes: np.ndarray, ranks: Sequence[int]) -> list[dict]:
+    """Return the figures by quarters of the queries, the smallest quarter first, where all are as captured.
+
+    Args:
+        result: the ranking.
+        rates: down-sampling rate of each query, (Q,).
+        sizes: height and width of each query in pixels, (Q, 2).
+        ranks: CMC ranks to name.
+
+    Returns:
+        Of each quarter its number ``quarter``, the smallest, median and largest side in it, ``from``, ``median`` and
+        ``to`` (the root of height times width, pixels), ``queries`` and their figures in per cent. Queries of one size
+        stay together, so quarters may be of unequal numbers; those without a query that has a match are left out.
+        Empty if queries were down-sampled, or all are of one size.
+    """
+    sides = np.sqrt(np.asarray(sizes, dtype=np.float64).prod(axis=1))
+    if (np.asarray(rates) != 1).any() or (sides == sides[0]).all():
+        return []
+    quarters = 1 + np.searchsorted(np.quantile(sides, (0.25, 0.5, 0.75)), sides)
+    found = []
+    for quarter, part in result.by(quarters).items():
+        if part.valid.any():
+            own = sides[quarters == quarter]
+            span = {"from": own.min(), "median": np.median(own), "to": own.max()}
+            about = {"quarter": quarter, **{key: round(float(side), 1) for key, side in span.items()}}
+            found.append({**about, "queries": len(own), **scores(part, ranks)})
+    return found
+
+
 def make_record(
     *,
     dataset: str,
@@ -63,6 +92,7 @@ def make_record(
     ranks: Sequence[int],
     rates: np.ndarray,
     cameras: np.ndarray,
+    sizes: np.ndarray | None,
     roc: Roc,
     model: nn.Module,
     protocol: Mapping[str, Any],
@@ -77,13 +107,14 @@ def make_record(
         ranks: CMC ranks to name.
         rates: down-sampling rate of each query, shape (Q,).
         cameras: of each query, (Q,).
+        sizes: height and width of each query in pixels, (Q, 2); None for a set of the host.
         roc: what the ranking has shown its distances to, in groups by rate.
         model: the evaluated network.
         protocol: metric and its settings.
         run: what the caller knows of the run (model name, seeds, configuration hash, epoch, sizes, seconds).
 
     Returns:
-        A dictionary that JSON can hold; figures in per cent.
+        A dictionary that JSON can hold; figures in per cent. ``by_size`` is in it where :func:`by_size` finds parts.
     """
 
     def by(labels: np.ndarray) -> dict:
@@ -94,6 +125,7 @@ def make_record(
             if result.valid[mask].any()
         }
 
+    quarters = [] if sizes is None else by_size(result, rates, sizes, ranks)
     by_rate = by(rates)
     for rate, found in roc.by().items():
         if f"{rate:g}" in by_rate:
@@ -112,6 +144,7 @@ def make_record(
         "tpr": _per_cent(roc.tpr()),
         "by_rate": by_rate,
         "by_camera": by(cameras),
+        **({"by_size": quarters} if quarters else {}),
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 # What a record holds beside facts: these have tables and charts of their own.
-_MEASURED = {"cmc", "tpr", "by_rate", "by_camera", "curve", "mAP", "mINP"}
+_MEASURED = {"cmc", "tpr", "by_rate", "by_camera", "by_size", "curve", "mAP", "mINP"}
 # What must agree before two figures measure the same thing.
 _PROTOCOL = ("manifest", "split_id", "query_images", "gallery_images", "protocol")
 _HOW = {"distance", "normalize", "rerank", "flip"}  # of the key "protocol": how a model is used, not what is measured
@@ -72,7 +72,7 @@ def read_record(path: str | Path, dataset: str = "") -> dict:
 
 
 def figures(part: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> list[Figure]:
-    """Return the figures of a record, or of one of its parts by rate or camera.
+    """Return the figures of a record, or of one of its parts by rate, camera or size.
 
     Args:
         part: holds ``rank1``, ..., ``mAP``, ``mINP`` and perhaps ``tpr``.

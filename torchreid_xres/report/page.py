@@ -22,7 +22,7 @@ CMC_RANKS = 20  # shown; beyond them the curves of good models are one line
 
 
 class Row(NamedTuple):
-    """A row of a table by rate or camera; all rows have the same figures in the same order."""
+    """A row of a table by rate, size or camera; all rows have the same figures in the same order."""
 
     label: str
     queries: int
@@ -74,7 +74,7 @@ def evaluation_page(here: Evaluation, there: Evaluation | None = None, queries: 
         record=record,
         headline=known,
         warnings=check_comparable(record, other) if other else [],
-        tables=[("rate", _rows(record, other, "by_rate")), ("camera", _rows(record, other, "by_camera"))],
+        tables=[(key, _rows(record, other, f"by_{key}")) for key in ("rate", "size", "camera")],
         charts=_charts(record, other),
         training=_training(here, there),
         queries=queries,
@@ -85,17 +85,24 @@ def evaluation_page(here: Evaluation, there: Evaluation | None = None, queries: 
 
 
 def _rows(record: Mapping[str, Any], other: Mapping[str, Any] | None, key: str) -> list[Row]:
-    parts, others = record.get(key, {}), (other or {}).get(key, {})
+    parts, others = _parts(record, key), _parts(other or {}, key)
     if not parts:
         return []
     measured = {figure.name for part in parts.values() for figure in figures(part)}
     whole = [figure for figure in figures(record, other) if figure.name in measured]
     rows = []
-    for label, part in sorted(parts.items(), key=lambda item: float(item[0])):
+    for label, part in parts.items():
         known = {figure.name: figure for figure in figures(part, others.get(label))}
         aligned = [known.get(figure.name, Figure(figure.name, None, None)) for figure in whole]
         rows.append(Row(label, part["queries"], aligned))
     return [*rows, Row("all", sum(row.queries for row in rows), whole)]
+
+
+def _parts(record: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
+    """Label -> part, in the order in which parts are shown."""
+    if key == "by_size":
+        return {f"{part['from']:.0f} to {part['to']:.0f} px": part for part in record.get(key, [])}
+    return dict(sorted(record.get(key, {}).items(), key=lambda item: float(item[0])))
 
 
 def _charts(record: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[Chart]:
@@ -112,7 +119,11 @@ def _charts(record: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[
             label: sorted((float(rate), part[figure]) for rate, part in run["curve" if at_each else "by_rate"].items())
             for label, run in runs.items()
         }
-        charts += _by_rate(lines, figure.replace("rank", "rank-"), where)
+        charts += _by_resolution(lines, figure.replace("rank", "rank-"), where)
+        lines = {
+            label: [(part["median"], part[figure]) for part in run.get("by_size", [])] for label, run in runs.items()
+        }
+        charts += _by_resolution(lines, figure.replace("rank", "rank-"), "size of the queries, px", round_ticks=True)
     for key in record.get("tpr", {}):
         lines = {
             label: sorted(
@@ -120,17 +131,19 @@ def _charts(record: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[
             )
             for label, run in runs.items()
         }
-        charts += _by_rate(lines, f"TPR at FPR {100 * float(key[3:]):g} %", "rate of the queries")
+        charts += _by_resolution(lines, f"TPR at FPR {100 * float(key[3:]):g} %", "rate of the queries")
     return charts
 
 
-def _by_rate(lines: Mapping[str, Points], figure: str, where: str) -> list[Chart]:
-    """A chart over the rates; none where there is one rate only."""
-    rates = sorted({rate for line in lines.values() for rate, _ in line})
-    if len(rates) < 2:
+def _by_resolution(
+    lines: Mapping[str, Points], figure: str, where: str, round_ticks: bool = False
+) -> list[Chart]:
+    """A chart over the rates or sizes; none where there is one only."""
+    found = sorted({at for line in lines.values() for at, _ in line})
+    if len(found) < 2:
         return []
-    title = f"{figure} by resolution"
-    return [line_chart(lines, title=title, x=where, y=f"{figure}, %", span=_per_cent_span(lines), x_ticks=rates)]
+    how = {"title": f"{figure} by resolution", "x": where, "y": f"{figure}, %"}
+    return [line_chart(lines, **how, span=_per_cent_span(lines), x_ticks=() if round_ticks else found)]
 
 
 def _per_cent_span(lines: Mapping[str, Points]) -> tuple[float, float]:

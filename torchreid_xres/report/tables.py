@@ -42,22 +42,49 @@ def accuracy_table(records: Iterable[dict], ranks: Sequence[int] = (1, 5, 10), s
         style: a table format of ``tabulate`` (``github``, ``latex``, ``simple``, ...).
 
     Returns:
-        The table as text; accuracies in per cent, rank-1 by the query's rate in the columns ``r1@...``.
+        The table as text; accuracies in per cent, and beside them :func:`rank1_by_resolution`.
     """
     groups = _grouped(record for record in records if "rank1" in record)
-    rates = sorted({r for group in groups.values() for rec in group for r in rec["by_rate"]}, key=float)
     rows = []
-    for (dataset, model), group in groups.items():
+    for ((dataset, model), group), parts in zip(groups.items(), rank1_by_resolution(groups.values()), strict=True):
         row = {"data set": dataset, "model": model}
         for key in (*(f"rank{r}" for r in ranks), "mAP", "mINP"):
             row[key.replace("rank", "rank-")] = spread([rec[key] for rec in group])
-        if len(rates) > 1:
-            for r in rates:
-                row[f"r1@x{r}"] = spread([rec["by_rate"][r]["rank1"] for rec in group if r in rec["by_rate"]])
+        row |= parts
         row["params (M)"] = f"{group[0]['parameters'] / 1e6:.2f}"
         row["train (s)"] = spread([rec["train_seconds"] for rec in group if rec.get("train_seconds")], digits=0)
         rows.append(row)
     return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+
+
+def rank1_by_resolution(groups: Iterable[Sequence[dict]]) -> list[dict[str, str]]:
+    """Return the columns with rank-1 in per cent by the queries' resolution, for each row of a table.
+
+    Args:
+        groups: the records of each row.
+
+    Returns:
+        ``r1@x2``, ... of the queries at each rate, if there are several rates; ``r1@Q1`` to ``r1@Q4`` of the quarters
+        of the queries by size, the smallest first, if a record has those.
+
+    Example:
+        >>> quarters = [{"quarter": 1, "rank1": 40.0}, {"quarter": 4, "rank1": 60.0}]
+        >>> rank1_by_resolution([[{"by_rate": {"1": {"rank1": 50.0}}, "by_size": quarters}]])
+        [{'r1@Q1': '40.0', 'r1@Q4': '60.0'}]
+    """
+    found = [[_rank1_parts(record) for record in records] for records in groups]
+    known = {key for group in found for parts in group for key in parts}
+    several = sum(kind == "x" for kind, _ in known) > 1
+    keys = sorted((key for key in known if several or key[0] == "Q"), key=lambda key: (key[0] == "Q", key[1]))
+    return [
+        {f"r1@{kind}{at:g}": spread([parts[kind, at] for parts in group if (kind, at) in parts]) for kind, at in keys}
+        for group in found
+    ]
+
+
+def _rank1_parts(record: dict) -> dict[tuple[str, float], float]:
+    parts = {("x", float(rate)): part["rank1"] for rate, part in record["by_rate"].items()}
+    return parts | {("Q", part["quarter"]): part["rank1"] for part in record.get("by_size", [])}
 
 
 def curve_table(records: Iterable[dict], figures: Sequence[str] = ("rank1", "mAP"), style: str = "github") -> str:
