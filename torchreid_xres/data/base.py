@@ -17,10 +17,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, Resize
 
 from torchreid_xres import host
-from torchreid_xres.data.cache import PictureCache
+from torchreid_xres.data.cache import cache_for
 from torchreid_xres.data.degrade import degrade_image, low_size, round_trip
 from torchreid_xres.data.io import image_size, read_image
-from torchreid_xres.data.native import input_resize
 from torchreid_xres.data.options import DATASETS, dataset_options, naming_root, resolve_options
 from torchreid_xres.data.protocol import Manifest, draw_rate, file_sha256
 
@@ -89,6 +88,7 @@ class CrossResolutionDataset(host.ImageDataset):
         defaults: the set's own options.
         options: all options as resolved.
         rate_of: path -> ``"native"`` or the rate, 1.0 for images that are not low.
+        names: path -> the image's name in the manifest, relative to the set's folder.
 
     Raises:
         ValueError: for a wrong option or split, or a split that fails the protocol's checks.
@@ -112,7 +112,7 @@ class CrossResolutionDataset(host.ImageDataset):
         with naming_root(self.name, folder):
             self.split = self.load(folder, split_id, **{key: self.options[key] for key in self.defaults})
         self._check_split()
-        self._names = {image.path: self._name(image.path) for role in ROLES for image in getattr(self.split, role)}
+        self.names = {image.path: self._name(image.path) for role in ROLES for image in getattr(self.split, role)}
         self.rate_of = self._assign_rates()
 
         relabel = {pid: label for label, pid in enumerate(sorted({image.pid for image in self.split.train}))}
@@ -128,7 +128,8 @@ class CrossResolutionDataset(host.ImageDataset):
         for part in getattr(self.transform, "transforms", []):
             if isinstance(part, Resize):
                 part.interpolation = InterpolationMode(self.options["interpolation"])
-        self._cache = self._new_cache()
+        room = self.options["cache_mb"] if self.mode == "train" else 0  # test images are read once
+        self._cache = cache_for(self.transform, len(self.data), room)
         if verbose:
             self.show_summary()
 
@@ -165,7 +166,7 @@ class CrossResolutionDataset(host.ImageDataset):
                 elif self.natural:
                     rate = "native"
                 else:
-                    rate = draw_rate(self._names[image.path], options["seed"], options["rates"])
+                    rate = draw_rate(self.names[image.path], options["seed"], options["rates"])
                 if rates.setdefault(image.path, rate) != rate:
                     both = f"{rates[image.path]} and {rate}"
                     raise ValueError(f"{self.name}: {image.path} is listed twice, at the rates {both}")
@@ -210,25 +211,24 @@ class CrossResolutionDataset(host.ImageDataset):
             if transform is None:
                 raise ValueError(f"{self.name}: pairs are made from tensors, so they need a transform")
 
-    def _new_cache(self) -> PictureCache | None:
-        """Return a place for the training pictures; None where they are read once, resized otherwise, or too many."""
-        resize = input_resize(self.transform)
-        if self.mode != "train" or resize is None:
-            return None
-        shape = len(self.data), *resize.size
-        if PictureCache.needed(*shape) > self.options["cache_mb"] * 2**20:
-            return None
-        return PictureCache(*shape, resize=resize)
-
     def read(self, path: str) -> PIL.Image.Image:
         """Return an image as captured; a set whose captured size is fixed brings it there."""
         return read_image(path)
+
+    def down_sampling(self, path: str) -> float:
+        """Return by which rate the protocol makes an image smaller: 1.0 where a low resolution is the file's own."""
+        rate = self.rate_of[path]
+        return 1.0 if rate == "native" else rate
+
+    def seen(self, path: str, rate: float | None = None) -> PIL.Image.Image:
+        """Return an image as a camera of some rate would have seen it; None: as the protocol says it was seen."""
+        return degrade_image(self.read(path), rate or self.down_sampling(path), self.options["kernel"])
 
     @cached_property
     def manifest(self) -> Manifest:
         """The protocol as made, with the files' checksums (they are read the first time this is asked)."""
         images = {
-            name: {"rate": self.rate_of[path], "sha256": file_sha256(path)} for path, name in self._names.items()
+            name: {"rate": self.rate_of[path], "sha256": file_sha256(path)} for path, name in self.names.items()
         }
         counts = {}
         for role in ROLES:
@@ -252,10 +252,8 @@ class CrossResolutionDataset(host.ImageDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, pid, camid, dsetid = self.data[index]
-        rate = self.rate_of[path]
-        low = rate != 1.0
-        rate = 1.0 if rate == "native" else rate
-        img, (height, width) = self._picture(index, path, rate)
+        rate, low = self.down_sampling(path), self.rate_of[path] != 1.0
+        img, (height, width) = self._picture(index, path)
         item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid}
         item |= {"rate": rate, "role": self.mode, "low": low}
         if self.options["pairs"] and self.mode == "train":
@@ -268,7 +266,7 @@ class CrossResolutionDataset(host.ImageDataset):
         item["size"] = torch.tensor([height, width])
         return item
 
-    def _picture(self, index: int, path: str, rate: float) -> tuple[PIL.Image.Image, tuple[int, int]]:
+    def _picture(self, index: int, path: str) -> tuple[PIL.Image.Image, tuple[int, int]]:
         """Return what the camera saw, or with pairs its original, and the size of that.
 
         A cached picture is at the network's size already, which leaves nothing to the transform's resize.
@@ -276,10 +274,9 @@ class CrossResolutionDataset(host.ImageDataset):
 
         def read() -> PIL.Image.Image:
             if self.options["pictures"]:  # those are what the camera saw, or made from it
-                return read_image(Path(self.options["pictures"]) / f"{self._names[path]}.png")
-            img = self.read(path)
+                return read_image(Path(self.options["pictures"]) / f"{self.names[path]}.png")
             paired = self.options["pairs"] and self.mode == "train"
-            return img if paired else degrade_image(img, rate, self.options["kernel"])
+            return self.read(path) if paired else self.seen(path)
 
         if self._cache is not None:
             return self._cache.get(range(len(self.data))[index], read)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import PIL.Image
 
+from torchreid_xres.data.native import input_resize
+
 
 class PictureCache:
     """Pictures of one size as 8-bit RGB, in memory that forked loader processes share with each other.
@@ -58,3 +60,20 @@ class PictureCache:
             self._pictures[index] = np.asarray(self._resize(img))
             self._sizes[index] = height, width  # last: another process may look at any time
         return PIL.Image.fromarray(self._pictures[index]), (height, width)
+
+
+def cache_for(transform: Callable | None, count: int, megabytes: int) -> PictureCache | None:
+    """Return a place for pictures at the size that a transform first brings them to.
+
+    Args:
+        transform: of a data set.
+        count: pictures.
+        megabytes: the most that they may take, in MiB.
+
+    Returns:
+        The place; None if they take more, or if the transform does not begin with a resize to a fixed height and width.
+    """
+    resize = input_resize(transform)
+    if resize is None or PictureCache.needed(count, *resize.size) > megabytes * 2**20:
+        return None
+    return PictureCache(count, *resize.size, resize=resize)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -19,6 +20,9 @@ from PIL import ImageFile, ImageOps
 from torchreid_xres.files import whole_file
 
 _WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+# For :func:`save_image`: a PNG a few per cent larger, in a fifth of the time.
+FAST = {"compress_level": 1}
 
 # What Pillow's plug-ins raise on damaged files, beside OSError.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, PIL.Image.DecompressionBombError)
@@ -76,15 +80,16 @@ def picture_path(text: str) -> Path:
     return path
 
 
-def save_image(img: PIL.Image.Image, path: Path) -> None:
+def save_image(img: PIL.Image.Image, path: Path, **how: Any) -> None:
     """Write a picture in the format its name ends in, whole or not at all.
 
     Args:
         img: the picture.
         path: its file, as :func:`picture_path` allows it.
+        **how: what Pillow's writer of that format takes.
     """
     with whole_file(path) as scratch:
-        img.save(scratch, format=_WRITTEN[path.suffix.lower()])
+        img.save(scratch, format=_WRITTEN[path.suffix.lower()], **how)
 
 
 def to_rgb(img: PIL.Image.Image) -> PIL.Image.Image:

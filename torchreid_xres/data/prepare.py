@@ -17,8 +17,7 @@ import numpy as np
 import PIL.Image
 from tqdm import tqdm
 
-from torchreid_xres.data.base import ROLES, CrossResolutionDataset, Image
-from torchreid_xres.data.degrade import degrade_image
+from torchreid_xres.data.base import ROLES, CrossResolutionDataset
 from torchreid_xres.data.options import DATASETS, dataset_options
 from torchreid_xres.data.protocol import Manifest, file_sha256
 from torchreid_xres.files import whole_file
@@ -116,10 +115,9 @@ def write_set(
         if path.is_file() and earlier.get(file) in (None, digest := file_sha256(path)):
             found += 1
         else:
-            digest, error = _write(_seen(dataset, image), path, quality)
+            digest, error = _write(dataset.seen(image.path), path, quality)
             errors.append(error)
-        source = _source(dataset, image.path)
-        images[file] = {"rate": dataset.rate_of[image.path], "sha256": digest, "source": source}
+        images[file] = {"rate": dataset.rate_of[image.path], "sha256": digest, "source": dataset.names[image.path]}
 
     _write_table(listed, out / TABLE)
     protocol.save(out / PROTOCOL)
@@ -176,7 +174,7 @@ def verify_source(manifest: Manifest, root: str | Path) -> dict[str, str]:
     dataset = _protocol_set(manifest.dataset, root, manifest.split_id, options)
     faults = manifest.verify(dataset.split.folder)
     for path, rate in dataset.rate_of.items():
-        source = _source(dataset, path)
+        source = dataset.names[path]
         if source not in manifest.images:
             faults[source] = "extra"
         elif manifest.images[source]["rate"] != rate:
@@ -189,15 +187,6 @@ def _protocol_set(name: str, root: str | Path, split_id: int, options: Mapping[s
         raise ValueError(f"{name}: the option 'pictures' has no place here, the protocol is made of the set's files")
     with dataset_options({name: options}):
         return DATASETS[name].build(root=str(root), split_id=split_id, mode="query", verbose=False)
-
-
-def _source(dataset: CrossResolutionDataset, path: str) -> str:
-    return Path(path).relative_to(dataset.split.folder).as_posix()
-
-
-def _seen(dataset: CrossResolutionDataset, image: Image) -> PIL.Image.Image:
-    rate = dataset.rate_of[image.path]
-    return degrade_image(dataset.read(image.path), 1.0 if rate == "native" else rate, dataset.options["kernel"])
 
 
 def _claimed(out: Path, protocol: Manifest, how: Mapping[str, Any]) -> dict[str, str]:

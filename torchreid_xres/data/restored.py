@@ -19,7 +19,7 @@ from torchvision.transforms import CenterCrop, Compose, RandomCrop, RandomHorizo
 from torchvision.transforms.functional import to_tensor
 
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
-from torchreid_xres.data.degrade import degrade_image, low_size
+from torchreid_xres.data.degrade import low_size
 from torchreid_xres.data.io import image_size, read_image
 from torchreid_xres.data.protocol import draw_rate
 
@@ -82,7 +82,7 @@ class LowView(NamedTuple):
 
     def image(self) -> Tensor:
         """Return it, (3, h, w) in [0, 1], made in 8 bits as the protocol makes queries."""
-        return to_tensor(degrade_image(self.dataset.read(self.path), self.rate, self.dataset.options["kernel"]))
+        return to_tensor(self.dataset.seen(self.path, self.rate))
 
 
 def low_views(dataset: CrossResolutionDataset) -> list[LowView]:
@@ -93,16 +93,16 @@ def low_views(dataset: CrossResolutionDataset) -> list[LowView]:
     views = []
     for path, *_ in dataset.train:
         name = picture_name(dataset, path)
-        own = dataset.rate_of[path]
-        rate = draw_rate(name, dataset.options["seed"], dataset.options["pair_rates"]) if own == 1 else own
-        rate = 1.0 if rate == "native" else rate
-        views.append(LowView(dataset, path, name, rate, own != 1, low_size(*image_size(path), rate)))
+        low = dataset.rate_of[path] != 1
+        drawn = draw_rate(name, dataset.options["seed"], dataset.options["pair_rates"])
+        rate = dataset.down_sampling(path) if low else drawn
+        views.append(LowView(dataset, path, name, rate, low, low_size(*image_size(path), rate)))
     return views
 
 
 def picture_name(dataset: CrossResolutionDataset, path: str) -> str:
     """Return what the restored picture of one of a set's images is called: ``<set>/<manifest name>.png``."""
-    return f"{dataset.name}/{Path(path).relative_to(dataset.split.folder).as_posix()}.png"
+    return f"{dataset.name}/{dataset.names[path]}.png"
 
 
 class RestoredPairs(Dataset):

@@ -27,6 +27,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.degrade import degrade_tensor
+from torchreid_xres.data.io import FAST, save_image
 from torchreid_xres.data.restored import LowView, Patches, low_views, members_of
 from torchreid_xres.engine.base import ENGINES, XresEngine
 from torchreid_xres.engine.precision import autocast, precision_on
@@ -34,7 +35,6 @@ from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.restore import BATCH_PIXELS
 from torchreid_xres.engine.run import TASKS, Run, model_options
 from torchreid_xres.engine.stages import write_json
-from torchreid_xres.files import whole_file
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics.image import psnr, ssim
 from torchreid_xres.models import build_model
@@ -226,8 +226,7 @@ def write_pictures(
         # (N, 3, H, W) in [0, 1] -> (N, H, W, 3) in 8 bits
         images = (restored.float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         for i, image in zip(members, images, strict=True):
-            with whole_file(folder / todo[i].name) as scratch:
-                PIL.Image.fromarray(image).save(scratch, format="PNG", compress_level=1)
+            save_image(PIL.Image.fromarray(image), folder / todo[i].name, **FAST)
     facts = {"images": len(views), "restored": len(todo), "seconds": round(time.perf_counter() - start, 2)}
     logger.info("restored %(restored)d of %(images)d low views in %(seconds).1f s", facts)
     return facts

@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.base import CrossResolutionDataset
-from torchreid_xres.data.degrade import degrade_image, low_size
+from torchreid_xres.data.degrade import low_size
+from torchreid_xres.data.io import FAST, save_image
 from torchreid_xres.engine import distributed
 from torchreid_xres.engine.precision import autocast, precision_on
 from torchreid_xres.engine.record import machine, weights_hash
@@ -51,14 +52,10 @@ class Picture(NamedTuple):
     """One image of a data set, and where its pictures go."""
 
     name: str  # as in the manifest
-    path: Path
+    path: str
     rate: float  # 1 where the low resolution is the file's own
     key: str  # SHA-256 over all that its pictures depend on
     dataset: CrossResolutionDataset
-
-    def seen(self) -> PIL.Image.Image:
-        """Return the image as the camera saw it."""
-        return degrade_image(self.dataset.read(str(self.path)), self.rate, self.dataset.options["kernel"])
 
     def files(self, folder: Path) -> list[Path]:
         """Return the pictures' paths, in the order of ``LEVELS``."""
@@ -182,11 +179,11 @@ def write_pyramids(
 def _pictures(datasets: Mapping[str, CrossResolutionDataset], restorer: str) -> dict[str, Picture]:
     pictures: dict[str, Picture] = {}
     for dataset in datasets.values():
-        for name, facts in dataset.manifest.images.items():
-            rate = 1.0 if facts["rate"] == "native" else facts["rate"]
-            source = f"{dataset.name} {facts['sha256']} {rate} {dataset.options['kernel']}"
+        for path, name in dataset.names.items():
+            rate, checksum = dataset.down_sampling(path), dataset.manifest.images[name]["sha256"]
+            source = f"{dataset.name} {checksum} {rate} {dataset.options['kernel']}"
             key = hashlib.sha256(f"{source} {restorer}".encode()).hexdigest()
-            made = Picture(name, Path(dataset.split.folder, name), rate, key, dataset)
+            made = Picture(name, path, rate, key, dataset)
             other = pictures.setdefault(name, made)
             if other is not made:
                 raise ValueError(
@@ -248,7 +245,8 @@ class _SeenImages(Dataset):
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> Tensor:
-        return pil_to_tensor(self.pictures[index].seen())  # (3, h, w), 8 bits
+        picture = self.pictures[index]
+        return pil_to_tensor(picture.dataset.seen(picture.path))  # (3, h, w), 8 bits
 
 
 def _batches(images: Iterable[Tensor], largest: int) -> Iterator[Tensor]:
@@ -287,9 +285,7 @@ class _Writer:
 
     def _write(self, picture: Picture, levels: Sequence[np.ndarray]) -> None:
         for path, level in zip(picture.files(self.folder), levels, strict=True):
-            with whole_file(path) as scratch:
-                # The fastest compression: a few per cent larger, in a fifth of the time.
-                PIL.Image.fromarray(level).save(scratch, format="PNG", compress_level=1)
+            save_image(PIL.Image.fromarray(level), path, **FAST)
         with self.lock:
             self.record.write(_line(picture.name, picture.key))
             self.record.flush()
