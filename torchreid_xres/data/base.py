@@ -83,6 +83,7 @@ class CrossResolutionDataset(host.ImageDataset):
         natural: the gap is in the pictures, nothing is down-sampled.
         metric: ``market``, or ``single_shot`` (one gallery image per identity, drawn 10 times).
         num_splits: how many splits exist.
+        splits_share_training: they differ in query and gallery alone; a job on several of them trains once.
         rates: what rates are drawn from unless the user says otherwise.
         disjoint_cameras: low queries and the gallery must not share cameras (not asked of natural sets).
         defaults: the set's own options.
@@ -99,6 +100,7 @@ class CrossResolutionDataset(host.ImageDataset):
     natural: ClassVar[bool] = False
     metric: ClassVar[str] = "market"
     num_splits: ClassVar[int] = 1
+    splits_share_training: ClassVar[bool] = False
     rates: ClassVar[Sequence[float]] = (2.0, 3.0, 4.0)
     disjoint_cameras: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -19,6 +20,7 @@ from torchreid_xres.config import (
     stages_used,
     with_folders,
 )
+from torchreid_xres.data.options import DATASETS
 from torchreid_xres.engine import distributed
 from torchreid_xres.engine.lock import sole_use
 from torchreid_xres.engine.run import Run
@@ -35,6 +37,7 @@ def run_job(cfg: CfgNode, shared: Path | None = None) -> list[dict]:
 
     Every model (those of ``compare.models``, then ``model.name`` with all its stages) and every split is a run with a
     folder of its own under ``data.save_dir``. Done runs are not repeated, a stopped one goes on after its last epoch.
+    Where all splits have the same training images, the first one's weights are evaluated on the others.
     With ``vpfa.enabled`` a run of VPFA follows for each trained model (for ``model.name``: its last stage).
 
     Args:
@@ -64,16 +67,39 @@ def _run_job(cfg: CfgNode, folder: Path, shared: Path | None) -> list[dict]:
     distributed.require_seen(stages.path)
     if distributed.is_main():
         write_text(cfg.dump(), folder / "config.yaml")
-    records = []
-    for split in splits:
-        compared, own = compared_runs(cfg, split, folder), own_runs(cfg, split, folder, shared)
-        for run in [*compared, *own, *after_training(cfg, [*compared, own[-1]])]:
+    runs = [_runs(cfg, split, folder, shared) for split in splits]
+    alike = all(_same_training(run.cfg) for run in runs[0])
+    records: dict[str, list[dict]] = {}  # by run: a stage without further splits is among the runs of each
+    for of_split in runs:
+        for run, first in zip(of_split, runs[0], strict=True):
+            work = partial(_adopted, run, first) if alike and run.name != first.name else run.work
             if folder in run.folder.parents:
-                records += stages.run(run.name, run.work, run.folder)
+                records[run.name] = stages.run(run.name, work, run.folder)
             else:
                 with sole_use(run.folder):
-                    records += Stages(run.folder, run.sha256).run(run.name, run.work)
-    return records
+                    records[run.name] = Stages(run.folder, run.sha256).run(run.name, work)
+    return [record for of_run in records.values() for record in of_run]
+
+
+def _runs(cfg: CfgNode, split: int, folder: Path, shared: Path | None) -> list[Run]:
+    compared, own = compared_runs(cfg, split, folder), own_runs(cfg, split, folder, shared)
+    return [*compared, *own, *after_training(cfg, [*compared, own[-1]])]
+
+
+def _same_training(cfg: CfgNode) -> bool:
+    """Return whether a configuration's training images are the same in all splits."""
+    data = cfg.data
+    if data.combineall:  # queries and gallery are trained on
+        return False
+    names = [*data.sources, *(data.targets if data.load_train_targets else ())]
+    sets = [DATASETS[name].build for name in names if name in DATASETS]
+    return len(sets) == len(names) and all(one.splits_share_training or one.num_splits == 1 for one in sets)
+
+
+def _adopted(run: Run, first: Run) -> list[dict]:
+    if run.cfg.task == "train":
+        distributed.on_main(lambda: run.adopt(first))
+    return run.work()
 
 
 def _difference(cfg: CfgNode, path: Path) -> str:
@@ -96,20 +122,31 @@ def compared_runs(cfg: CfgNode, split: int, folder: Path) -> list[Run]:
 
 
 def own_runs(cfg: CfgNode, split: int, folder: Path, shared: Path | None = None) -> list[Run]:
-    """Return the runs of ``model.name`` on one split, a run for each stage (see :func:`run_job`)."""
+    """Return the runs of ``model.name`` on one split, a run for each stage (see :func:`run_job`).
+
+    An earlier stage on sets that have one split only is the same run whatever the split.
+    """
     runs: dict[str, Run] = {}
     stages = stage_configs(cfg)
     for stage, own in stages.items():
         used = {name: runs[name].sha256 for name in stages_used(own)}
         sha256 = hashlib.sha256(f"{config_hash(own)}{sorted(used.items())}".encode()).hexdigest()
-        name = "/".join(part for part in (f"split{split}", cfg.model.name, stage) if part)
+        last = stage == list(stages)[-1]
+        its_split = split if last or _has_splits(own) else 0
+        name = "/".join(part for part in (f"split{its_split}", cfg.model.name, stage) if part)
         home = folder / name
-        if shared and stage != list(stages)[-1]:
-            home = shared / f"split{split}-{stage}-{sha256[:12]}"
+        if shared and not last:
+            home = shared / f"split{its_split}-{stage}-{sha256[:12]}"
         earlier = {before: runs[before].folder for before in used}
         own = with_folders(own, earlier)
-        runs[stage] = Run(own, split, home, sha256, name=name, stage=stage, after=earlier.values())
+        runs[stage] = Run(own, its_split, home, sha256, name=name, stage=stage, after=earlier.values())
     return list(runs.values())
+
+
+def _has_splits(cfg: CfgNode) -> bool:
+    """Return whether one of a configuration's sets has several splits, as torchreid's own may."""
+    names = {*cfg.data.sources, *cfg.data.targets}
+    return any(name not in DATASETS or DATASETS[name].build.num_splits > 1 for name in names)
 
 
 def after_training(cfg: CfgNode, trained: list[Run]) -> list[Run]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngi
 from torchreid_xres.engine.compiled import compile_network
 from torchreid_xres.engine.precision import precision_on
 from torchreid_xres.engine.stages import write_json
-from torchreid_xres.files import remove_scratch, write_text
+from torchreid_xres.files import remove_scratch, whole_file, write_text
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.weights import load_weights, without_starts
@@ -96,6 +97,19 @@ class Run:
         write_text(self.cfg.dump(), self.folder / "config.yaml")
         kept = ("split", "sha256", "name", "stage", "compared")
         write_json({key: getattr(self, key) for key in kept}, self.folder / "run.json")
+
+    def adopt(self, other: Run) -> None:
+        """Put another run's trained state in place of this one's, so that only the evaluation is left to do.
+
+        Args:
+            other: the same training on another split; if its state was removed, this run has to train.
+        """
+        trained = other.folder / LAST
+        if not trained.is_file():
+            return
+        logger.info("%s has the training images of %s: its weights are taken", self.name, other.name)
+        with whole_file(self.folder / LAST, needed=trained.stat().st_size) as scratch:
+            shutil.copyfile(trained, scratch)
 
     def train(self) -> list[dict]:
         """Train to the last epoch, evaluate, and return the records of the targets.

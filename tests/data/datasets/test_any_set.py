@@ -42,6 +42,16 @@ def test_low_images_have_a_rate_and_the_others_none(any_set, build):
             assert rate in allowed if image.low else rate == 1.0
 
 
+def test_splits_share_the_training_where_the_set_says_so(any_set, build, tree):
+    root = tree(any_set)
+    first = build(any_set, root=root)
+    if first.num_splits > 1:
+        other = build(any_set, root=root, split_id=1)
+        same = first.split.train == other.split.train
+        assert same == first.splits_share_training
+        assert not same or all(first.rate_of[image.path] == other.rate_of[image.path] for image in first.split.train)
+
+
 def test_items_have_the_size_of_the_rate(any_set, build):
     dataset = build(any_set, mode="query")
     item = dataset[0]

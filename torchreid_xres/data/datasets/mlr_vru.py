@@ -46,6 +46,7 @@ class MLRVRU(CrossResolutionDataset):
     name = "mlr_vru"
     metric = "single_shot"
     num_splits = 10
+    splits_share_training = True
     defaults: ClassVar[dict] = {"test_size": 1200, "train_vehicles": 1415, "test_vehicles": 486, "check_counts": True}
 
     def load(

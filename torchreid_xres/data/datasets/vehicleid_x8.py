@@ -45,6 +45,7 @@ class VehicleIDx8(SquareDataset):
     name = "vehicleid_x8"
     metric = "single_shot"
     num_splits = 10
+    splits_share_training = True
     defaults: ClassVar[dict] = {"test_size": 800, "train_low": False, "check_counts": True}
 
     def load(self, root: Path, split_id: int, test_size: int, train_low: bool, check_counts: bool) -> Split:
