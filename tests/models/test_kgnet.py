@@ -6,6 +6,7 @@ import torch
 import torchreid_xres  # noqa: F401 (registers)
 from torchreid_xres import host
 from torchreid_xres.data.degrade import degrade_tensor, round_trip
+from torchreid_xres.inference.accuracy import sent_to
 from torchreid_xres.keypoints import gaussian_maps
 from torchreid_xres.models import build_model
 from torchreid_xres.models.kgnet import KGNetOutput
@@ -204,6 +205,8 @@ def test_who_goes_to_the_student(route, students):
         p.mul_(1.1)
     roles = ["query", "query", "gallery", "gallery", "train", "train"]
     batch = batch_of(roles, [True, False] * 3)
+    assert model.taken_as_low(batch).tolist() == students
+    assert sent_to(model, batch) == ["query" if is_student else "gallery" for is_student in students]
     found = model.extract(batch)
     student = model(batch["img"])
     teacher = torch.nn.functional.normalize(model.teacher(batch["img"]).descriptor, dim=1)

@@ -17,6 +17,7 @@ from torchreid_xres.engine.run import Run, ranking_options
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.inference.export import ROLES, Exported, Session
 from torchreid_xres.metrics import rank_features
+from torchreid_xres.models.kgnet import KGNet
 from torchreid_xres.models.layers import Normalization
 
 
@@ -27,10 +28,8 @@ def sent_to(model: nn.Module, batch: Mapping[str, Any]) -> list[str]:
         model: the network.
         batch: with ``low`` and ``role``.
     """
-    low = torch.as_tensor(batch["low"]).tolist()
-    if getattr(model, "route", "") == "role":
-        return list(batch["role"])
-    return ["query" if flag else "gallery" for flag in low]
+    low = model.taken_as_low(batch) if isinstance(model, KGNet) else torch.as_tensor(batch["low"])
+    return ["query" if flag else "gallery" for flag in low.tolist()]
 
 
 def compare_accuracy(

@@ -278,19 +278,26 @@ class KGNet(nn.Module):
         views = zip(*((None, None) if part is None else part.chunk(2) for part in both), strict=True)
         return KGNetOutput(*(Encoded(*view) for view in views), guided.restored)
 
+    def taken_as_low(self, batch: Mapping[str, Any]) -> Tensor:
+        """Return which images are restored and go to the student, as ``route`` says, (N,) bool.
+
+        Args:
+            batch: a loader's batch with ``low`` and ``role``. Training images have no role at test; they go by ``low``.
+        """
+        low = torch.as_tensor(batch["low"], dtype=torch.bool)
+        if self.route != "role":
+            return low
+        known = {"query": True, "gallery": False}
+        return torch.tensor([known.get(role, own) for role, own in zip(batch["role"], low.tolist(), strict=True)])
+
     def extract(self, batch: Mapping[str, Any]) -> Tensor:
         """Return descriptors (N, 2048), of length 1: the student's or the teacher's, as ``route`` says.
 
         Args:
-            batch: a loader's batch with ``img``, ``low`` and ``role``. Training images have no role at test; they go by
-                ``low``.
+            batch: a loader's batch with ``img``, ``low`` and ``role``.
         """
         img = batch["img"]
-        chosen = torch.as_tensor(batch["low"], dtype=torch.bool, device=img.device)
-        if self.route == "role":
-            known = {"query": True, "gallery": False}
-            chosen = [known.get(role, low) for role, low in zip(batch["role"], chosen.tolist(), strict=True)]
-            chosen = torch.tensor(chosen, device=img.device)
+        chosen = self.taken_as_low(batch).to(img.device)
         parts = []
         if chosen.any():
             aligned = self.normalize(self.guide(img[chosen]).aligned)

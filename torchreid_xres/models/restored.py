@@ -63,11 +63,7 @@ def _restored_ones(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Return which images go through the front end, (N,) bool, as the models' own ``extract`` has it."""
     if isinstance(model, (PSHRNet, MSIFLA, PRPR)):
         return torch.ones(len(batch["img"]), dtype=torch.bool)
-    low = torch.as_tensor(batch["low"], dtype=torch.bool)
-    if isinstance(model, KGNet) and model.route == "role":
-        known = {"query": True, "gallery": False}
-        return torch.tensor([known.get(role, own) for role, own in zip(batch["role"], low.tolist(), strict=True)])
-    return low
+    return model.taken_as_low(batch) if isinstance(model, KGNet) else torch.as_tensor(batch["low"], dtype=torch.bool)
 
 
 @singledispatch
