@@ -24,8 +24,8 @@ from torchreid_xres.engine.base import ENGINES, XresEngine
 from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.keypoints import KEYPOINTS, TARGETS, KeypointTable, flip_points, heatmap_loss, hidden, to_points
-from torchreid_xres.keypoints.heatmaps import LOSSES
 from torchreid_xres.keypoints.scores import pck, pck_by_point, visibility_accuracy
+from torchreid_xres.losses.pixelwise import PIXELWISE
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ class KeypointEngine(XresEngine):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if loss not in LOSSES:
-            raise ValueError(f"no heat map loss {loss!r}; there are: {', '.join(LOSSES)}")
+        if loss not in PIXELWISE:
+            raise ValueError(f"no heat map loss {loss!r}; there are: {', '.join(PIXELWISE)}")
         if not rates:
             raise ValueError("rates is empty; pictures at low resolution need at least one, such as 8")
         self.loss, self.kernel, self.interpolation = loss, kernel, interpolation

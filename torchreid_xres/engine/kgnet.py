@@ -15,9 +15,9 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
-from torchreid_xres.engine.sr_reid import RECONSTRUCTION
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.batch_hard import batch_hard_triplet
+from torchreid_xres.losses.pixelwise import PIXELWISE
 from torchreid_xres.models.kgnet import Encoded, KGNetOutput
 
 
@@ -53,7 +53,7 @@ class KGNetEngine(XresEngine):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.weight_rec, self.weight_distill, self.margin = weight_rec, weight_distill, margin
-        self.reconstruction = RECONSTRUCTION[rec]
+        self.reconstruction = PIXELWISE[rec]
         self.smoothing = 0.1 if label_smooth else 0.0
         self.require_pairs()
 

@@ -11,10 +11,9 @@ from yacs.config import CfgNode
 
 from torchreid_xres import host
 from torchreid_xres.config import file_of
-from torchreid_xres.engine.base import ENGINES, XresEngine
+from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
+from torchreid_xres.losses.pixelwise import PIXELWISE
 from torchreid_xres.models.sr_reid import SRReIDOutput
-
-RECONSTRUCTION = {"l1": F.l1_loss, "mse": F.mse_loss}
 
 
 @ENGINES.register("sr_reid")
@@ -45,7 +44,7 @@ class SRReIDEngine(XresEngine):
         self.smoothing = 0.1 if label_smooth else 0.0
         self.triplet = host.TripletLoss(margin=margin) if loss == "triplet" else None
         self.weight_sr = weight_sr
-        self.reconstruction = RECONSTRUCTION[sr_loss]
+        self.reconstruction = PIXELWISE[sr_loss]
         self.require_pairs()
 
     @staticmethod
@@ -80,8 +79,7 @@ class SRReIDEngine(XresEngine):
         both = torch.cat((pids, pids))  # LR views, then HR views
         logits, features = output.identity if self.triplet else (output.identity, None)
         identity = self._cross_entropy(logits, both)
-        # An image that is low resolution by nature has no better original to learn from.
-        known = data["rate_lr"] > 1
+        known = has_original(data)
         sr = self.reconstruction(output.restored[known].float(), output.original[known]) if known.any() else (
             output.restored.sum() * 0.0
         )

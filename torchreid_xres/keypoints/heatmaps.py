@@ -12,9 +12,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}
+from torchreid_xres.losses.pixelwise import PIXELWISE
 
 
 def to_cells(points: Tensor, size: tuple[int, int]) -> Tensor:
@@ -106,9 +105,9 @@ def heatmap_loss(outputs: Sequence[Tensor], target: Tensor, loss: str = "l1") ->
     Raises:
         ValueError: for another loss.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"no heat map loss {loss!r}; there are: {', '.join(LOSSES)}")
-    distance = LOSSES[loss]
+    if loss not in PIXELWISE:
+        raise ValueError(f"no heat map loss {loss!r}; there are: {', '.join(PIXELWISE)}")
+    distance = PIXELWISE[loss]
     stacks = [distance(maps.float(), target, reduction="sum") for maps in outputs]
     return torch.stack(stacks).sum() / max(len(target), 1)
 
