@@ -73,17 +73,17 @@ class IdentitySampler(Sampler[int]):
         # Seeded from torch's global generator, whose state the checkpoints hold.
         generator = torch.Generator().manual_seed(int(torch.empty((), dtype=torch.int64).random_()))
         decks = {pid: [_Deck(kind, generator) for kind in kinds] for pid, kinds in self.pools.items()}
-        left = dict(self.turns)
+        pids = list(self.turns)
+        left = torch.tensor(list(self.turns.values()))
         batches = []
         for _ in range(self.num_batches):
             # Those with most turns left go first (ties at random): this reaches the greatest number of batches.
-            order = torch.randperm(len(left), generator=generator).tolist()
-            pids = list(left)
-            chosen = sorted((pids[i] for i in order), key=lambda pid: -left[pid])[: self.ids_per_batch]
+            order = torch.randperm(len(pids), generator=generator)
+            chosen = order[left[order].argsort(descending=True, stable=True)[: self.ids_per_batch]]
+            left[chosen] -= 1
             batch = []
-            for pid in chosen:
-                left[pid] -= 1
-                batch += self._group(decks[pid])
+            for i in chosen.tolist():
+                batch += self._group(decks[pids[i]])
             batches.append(batch)
         for i in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[i]
