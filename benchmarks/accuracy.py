@@ -46,7 +46,8 @@ from torchreid_xres.report.suite import (
     vpfa_table,
 )
 
-BULKY = ("cmc", "by_camera", "tpr", "versions", "machine")  # parts of a record that the collected result leaves out
+# Parts of a record that the collected result leaves out.
+BULKY = ("cmc", "by_camera", "tpr", "accept", "versions", "machine")
 
 
 def run_suite(

@@ -2,13 +2,15 @@
 
     python tools/search.py build log/sr_reid/split0/sr_reid path/to/images --gallery log/gallery
     python tools/search.py query path/to/picture.jpg --gallery log/gallery --top 10
+    python tools/search.py query path/to/picture.jpg --gallery log/gallery --accept 0.001
     python tools/search.py query scene.jpg --box 310 84 42 96 --gallery log/gallery --sheet hits.jpg --json hits.json
 
 ``build`` takes the folder of a trained run, or a checkpoint: one in a run's folder, one of torchreid with ``--model``
 and ``--size``, or any with ``--config-file``. It may be stopped at any time and goes on where it was; later it adds
 only new and changed images and drops those that are gone. ``query`` takes a picture of any size, or a box of it, and
-chooses front end and branch by the picture's resolution. For data that is smaller than the network's input even at
-full resolution, ``build`` wants to know ``--full-size`` (Market-1501: 128 64).
+chooses front end and branch by the picture's resolution. A search always finds something; ``--accept`` marks what is
+near enough, by the evaluation of the gallery's run. For data that is smaller than the network's input even at full
+resolution, ``build`` wants to know ``--full-size`` (Market-1501: 128 64).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.precision import PRECISIONS
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.inference import Extractor, Gallery, Hit
+from torchreid_xres.inference.acceptance import Acceptance, acceptance
 from torchreid_xres.inference.extractor import native_rate
 from torchreid_xres.inference.pictures import as_image, cropped
 from torchreid_xres.report.sheet import Cell, contact_sheet
@@ -50,6 +53,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     query.add_argument("--run", type=Path, help="where run or checkpoint are now, if they were moved")
     query.add_argument("--box", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="only this part, in pixels")
     query.add_argument("--top", type=int, default=10, help="images to find")
+    query.add_argument(
+        "--accept", type=float, metavar="FPR",
+        help="mark the hits that are near enough: no farther than what the run's evaluation accepted at this false "
+        "positive rate, a share such as 0.001",
+    )  # fmt: skip
+    query.add_argument("--dataset", default="", help="the evaluated set --accept is of, for a run with several")
     query.add_argument("--json", type=Path, metavar="FILE", help="write what was found there, too")
     query.add_argument("--sheet", type=picture_path, metavar="FILE", help="draw a contact sheet of what was found")
     for command in (build, query):
@@ -60,6 +69,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.command == "build" and args.size and not args.model:
         parser.error("--size is the input of a --model of torchreid; others have it in their configuration")
+    if args.command == "query" and args.dataset and args.accept is None:
+        parser.error("--dataset says which evaluation --accept is of; give --accept, too")
     return args
 
 
@@ -96,6 +107,7 @@ def build(args: argparse.Namespace) -> int:
 
 def query(args: argparse.Namespace) -> int:
     gallery = Gallery(args.gallery)
+    limit = None if args.accept is None else acceptance(gallery, args.accept, args.run or "", args.dataset)
     img = as_image(args.image)
     if args.box:
         img = cropped(img, tuple(args.box))
@@ -105,7 +117,7 @@ def query(args: argparse.Namespace) -> int:
     low, rate = extractor.is_low(prepared.size), native_rate(prepared.size, extractor.full_size)
     restored = extractor.restored(prepared) if low and args.sheet else None
     if args.sheet:
-        save_image(sheet(img, restored, hits), args.sheet)
+        save_image(sheet(img, restored, hits, limit), args.sheet)
     if args.json:
         record = {
             "gallery": str(args.gallery),
@@ -115,26 +127,46 @@ def query(args: argparse.Namespace) -> int:
                 "file": str(args.image), "box": args.box, "size": list(prepared.size), "rate": rate, "low": low,
             },
             "hits": [
-                {"rank": hit.rank, "score": hit.score, "file": str(hit.path), "size": list(hit.size)} for hit in hits
+                {"rank": hit.rank, "score": hit.score, "file": str(hit.path), "size": list(hit.size)}
+                | ({} if limit is None else {"accepted": limit.accepts(hit)})
+                for hit in hits
             ],
         }  # fmt: skip
+        if limit is not None:
+            record["accept"] = limit._asdict()
         write_json(record, args.json)
     kind = f"low resolution, {rate:.1f} times smaller than {{}}x{{}}" if low else "full resolution for {}x{}"
     print(f"query: {img.height}x{img.width}, {kind.format(*extractor.full_size)}")
     rows = [[hit.rank, hit.score, hit.name] for hit in hits]
-    print(tabulate(rows, headers=("rank", "score", "file"), tablefmt="github", floatfmt=".4f"))
+    headers = ["rank", "score", "file"]
+    if limit is not None:
+        rows = [[*row, "yes" if limit.accepts(hit) else "no"] for row, hit in zip(rows, hits, strict=True)]
+        headers.append("accepted")
+    print(tabulate(rows, headers=headers, tablefmt="github", floatfmt=".4f"))
+    if limit is not None:
+        print(
+            f"accepted: {sum(map(limit.accepts, hits))} of {len(hits)}, from score {limit.score:.4f} on. On the test "
+            f"images of {limit.dataset} that was {limit.tpr:.1f} % of the pairs of one identity and at most "
+            f"{100 * limit.fpr:g} % of the others; on other images the shares are others."
+        )
     return 0
 
 
-def sheet(img: PIL.Image.Image, restored: PIL.Image.Image | None, hits: list[Hit]) -> PIL.Image.Image:
-    """Draw the query as seen, restored if it was, then what was found; a file that is gone since leaves its place."""
+def sheet(
+    img: PIL.Image.Image, restored: PIL.Image.Image | None, hits: list[Hit], limit: Acceptance | None
+) -> PIL.Image.Image:
+    """Draw the query as seen, restored if it was, then what was found, what is near enough in a green frame.
+
+    A file that is gone since leaves its place.
+    """
     cells = [Cell(img, f"query, {img.height}x{img.width}", "blue")]
     if restored is not None:
         width = max(1, round(restored.height * img.width / img.height))  # the network's input has another shape
         cells.append(Cell(restored.resize((width, restored.height)), "restored", "blue"))
     for hit in hits:
         picture = as_image(hit.path) if hit.path.is_file() else None
-        cells.append(Cell(picture, f"{hit.rank}: {hit.score:.3f}\n{hit.name}"))
+        frame = "green" if limit and limit.accepts(hit) else ""
+        cells.append(Cell(picture, f"{hit.rank}: {hit.score:.3f}\n{hit.name}", frame))
     return contact_sheet(cells, COLUMNS, HEIGHT)
 
 

@@ -175,6 +175,8 @@ def test_the_record_says_what_was_evaluated_and_how(tiny_config):
     for part in (record, *record["by_rate"].values()):
         assert set(part["tpr"]) == {"fpr0.01", "fpr0.001"}
         assert 0 <= part["tpr"]["fpr0.001"] <= part["tpr"]["fpr0.01"] <= 100
+        assert set(part["accept"]) == {"fpr0.01", "fpr0.001"}
+        assert 0 <= part["accept"]["fpr0.01"] <= 2  # cosine distances
     assert record["versions"]["torch"] == torch.__version__.split("+")[0] or record["versions"]["torch"]
     written = json.loads((folder / "results" / "folder.json").read_text())
     assert written["weights_sha256"] == record["weights_sha256"]

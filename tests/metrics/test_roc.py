@@ -35,6 +35,17 @@ def slow(distmat, q_pids, g_pids, q_camids, g_camids, rate, some=None):
     return accepted_right[accepted_wrong <= rate].max()
 
 
+def slow_distance(distmat, q_pids, g_pids, q_camids, g_camids, rate, some=None):
+    """The largest distance with which not too many wrong pairs are accepted, of all pairs that count."""
+    right, wrong = [], []
+    for q in range(len(q_pids)):
+        match = (g_pids == q_pids[q]) & (g_camids != q_camids[q])
+        if match.any() and (some is None or some[q]):
+            right.extend(distmat[q, match])
+            wrong.extend(distmat[q, g_pids != q_pids[q]])
+    return max((one for one in {*right, *wrong} if sum(w <= one for w in wrong) <= rate * len(wrong)), default=None)
+
+
 BASE = make()
 CASES = {
     "random": BASE,
@@ -44,6 +55,21 @@ CASES = {
     "infinite": (np.where(BASE[0] > 0.5, np.inf, BASE[0]), *BASE[1:]),
     "wrong_infinite": (np.where(BASE[1][:, None] == BASE[2], BASE[0], np.inf), *BASE[1:]),
 }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_distance_is_that_of_the_slow_search(case, monkeypatch):
+    monkeypatch.setattr(roc, "_SLACK", 0)
+    monkeypatch.setattr(rank, "_ROWS", 7)
+    distmat, q_pids, g_pids, q_camids, g_camids = CASES[case]
+    distmat, labels = distmat[:20, :60], [q_pids[:20], g_pids[:60], q_camids[:20], g_camids[:60]]
+    rates = np.array([1.0, 4.0] * 10)
+    seen = Roc(*labels, fpr=FPR, groups=rates)
+    rank_distances(distmat, *labels, roc=seen)
+    assert seen.distance() == {rate: slow_distance(distmat, *labels, rate) for rate in FPR}
+    for group, found in seen.distance_by().items():
+        assert found == {rate: slow_distance(distmat, *labels, rate, rates == group) for rate in FPR}
+    assert list(seen.distance_by()) == [1.0, 4.0]
 
 
 @pytest.mark.parametrize("slack", [1 << 18, 0], ids=["all_kept", "few_kept"])
@@ -111,6 +137,8 @@ def test_errors():
     seen = Roc(*labels)
     with pytest.raises(ValueError, match="seen 0 of 60 queries"):
         seen.tpr()
+    with pytest.raises(ValueError, match="seen 0 of 60 queries"):
+        seen.distance()
     rank_distances(BASE[0], *labels, roc=seen)
     with pytest.raises(ValueError, match=r"seen 60 queries, cannot take in .* from query 0 on"):
         rank_distances(BASE[0], *labels, roc=seen)

@@ -11,6 +11,7 @@ from torchreid_xres.config import load_config
 from torchreid_xres.data.io import read_image
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
+from torchreid_xres.inference.acceptance import Acceptance
 from torchreid_xres.models import build_model
 
 TINY = ["data.height", "32", "data.width", "16", "sr.name", "vdsr", "sr.options", "{depth: 3, features: 4}",
@@ -53,6 +54,27 @@ def test_build_query_add_query(run_tool, run_folder, images, tmp_path):
     status, out, _ = run_tool("query", images / "small.png", "--gallery", place, "--sheet", low)
     assert status == 0 and "query: 16x8, low resolution, 2.0 times smaller than 32x16" in out
     assert "small.png" in out.splitlines()[3]
+
+
+def test_hits_near_enough_are_marked(run_tool, tool, run_folder, images, tmp_path, monkeypatch):
+    place, known, found = tmp_path / "gallery", images / "010" / "010_c2_1.png", tmp_path / "found.json"
+    assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0
+    query = ("query", known, "--gallery", place, "--top", 18, "--json", found)
+    status, _, err = run_tool(*query, "--accept", 0.01)
+    assert status == 2 and "no run was evaluated there" in err and not found.exists()
+    assert run_tool(*query, "--dataset", "folder")[0] == 2
+    run_tool(*query)
+    scores = [hit["score"] for hit in json.loads(found.read_text())["hits"]]
+    limit = Acceptance(0.01, 80.0, 1 - scores[4], scores[4], "folder")
+    monkeypatch.setattr(tool, "acceptance", lambda gallery, fpr, weights, dataset: limit)
+    status, out, _ = run_tool(*query, "--accept", 0.01, "--sheet", tmp_path / "sheet.png")
+    record = json.loads(found.read_text())
+    assert status == 0 and "accepted: 5 of 18" in out and "80.0 % of the pairs of one identity and at most 1 %" in out
+    assert [hit["accepted"] for hit in record["hits"]] == [True] * 5 + [False] * 13
+    assert [line.split("|")[4].strip() for line in out.splitlines()[3:21]] == ["yes"] * 5 + ["no"] * 13
+    assert record["accept"]["distance"] == limit.distance and record["accept"]["dataset"] == "folder"
+    colours = PIL.Image.open(tmp_path / "sheet.png").convert("RGB").getcolors(1 << 20)
+    assert (0, 128, 0) in {colour for _, colour in colours}
 
 
 def test_a_box_of_a_scene(run_tool, run_folder, images, tmp_path):

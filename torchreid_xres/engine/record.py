@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from torchreid_xres import __version__
 from torchreid_xres.metrics import Roc
@@ -18,10 +18,15 @@ from torchreid_xres.metrics import Roc
 PACKAGES = ("torch", "torchvision", "torchreid", "timm", "numpy", "Pillow", "opencv-python-headless")
 
 
-def weights_hash(model: nn.Module) -> str:
-    """Return the SHA-256 over names, shapes and values of all parameters and buffers."""
+def weights_hash(weights: nn.Module | Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over names, shapes and values of all parameters and buffers.
+
+    Args:
+        weights: a network, or its state dictionary.
+    """
+    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in state.items():
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         # Through bytes: bfloat16 has no NumPy type.
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -114,7 +119,9 @@ def make_record(
         run: what the caller knows of the run (model name, seeds, configuration hash, epoch, sizes, seconds).
 
     Returns:
-        A dictionary that JSON can hold; figures in per cent. ``by_size`` is in it where :func:`by_size` finds parts.
+        A dictionary that JSON can hold; figures in per cent, but for ``accept``: the largest distance that is accepted
+        at each false positive rate, in the unit of the ranking's distances (re-ranked ones, where it was re-ranked).
+        ``by_size`` is in it where :func:`by_size` finds parts.
     """
 
     def by(labels: np.ndarray) -> dict:
@@ -127,9 +134,10 @@ def make_record(
 
     quarters = [] if sizes is None else by_size(result, rates, sizes, ranks)
     by_rate = by(rates)
-    for rate, found in roc.by().items():
+    tpr, accept = roc.by(), roc.distance_by()
+    for rate in tpr:
         if f"{rate:g}" in by_rate:
-            by_rate[f"{rate:g}"]["tpr"] = _per_cent(found)
+            by_rate[f"{rate:g}"] |= {"tpr": _by_fpr(_per_cent(tpr[rate])), "accept": _by_fpr(accept[rate])}
     return {
         "dataset": dataset,
         "manifest": manifest.sha256 if manifest is not None else None,
@@ -141,12 +149,17 @@ def make_record(
         "machine": machine(),
         **scores(result, ranks),
         "cmc": [round(100 * float(c), 4) for c in result.cmc(50)],
-        "tpr": _per_cent(roc.tpr()),
+        "tpr": _by_fpr(_per_cent(roc.tpr())),
+        "accept": _by_fpr(roc.distance()),
         "by_rate": by_rate,
         "by_camera": by(cameras),
         **({"by_size": quarters} if quarters else {}),
     }
 
 
-def _per_cent(tpr: Mapping[float, float]) -> dict[str, float]:
-    return {f"fpr{rate:g}": 100 * value for rate, value in tpr.items()}
+def _per_cent(tpr: Mapping[float, float]) -> dict[float, float]:
+    return {rate: 100 * value for rate, value in tpr.items()}
+
+
+def _by_fpr(values: Mapping[float, float | None]) -> dict[str, float | None]:
+    return {f"fpr{rate:g}": value for rate, value in values.items()}

@@ -167,12 +167,19 @@ class Gallery:
             FileNotFoundError: if they are no longer there.
             ValueError: if the file holds other weights now.
         """
-        weights = Path(weights).expanduser().absolute() if weights else self.weights
-        if weights.is_dir():
-            weights = weights / self.weights.name
-        extractor = Extractor(weights, config=self.folder / CONFIG, full_size=self.about["full_size"], **kwargs)
+        of = {"config": self.folder / CONFIG, "full_size": self.about["full_size"]}
+        extractor = Extractor(self.checkpoint(weights), **of, **kwargs)
         self._refuse_another(extractor)
         return extractor
+
+    def checkpoint(self, weights: str | Path = "") -> Path:
+        """Return the file of the weights that the gallery was made with, which may be gone.
+
+        Args:
+            weights: where run or checkpoint are now; empty: where they were.
+        """
+        place = Path(weights).expanduser().absolute() if weights else self.weights
+        return place / self.weights.name if place.is_dir() else place
 
     # -- building --------------------------------------------------------------------------------------------
 
@@ -316,14 +323,17 @@ class Gallery:
             raise ValueError(f"the gallery in {self.folder} holds no image")
         distances, places = self._nearest(queries, min(top, len(self.names)))
         names, sizes, _ = self._held
-        lift = 1 if self.about["metric"] == "cosine" else 0
         return [
             [
-                Hit(rank, lift - distance, names[place], self.images / names[place], sizes[place])
+                Hit(rank, self.score(distance), names[place], self.images / names[place], sizes[place])
                 for rank, (distance, place) in enumerate(zip(*row, strict=True), start=1)
             ]
             for row in zip(distances.tolist(), places.tolist(), strict=True)
         ]
+
+    def score(self, distance: float) -> float:
+        """Return what a hit at a distance has as its score."""
+        return (1 if self.about["metric"] == "cosine" else 0) - distance
 
     def _nearest(self, queries: Tensor, k: int) -> tuple[Tensor | np.ndarray, Tensor | np.ndarray]:
         if len(self.names) >= LARGE and importlib.util.find_spec("faiss"):

@@ -34,10 +34,9 @@ def find_run(weights: str | Path, config: str | Path | CfgNode | None = None) ->
         cfg = list(stage_configs(cfg).values())[-1]
         return Run(cfg, cfg.data.split_id, weights.parent, "", name=""), weights
     if weights.is_file():
-        # Our checkpoints lie in the run's folder, the host's in one below.
-        for folder in weights.parents[:2]:
-            if (folder / "run.json").is_file():
-                return Run.load(folder), weights
+        folder = run_folder(weights)
+        if folder is not None:
+            return Run.load(folder), weights
         raise FileNotFoundError(
             f"{weights} lies in no folder of a run, so nobody says what network it is of: give a configuration, or for "
             "a network of torchreid its name and size"
@@ -47,6 +46,12 @@ def find_run(weights: str | Path, config: str | Path | CfgNode | None = None) ->
         hint = f"; there are runs in {', '.join(below)}" if below else ""
         raise FileNotFoundError(f"{weights} is no folder of a run: it has no run.json{hint}")
     return Run.load(weights), weights / LAST
+
+
+def run_folder(checkpoint: Path) -> Path | None:
+    """Return the folder of the run that a checkpoint lies in; None if it lies in none."""
+    # Our checkpoints lie in the run's folder, the host's in one below.
+    return next((folder for folder in checkpoint.parents[:2] if (folder / "run.json").is_file()), None)
 
 
 def load_network(run: Run, weights: str | Path) -> tuple[nn.Module, dict]:

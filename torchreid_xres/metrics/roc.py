@@ -41,8 +41,8 @@ class Roc:
         >>> labels = [7, 8], [7, 8, 8], [0, 0], [1, 1, 1]
         >>> roc = Roc(*labels, fpr=(0.0, 0.5))
         >>> _ = rank_distances(np.array([[0.1, 0.4, 0.5], [0.3, 0.2, 0.6]]), *labels, roc=roc)
-        >>> roc.tpr()
-        {0.0: 0.6666666666666666, 0.5: 0.6666666666666666}
+        >>> roc.tpr(), roc.distance()
+        ({0.0: 0.6666666666666666, 0.5: 0.6666666666666666}, {0.0: 0.2, 0.5: 0.2})
     """
 
     def __init__(
@@ -117,10 +117,28 @@ class Roc:
         return {rate: self._all.tpr(rate) for rate in self.fpr}
 
     def by(self) -> dict[Hashable, dict[float, float]]:
-        """Return the same for each group that has a valid query, its FPR counted within the group."""
+        """Return FPR to TPR for each group that has a valid query, its FPR counted within the group."""
         self._check_complete()
         return {
             name: {rate: part.tpr(rate) for rate in self.fpr} for name, part in self._groups.items() if part.right
+        }
+
+    def distance(self) -> dict[float, float | None]:
+        """Return FPR to the largest distance of a pair, right or wrong, that is accepted; None where none is.
+
+        It is in the unit of the distances, and exact: whoever accepts what is no farther accepts the same pairs.
+
+        Raises:
+            ValueError: if the distances of some queries are missing yet.
+        """
+        self._check_complete()
+        return {rate: self._all.distance(rate) for rate in self.fpr}
+
+    def distance_by(self) -> dict[Hashable, dict[float, float | None]]:
+        """Return the same for each group that has a valid query, its FPR counted within the group."""
+        self._check_complete()
+        return {
+            name: {rate: part.distance(rate) for rate in self.fpr} for name, part in self._groups.items() if part.right
         }
 
     def _check_complete(self) -> None:
@@ -174,10 +192,20 @@ class _Lowest:
             self._wrong, self._held = [lowest[: self.keep].copy()], self.keep
 
     def tpr(self, rate: float) -> float:
-        right, wrong = np.concatenate(self.right), np.concatenate(self._wrong)
-        allowed = self.allowed(rate)
-        if allowed >= self.total:
+        if self.allowed(rate) >= self.total:
             return 1.0
-        # One wrong pair too many, and all that are as close must stay out; infinitely far ones were never kept.
-        threshold = np.partition(wrong, allowed)[allowed] if allowed < len(wrong) else np.inf
-        return float((right < threshold).mean())
+        return float((np.concatenate(self.right) < self._outside(rate)).mean())
+
+    def distance(self, rate: float) -> float | None:
+        right, wrong = np.concatenate(self.right), np.concatenate(self._wrong)
+        if self.allowed(rate) >= self.total:
+            return np.inf if len(wrong) < self.total else float(max(right.max(), wrong.max(initial=-np.inf)))
+        outside = self._outside(rate)
+        accepted = np.concatenate([part[part < outside] for part in (right, wrong)])
+        return float(accepted.max()) if len(accepted) else None
+
+    def _outside(self, rate: float) -> float:
+        """Return the distance of one wrong pair too many: it, and all that are as far, must stay out."""
+        wrong, allowed = np.concatenate(self._wrong), self.allowed(rate)
+        # Infinitely far ones were never kept.
+        return np.partition(wrong, allowed)[allowed] if allowed < len(wrong) else np.inf

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 # What a record holds beside facts: these have tables and charts of their own.
-_MEASURED = {"cmc", "tpr", "by_rate", "by_camera", "by_size", "curve", "mAP", "mINP"}
+_MEASURED = {"cmc", "tpr", "accept", "by_rate", "by_camera", "by_size", "curve", "mAP", "mINP"}
 # What must agree before two figures measure the same thing.
 _PROTOCOL = ("manifest", "split_id", "query_images", "gallery_images", "protocol")
 _HOW = {"distance", "normalize", "rerank", "flip"}  # of the key "protocol": how a model is used, not what is measured

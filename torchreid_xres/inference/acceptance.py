@@ -1,0 +1,103 @@
+"""Which hits of a search are near enough: a distance measured when the gallery's run was evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torchreid_xres.engine.record import weights_hash
+from torchreid_xres.inference.gallery import Gallery, Hit
+from torchreid_xres.inference.network import run_folder
+from torchreid_xres.report.evaluation import read_record
+from torchreid_xres.sr.build import read_state
+
+AGAIN = "evaluate the run again (tools/train.py --config-file <its data.save_dir>/config.yaml test.evaluate True)"
+
+
+class Acceptance(NamedTuple):
+    """What makes a hit near enough, and on what that was measured.
+
+    Attributes:
+        fpr: share of the pairs of different identities that were accepted, at most.
+        tpr: share of the pairs of one identity that were, in per cent.
+        distance: the largest that was accepted, in the gallery's metric.
+        score: of a hit at that distance; a hit of at least this score is accepted.
+        dataset: whose test images these were.
+    """
+
+    fpr: float
+    tpr: float
+    distance: float
+    score: float
+    dataset: str
+
+    def accepts(self, hit: Hit) -> bool:
+        """Return whether a hit is near enough."""
+        return hit.score >= self.score
+
+
+def acceptance(gallery: Gallery, fpr: float, weights: str | Path = "", dataset: str = "") -> Acceptance:
+    """Return from which score on a hit is accepted, by the evaluation of the run that the gallery was made with.
+
+    Args:
+        gallery: the gallery.
+        fpr: false positive rate, one of those in the run's record (0.01 and 0.001).
+        weights: where run or checkpoint are now; empty: where they were.
+        dataset: the evaluated set, for a run with several.
+
+    Raises:
+        FileNotFoundError: if the checkpoint lies in no run's folder, or the run was not evaluated.
+        ValueError: if the record has no distance for this rate, or was made with other weights or other distances
+            than the gallery, or there are several records.
+
+    Example:
+        Hits that a stranger gets in one of a thousand comparisons, as measured on the run's test set::
+
+            gallery = Gallery("log/gallery")
+            limit = acceptance(gallery, 0.001)
+            hits = gallery.search(gallery.make_extractor()("query.jpg"))[0]
+            near = [hit for hit in hits if limit.accepts(hit)]
+    """
+    checkpoint = gallery.checkpoint(weights)
+    folder = run_folder(checkpoint)
+    if folder is None:
+        raise FileNotFoundError(
+            f"{checkpoint} lies in no folder of a run (it has no run.json), so there is no evaluation that says which "
+            "distances to accept"
+        )
+    record = read_record(folder, dataset)
+    measured = f"the record of {record['dataset']} in {folder / 'results'}"
+    if "tpr" not in record:
+        raise ValueError(f"{measured} tells nothing of verification, so no distance to accept hits by; {AGAIN}")
+    if "accept" not in record:
+        raise ValueError(f"{measured} was written before records held distances to accept hits by; {AGAIN}")
+    _require_same_distances(gallery.about, record["protocol"], measured)
+    if record["weights_sha256"] != weights_hash(read_state(checkpoint)):
+        raise ValueError(
+            f"{measured} (epoch {record['epoch']}) was made with other weights than {checkpoint} holds; {AGAIN}, for "
+            f"other weights than the last with model.load_weights {checkpoint}"
+        )
+    key = f"fpr{fpr:g}"
+    if key not in record["accept"]:
+        there = ", ".join(name.removeprefix("fpr") for name in record["accept"])
+        raise ValueError(f"{measured} holds the distance at the false positive rates {there}, not at {fpr:g}")
+    distance = record["accept"][key]
+    if distance is None:
+        raise ValueError(f"{measured} has no pair that is accepted at the false positive rate {fpr:g}: take a higher")
+    return Acceptance(fpr, record["tpr"][key], distance, gallery.score(distance), record["dataset"])
+
+
+def _require_same_distances(about: dict[str, Any], protocol: dict[str, Any], measured: str) -> None:
+    if protocol["rerank"]:
+        raise ValueError(
+            f"{measured} is of re-ranked distances, and a search does not re-rank; {AGAIN}, with test.rerank False"
+        )
+    keys = {"distance": "metric", "flip": "flip"}
+    if protocol["distance"] == "euclidean":  # cosines do not depend on it
+        keys["normalize"] = "normalize"
+    for theirs, ours in keys.items():
+        if protocol[theirs] != about[ours]:
+            raise ValueError(
+                f"{measured} is of other distances than the gallery's: {theirs} is {protocol[theirs]} there and "
+                f"{about[ours]} here; {AGAIN} with the gallery's"
+            )
