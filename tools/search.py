@@ -1,14 +1,14 @@
-"""Search a folder of images for the person or vehicle of a picture.
+"""Search a folder of images for the person or vehicle of a picture, or of each of many.
 
     python tools/search.py build log/sr_reid/split0/sr_reid path/to/images --gallery log/gallery
     python tools/search.py query path/to/picture.jpg --gallery log/gallery --top 10
-    python tools/search.py query path/to/picture.jpg --gallery log/gallery --accept 0.001
+    python tools/search.py query path/to/pictures another.jpg --gallery log/gallery --accept 0.001 --json hits.json
     python tools/search.py query scene.jpg --box 310 84 42 96 --gallery log/gallery --sheet hits.jpg --json hits.json
 
 ``build`` takes the folder of a trained run, or a checkpoint: one in a run's folder, one of torchreid with ``--model``
 and ``--size``, or any with ``--config-file``. It may be stopped at any time and goes on where it was; later it adds
-only new and changed images and drops those that are gone. ``query`` takes a picture of any size, or a box of it, and
-chooses front end and branch by the picture's resolution. A search always finds something; ``--accept`` marks what is
+only new and changed images and drops those that are gone. ``query`` takes pictures of any sizes, or a box of one, and
+chooses front end and branch by each picture's resolution. A search always finds something; ``--accept`` marks what is
 near enough, by the evaluation of the gallery's run. For data that is smaller than the network's input even at full
 resolution, ``build`` wants to know ``--full-size`` (Market-1501: 128 64).
 """
@@ -30,6 +30,7 @@ from torchreid_xres.engine.stages import write_json
 from torchreid_xres.inference import Extractor, Gallery, Hit
 from torchreid_xres.inference.acceptance import Acceptance, acceptance
 from torchreid_xres.inference.extractor import native_rate
+from torchreid_xres.inference.folder import image_files
 from torchreid_xres.inference.pictures import as_image, cropped
 from torchreid_xres.report.sheet import Cell, contact_sheet
 
@@ -48,10 +49,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--model", help="the network's name, for a checkpoint of torchreid")
     build.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="its input (default: 256 128)")
     build.add_argument("--full-size", type=int, nargs=2, metavar=("H", "W"), help="of a picture of full resolution")
-    query = commands.add_parser("query", help="find the images that are most like a picture")
-    query.add_argument("image", type=Path, help="the picture")
+    query = commands.add_parser("query", help="find the images that are most like a picture, or each of several")
+    query.add_argument("images", type=Path, nargs="+", help="pictures, and folders of them with all folders below")
     query.add_argument("--run", type=Path, help="where run or checkpoint are now, if they were moved")
-    query.add_argument("--box", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="only this part, in pixels")
+    query.add_argument("--box", type=int, nargs=4, metavar=("X", "Y", "W", "H"), help="of one picture only this part")
     query.add_argument("--top", type=int, default=10, help="images to find")
     query.add_argument(
         "--accept", type=float, metavar="FPR",
@@ -60,7 +61,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     query.add_argument("--dataset", default="", help="the evaluated set --accept is of, for a run with several")
     query.add_argument("--json", type=Path, metavar="FILE", help="write what was found there, too")
-    query.add_argument("--sheet", type=picture_path, metavar="FILE", help="draw a contact sheet of what was found")
+    query.add_argument(
+        "--sheet", type=picture_path, metavar="FILE",
+        help="draw a contact sheet of what was found; for several pictures one each, their names numbered",
+    )  # fmt: skip
     for command in (build, query):
         command.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="where the gallery is kept")
         command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: the GPU if there is one")
@@ -108,35 +112,76 @@ def build(args: argparse.Namespace) -> int:
 def query(args: argparse.Namespace) -> int:
     gallery = Gallery(args.gallery)
     limit = None if args.accept is None else acceptance(gallery, args.accept, args.run or "", args.dataset)
-    img = as_image(args.image)
-    if args.box:
-        img = cropped(img, tuple(args.box))
+    several = len(args.images) > 1 or args.images[0].is_dir()
+    if several and args.box:
+        raise ValueError("--box is a part of one picture: name that one alone")
+    files = asked(args.images, args.gallery)
     extractor = gallery.make_extractor(args.run or "", device=args.device, precision=args.precision)
-    prepared = extractor.prepare(img)
-    hits = gallery.search(extractor.describe([prepared]), args.top)[0]
-    low, rate = extractor.is_low(prepared.size), native_rate(prepared.size, extractor.full_size)
-    restored = extractor.restored(prepared) if low and args.sheet else None
-    if args.sheet:
-        save_image(sheet(img, restored, hits, limit), args.sheet)
+    records = []
+    for start in range(0, len(files), extractor.batch_size):
+        read = []
+        for number, file in enumerate(files[start : start + extractor.batch_size], start + 1):
+            try:
+                read.append((number, file, extractor.prepare(picture(file, args.box))))
+            except OSError as error:
+                if not several:
+                    raise
+                print(f"left out: {error}", file=sys.stderr)
+        found = gallery.search(extractor.describe([one for *_, one in read]), args.top) if read else []
+        for (number, file, prepared), hits in zip(read, found, strict=True):
+            low, rate = extractor.is_low(prepared.size), native_rate(prepared.size, extractor.full_size)
+            if args.sheet:
+                restored = extractor.restored(prepared) if low else None
+                drawn = sheet(picture(file, args.box), restored, hits, limit)
+                count = f"_{number:0{len(str(len(files)))}}" if several else ""
+                save_image(drawn, args.sheet.with_stem(args.sheet.stem + count))
+            asked_for = {"file": str(file), "box": args.box, "size": list(prepared.size), "rate": rate, "low": low}
+            records.append({"query": asked_for, "hits": [hit_record(hit, limit) for hit in hits]})
+            height, width = prepared.size
+            kind = f"low resolution, {rate:.1f} times smaller than {{}}x{{}}" if low else "full resolution for {}x{}"
+            print(f"query: {f'{file}, ' * several}{height}x{width}, {kind.format(*extractor.full_size)}")
+            show(hits, limit)
+    if not records:
+        raise ValueError(f"none of the {len(files)} pictures can be read")
     if args.json:
-        record = {
-            "gallery": str(args.gallery),
-            "images": len(gallery),
-            **{key: gallery.about[key] for key in ("model", "weights_sha256", "metric")},
-            "query": {
-                "file": str(args.image), "box": args.box, "size": list(prepared.size), "rate": rate, "low": low,
-            },
-            "hits": [
-                {"rank": hit.rank, "score": hit.score, "file": str(hit.path), "size": list(hit.size)}
-                | ({} if limit is None else {"accepted": limit.accepts(hit)})
-                for hit in hits
-            ],
-        }  # fmt: skip
-        if limit is not None:
-            record["accept"] = limit._asdict()
-        write_json(record, args.json)
-    kind = f"low resolution, {rate:.1f} times smaller than {{}}x{{}}" if low else "full resolution for {}x{}"
-    print(f"query: {img.height}x{img.width}, {kind.format(*extractor.full_size)}")
+        about = {"gallery": str(args.gallery), "images": len(gallery)}
+        about |= {key: gallery.about[key] for key in ("model", "weights_sha256", "metric")}
+        about |= {} if limit is None else {"accept": limit._asdict()}
+        write_json(about | ({"queries": records} if several else records[0]), args.json)
+    if limit is not None:
+        print(
+            f"That score is of the test images of {limit.dataset}: {limit.tpr:.1f} % of the pairs of one identity and "
+            f"at most {100 * limit.fpr:g} % of the others reach it; of other images other shares do."
+        )
+    return 0
+
+
+def asked(images: list[Path], without: Path) -> list[Path]:
+    """Return the pictures named, and those in and below the folders named, but for the gallery's own."""
+    files = []
+    for path in images:
+        if path.is_dir():
+            found, _ = image_files(path.absolute(), without.absolute())
+            files += sorted(path / name for name in found)
+        else:
+            files.append(path)
+    return files
+
+
+def hit_record(hit: Hit, limit: Acceptance | None) -> dict:
+    """Return a hit as JSON holds it."""
+    record = {"rank": hit.rank, "score": hit.score, "file": str(hit.path), "size": list(hit.size)}
+    return record if limit is None else record | {"accepted": limit.accepts(hit)}
+
+
+def picture(file: Path, box: list[int] | None) -> PIL.Image.Image:
+    """Read a picture, or a box of it."""
+    img = as_image(file)
+    return cropped(img, tuple(box)) if box else img
+
+
+def show(hits: list[Hit], limit: Acceptance | None) -> None:
+    """Print what was found, and what of it is near enough."""
     rows = [[hit.rank, hit.score, hit.name] for hit in hits]
     headers = ["rank", "score", "file"]
     if limit is not None:
@@ -144,12 +189,7 @@ def query(args: argparse.Namespace) -> int:
         headers.append("accepted")
     print(tabulate(rows, headers=headers, tablefmt="github", floatfmt=".4f"))
     if limit is not None:
-        print(
-            f"accepted: {sum(map(limit.accepts, hits))} of {len(hits)}, from score {limit.score:.4f} on. On the test "
-            f"images of {limit.dataset} that was {limit.tpr:.1f} % of the pairs of one identity and at most "
-            f"{100 * limit.fpr:g} % of the others; on other images the shares are others."
-        )
-    return 0
+        print(f"accepted: {sum(map(limit.accepts, hits))} of {len(hits)}, from score {limit.score:.4f} on")
 
 
 def sheet(

@@ -77,6 +77,46 @@ def test_hits_near_enough_are_marked(run_tool, tool, run_folder, images, tmp_pat
     assert (0, 128, 0) in {colour for _, colour in colours}
 
 
+def test_many_queries_are_answered_as_one_by_one(run_tool, tool, run_folder, images, tmp_path, monkeypatch):
+    place, found, asked = tmp_path / "gallery", tmp_path / "found.json", tmp_path / "asked"
+    assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0
+    shutil.copytree(images / "009", asked / "deep")
+    (asked / "._b.png").touch()
+    (asked / "b.png").write_text("no picture")
+    alone = images / "008" / "008_c2_0.png"
+    how = ("--gallery", place, "--top", 3, "--json", found)
+    files = [alone, *sorted((asked / "deep").iterdir())]
+    singles = []
+    for file in files:
+        assert run_tool("query", file, *how)[0] == 0
+        singles.append(json.loads(found.read_text()))
+    make = tool.Gallery.make_extractor  # two batches of the five pictures
+    monkeypatch.setattr(tool.Gallery, "make_extractor", lambda *args, **kwargs: make(*args, **kwargs, batch_size=3))
+    status, out, err = run_tool("query", alone, asked, *how, "--sheet", tmp_path / "sheets" / "hits.png")
+    record = json.loads(found.read_text())
+    assert status == 0 and err.startswith("left out: ") and "b.png: cannot be read" in err
+    assert len(err.splitlines()) == 1
+    assert [line for line in out.splitlines() if line.startswith("query: ")] == [
+        f"query: {file}, 64x32, full resolution for 32x16" for file in files
+    ]
+    assert set(record) == set(singles[0]) - {"query", "hits"} | {"queries"}
+    for one, single in zip(record["queries"], singles, strict=True):
+        assert one["query"] == single["query"]
+        assert [hit["file"] for hit in one["hits"]] == [hit["file"] for hit in single["hits"]]
+        scores = [hit["score"] for hit in single["hits"]]
+        assert [hit["score"] for hit in one["hits"]] == pytest.approx(scores, abs=1e-5)
+    drawn = sorted(path.name for path in (tmp_path / "sheets").iterdir())
+    assert drawn == ["hits_1.png", "hits_3.png", "hits_4.png", "hits_5.png"]  # the second could not be read
+
+    for argv, message in (
+        ((alone, asked, "--box", 0, 0, 8, 8), "--box is a part of one picture"),
+        ((asked / "b.png", tmp_path / "no.png"), "none of the 2 pictures can be read"),
+        ((alone, place), "no images in"),
+    ):
+        status, out, err = run_tool("query", *argv, "--gallery", place)
+        assert status == 2 and message in err and not out, argv
+
+
 def test_a_box_of_a_scene(run_tool, run_folder, images, tmp_path):
     place, scene = tmp_path / "gallery", PIL.Image.new("RGB", (300, 200), "white")
     assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0
