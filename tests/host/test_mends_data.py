@@ -1,9 +1,13 @@
 """The host's data: each fault on the bare host, and its cure."""
 
+import io
 import json
 import pickle
 import shutil
+import sys
+import tarfile
 import urllib.error
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -166,6 +170,57 @@ def test_failed_download_leaves_nothing_behind(tmp_path, monkeypatch):
         with pytest.raises(RuntimeError, match=r"VIPeR is not at .*fetched from http.*no route.*by hand"):
             viper(root=str(tmp_path / "mended"))
         assert not (tmp_path / "mended" / "viper").exists()
+
+
+def served(path, *names, links=()):
+    """Pack members, and links (name, target), into an archive; return the address from which it is fetched."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, "content")
+        return path.as_uri()
+    with tarfile.open(path, "w:gz") as archive:
+        for name, target in links:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            archive.addfile(member)
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 7
+            archive.addfile(member, io.BytesIO(b"content"))
+    return path.as_uri()
+
+
+@pytest.mark.mend("download")
+@pytest.mark.parametrize(
+    "names, links, reason",
+    [
+        (["VIPeR/a.bmp", "../../ESCAPED"], [], "ESCAPED' leads out of the folder"),
+        (["VIPeR/a.bmp", "out/ESCAPED"], [("out", "../..")], "'out' is neither a file nor a folder"),
+    ],
+)
+def test_a_served_archive_writes_nothing_outside_the_sets_folder(tmp_path, monkeypatch, names, links, reason):
+    viper = host.module("data.datasets.image.viper").VIPeR
+    monkeypatch.setattr(viper, "dataset_url", served(tmp_path / "VIPeR.tgz", *names, links=links))
+    if sys.version_info < (3, 14):  # from then on tarfile refuses by itself
+        with bare_host(), pytest.raises(RuntimeError, match="is not found"):
+            viper(root=str(tmp_path / "bare" / "root"))
+        assert (tmp_path / "bare" / "ESCAPED").exists()
+    with pytest.raises(RuntimeError, match=rf"VIPeR is not at .*fetched from file.*{reason}.*that you trust"):
+        viper(root=str(tmp_path / "mended" / "root"))
+    assert not list((tmp_path / "mended").rglob("*ESCAPED*")) and not any((tmp_path / "mended" / "root").iterdir())
+
+
+@pytest.mark.parametrize("name", ["VIPeR.v1.0.zip", "VIPeR.tar.gz"])
+def test_a_downloaded_set_is_where_the_bare_host_has_it(tmp_path, monkeypatch, name):
+    names = [f"VIPeR/cam_{cam}/{pid:03d}_0.bmp" for cam in "ab" for pid in range(4)]
+    viper = host.module("data.datasets.image.viper").VIPeR
+    monkeypatch.setattr(viper, "dataset_url", served(tmp_path / name, *names))
+    with bare_host():
+        viper(root=str(tmp_path / "bare"), verbose=False)
+    viper(root=str(tmp_path / "mended"), verbose=False)
+    bare, mended = ([p.relative_to(r) for p in sorted(r.rglob("*"))] for r in (tmp_path / "bare", tmp_path / "mended"))
+    assert bare == mended and Path("viper", name) in mended and len(mended) == 14
 
 
 def test_sets_without_a_download_and_users_files_are_left_alone(tmp_path):

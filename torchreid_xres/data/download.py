@@ -274,16 +274,17 @@ def _record(folder: Path, file: str, sha256: str) -> None:
 # -- archives --------------------------------------------------------------------------------------------------
 
 
-def unpack(archive: str | Path, folder: str | Path, limit: int = LARGEST) -> None:
+def unpack(archive: str | Path, folder: str | Path, limit: int = LARGEST, strip: bool = True) -> None:
     """Unpack a zip or tar archive into a new folder, which appears when it is complete.
 
-    Where all of the archive is in one folder, ``folder`` becomes that one. Only plain files and folders are taken: a
-    link, a device, or a name that leads out of the folder makes the whole archive unsafe.
+    Only plain files and folders are taken: a link, a device, or a name that leads out of the folder makes the whole
+    archive unsafe.
 
     Args:
         archive: .zip, or .tar, bare or compressed.
         folder: must not be there.
         limit: the most bytes it may unpack to.
+        strip: where all of the archive is in one folder, ``folder`` becomes that one.
 
     Raises:
         FileExistsError: if the folder is there.
@@ -310,7 +311,7 @@ def unpack(archive: str | Path, folder: str | Path, limit: int = LARGEST) -> Non
             with file, open(target, "wb") as copy:
                 shutil.copyfileobj(file, copy, BLOCK)
         inside = list(scratch.iterdir())
-        content = inside[0] if len(inside) == 1 and inside[0].is_dir() else scratch
+        content = inside[0] if strip and len(inside) == 1 and inside[0].is_dir() else scratch
         content.chmod(0o755)  # mkdtemp's folder is for its owner alone
         os.replace(content, folder)
     except (

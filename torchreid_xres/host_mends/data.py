@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
+import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -154,25 +154,30 @@ def _group_sampler_init(original: Callable) -> Callable:
 @mend(
     "download",
     "data/datasets/dataset.py:233: a failed download leaves an empty folder, so that the next try complains "
-    "about missing files instead",
+    "about missing files instead; :246: an archive's members are written wherever they lead",
     "data.datasets.dataset:Dataset.download_dataset",
 )
 def _download_dataset(original: Callable) -> Callable:
+    unpack = import_module("torchreid_xres.data.download").unpack
+
     def download_dataset(self: Any, dataset_dir: str, dataset_url: str | None) -> None:
         folder = Path(dataset_dir)
         if dataset_url is not None and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # an earlier try's
-        absent = not folder.exists()
+        if dataset_url is None or folder.exists():
+            return original(self, dataset_dir, dataset_url)
         try:
-            original(self, dataset_dir, dataset_url)
-        except BaseException as error:
-            if absent:
-                shutil.rmtree(folder, ignore_errors=True)
-            if dataset_url is None or not isinstance(error, Exception):
-                raise
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+                archive = Path(scratch, os.path.basename(dataset_url))
+                host.module("data.datasets.dataset").download_url(dataset_url, str(archive))
+                unpack(archive, folder, strip=False)
+                os.replace(archive, folder / archive.name)
+        except Exception as error:
             raise RuntimeError(
                 f"{type(self).__name__} is not at {folder} and could not be fetched from {dataset_url} "
-                f"({type(error).__name__}: {error}). Get it by hand and unpack it into that folder"
+                f"({type(error).__name__}: {error}). Get it by hand, from a source that you trust, and unpack it into "
+                "that folder"
             ) from error
 
     return download_dataset
