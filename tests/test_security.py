@@ -4,12 +4,16 @@ Archives that lead out of their folder are in ``data/test_download.py``, the pag
 """
 
 import ast
+import io
 import json
 import pickle
 import shutil
 import sqlite3
+import tarfile
 import warnings
+import zipfile
 from pathlib import Path
+from typing import Tuple  # noqa: UP035 (as TorchScript wants it)
 
 import numpy as np
 import pytest
@@ -32,6 +36,7 @@ from torchreid_xres.models import build_model
 from torchreid_xres.models.weights import load_weights
 from torchreid_xres.sr import build_front_end
 from torchreid_xres.sr.build import read_state
+from torchreid_xres.tensors import read_tensors, refuse_code
 
 # -- what the code may call ----------------------------------------------------------------------------------------
 
@@ -39,17 +44,16 @@ from torchreid_xres.sr.build import read_state
 NEVER = {
     "eval", "exec", "os.system", "os.popen", "pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load",
     "marshal.loads", "joblib.load", "shelve.open", "yaml.load", "yaml.full_load", "yaml.unsafe_load", "torch.jit.load",
-    "torch.hub.load", "shutil.unpack_archive",
+    "torch.hub.load", "torch.load", "shutil.unpack_archive",
 }  # fmt: skip
 # Calls that do so unless they are told not to: the keyword and the value they need.
 TOLD = {
-    "torch.load": ("weights_only", True),
     "torch.hub.load_state_dict_from_url": ("weights_only", True),
     "np.load": ("allow_pickle", False),
     "subprocess.run": ("shell", False),
 }
-# Where a call is as it must be, and is not seen to be so: file and call.
-ELSEWHERE = {("host_mends/checkpoints.py", "torch.load"): "the keyword is in a dictionary; the files below try it"}
+# Where such a call is as it must be: file and call.
+ELSEWHERE = {("torchreid_xres/tensors.py", "torch.load"): "what old versions run is refused before"}
 
 
 def unsafe_calls(source):
@@ -69,9 +73,9 @@ def unsafe_calls(source):
 
 
 def test_unsafe_calls_are_seen():
-    bad = ["eval('1')", "torch.load(p)", "torch.load(p, weights_only=w)", "np.load(p, allow_pickle=True)",
+    bad = ["eval('1')", "torch.load(p)", "torch.load(p, weights_only=True)", "np.load(p, allow_pickle=True)",
            "zipfile.ZipFile(p).extractall()", "subprocess.run(c, shell=True)", "yaml.load(f)"]  # fmt: skip
-    good = ["torch.load(p, weights_only=True)", "subprocess.run(c)", "model.eval()", "yaml.safe_load(f)"]
+    good = ["read_tensors(p)", "subprocess.run(c)", "model.eval()", "yaml.safe_load(f)"]
     assert all(len(unsafe_calls(line)) == 1 for line in bad) and not any(map(unsafe_calls, good))
 
 
@@ -129,13 +133,44 @@ def whole_module(path, mark, net):
     torch.save(net, path)
 
 
+class Writer(nn.Module):
+    """TorchScript that makes the file when it is loaded."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+
+    @torch.jit.export
+    def __getstate__(self) -> Tuple[str, bool]:  # noqa: UP006 (as TorchScript wants it)
+        return self.path, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: Tuple[str, bool]):  # noqa: UP006
+        self.path, self.training = state
+        torch.save(torch.zeros(1), self.path)
+
+    def forward(self, x):
+        return x
+
+
 def script(path, mark, net):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated, and still read
-        torch.jit.save(torch.jit.script(net), path)
+        torch.jit.save(torch.jit.script(Writer(str(mark))), path)
 
 
-FILES = {f.__name__: f for f in (zipped, legacy, bare, whole_module, script)}
+def tarred(path, mark, net):
+    """As torch 0.1 saved: no storages, no tensors, and an object."""
+    none = pickle.dumps(0)
+    with tarfile.open(path, "w") as archive:
+        members = {"storages": none + pickle.dumps([]), "tensors": none, "pickle": pickle.dumps(Touch(mark))}
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+FILES = {f.__name__: f for f in (zipped, legacy, bare, whole_module, script, tarred)}
 READERS = {
     "checkpoint.load": lambda path, net: checkpoint.load(path),
     "host.load_checkpoint": lambda path, net: host.load_checkpoint(str(path)),
@@ -155,7 +190,6 @@ READERS = {
 
 @pytest.mark.parametrize("kind", FILES)
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file that looks like a TorchScript archive")
 def test_a_checkpoint_with_code_is_refused(reader, kind, tmp_path, mark, net):
     if reader == "spandrel":
         pytest.importorskip("spandrel")
@@ -167,15 +201,44 @@ def test_a_checkpoint_with_code_is_refused(reader, kind, tmp_path, mark, net):
     assert all(map(torch.equal, before, net.parameters()))
 
 
-def test_these_files_do_run_code_where_they_are_unpickled(tmp_path):
-    for kind in ("zipped", "legacy", "bare"):
-        mark, path = tmp_path / f"ran by {kind}", tmp_path / kind
-        FILES[kind](path, mark, nn.Linear(2, 2))
-        if kind == "bare":
-            pickle.loads(path.read_bytes())
-        else:
-            torch.load(path, weights_only=False)
-        assert mark.exists()
+@pytest.mark.parametrize("kind, told", [("script", "is a TorchScript archive"), ("tarred", "is a tar file")])
+@pytest.mark.parametrize("reader", READERS)
+def test_torch_is_not_asked_for_what_its_old_versions_read(reader, kind, told, tmp_path, mark, net, monkeypatch):
+    """torch 2.4 and 2.5 run the one and unpack the other, whatever ``weights_only`` says."""
+    if reader == "spandrel":
+        pytest.importorskip("spandrel")
+    path = tmp_path / "given.pth"
+    FILES[kind](path, mark, net)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
+    with pytest.raises((ValueError, pickle.UnpicklingError), match=rf"given\.pth {told}"):
+        READERS[reader](path, net)
+
+
+def test_a_script_is_known_whatever_its_folder_is_called(tmp_path, mark, net):
+    script(tmp_path / "given.pth", mark, net)
+    for folder in ("archive", ".data", "x.pkl"):
+        with zipfile.ZipFile(tmp_path / "given.pth") as given, zipfile.ZipFile(tmp_path / "new.pth", "w") as new:
+            for name in given.namelist():
+                new.writestr(f"{folder}/{name.partition('/')[2]}", given.read(name))
+        with pytest.raises(pickle.UnpicklingError, match="TorchScript"):
+            refuse_code(tmp_path / "new.pth")
+    torch.save({"constants.pkl": 1}, tmp_path / "constants.pkl")
+    assert read_tensors(tmp_path / "constants.pkl") == {"constants.pkl": 1}
+
+
+@pytest.mark.parametrize("kind", ["zipped", "legacy", "bare", "script", "tarred"])
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated")
+def test_these_files_do_run_code_where_they_are_unpickled(tmp_path, kind):
+    mark, path = tmp_path / "ran", tmp_path / kind
+    FILES[kind](path, mark, nn.Linear(2, 2))
+    assert not mark.exists()
+    if kind == "bare":
+        pickle.loads(path.read_bytes())
+    elif kind == "script":
+        torch.jit.load(path)
+    else:
+        torch.load(path, weights_only=False)
+    assert mark.exists()
 
 
 def test_a_safetensors_file_is_read_as_such_whatever_it_holds(tmp_path, mark):
@@ -304,15 +367,18 @@ def test_records_with_code_are_refused(run_folder, tmp_path, mark):
 # -- what the host reads from the net ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["zipped", "script", "tarred"])
 @pytest.mark.parametrize("name", ["resnet50", "osnet_x0_25"])
-def test_published_weights_with_code_are_refused(name, tmp_path, monkeypatch):
+def test_published_weights_with_code_are_refused(name, kind, tmp_path, monkeypatch, net):
     pytest.importorskip("gdown")
     mark = tmp_path / "code ran"
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     kept = {"resnet50": "hub/checkpoints/resnet50-19c8e357.pth", "osnet_x0_25": "checkpoints/osnet_x0_25_imagenet.pth"}
     path = tmp_path / kept[name]  # as if fetched before
     path.parent.mkdir(parents=True)
-    torch.save({"conv1.weight": Touch(mark)}, path)
+    FILES[kind](path, mark, net)
+    if kind != "zipped":
+        monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
     with pytest.raises((ValueError, RuntimeError, pickle.UnpicklingError)):
         host.build_model(name, 3, pretrained=True, use_gpu=False)
     assert not mark.exists()

@@ -14,6 +14,7 @@ import torch
 from torch import distributed as dist
 
 from torchreid_xres.files import whole_file
+from torchreid_xres.tensors import read_tensors
 
 
 def save_atomic(state: Any, path: str | Path) -> None:
@@ -53,10 +54,10 @@ def load(path: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path)
     except Exception as error:  # torch raises half a dozen unrelated types here
         raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
-    if not isinstance(state, Mapping):  # torch 2.4 reads TorchScript, whatever was asked
+    if not isinstance(state, Mapping):
         raise ValueError(f"{path} is not a readable checkpoint: it holds a {type(state).__name__}")
     return state
 

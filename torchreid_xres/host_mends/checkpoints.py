@@ -22,6 +22,7 @@ from torchreid_xres import host
 from torchreid_xres.engine.checkpoint import save_atomic
 from torchreid_xres.host_mends.table import mend
 from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -75,20 +76,17 @@ def _load_checkpoint(original: Callable) -> Callable:
         path = Path(fpath).expanduser().absolute()
         if not path.is_file():
             raise FileNotFoundError(f"there is no checkpoint at {path}")
-        options: dict[str, Any] = {
-            "map_location": None if torch.cuda.is_available() else "cpu",
-            "weights_only": True,
-        }
+        device = None if torch.cuda.is_available() else "cpu"
         try:
             with _numpy_numbers_allowed(), warnings.catch_warnings():
                 try:
-                    state = torch.load(path, **options)
+                    state = read_tensors(path, device)
                 except UnicodeDecodeError:
                     # Written by Python 2: its byte strings are not UTF-8. torch says that an encoding has no
                     # effect with weights_only, but it has.
                     warnings.filterwarnings("ignore", message="pickle_load_args")
-                    state = torch.load(path, encoding="latin1", **options)
-                if not isinstance(state, Mapping):  # torch 2.4 reads TorchScript, whatever was asked
+                    state = read_tensors(path, device, encoding="latin1")
+                if not isinstance(state, Mapping):
                     raise pickle.UnpicklingError(f"a {type(state).__name__}")
                 return state
         except pickle.UnpicklingError as error:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import torch
 from torch import Tensor, nn
 
 from torchreid_xres.host_mends.table import mend
+from torchreid_xres.tensors import refuse_code
 
 _FETCHING = (
     "densenet", "inceptionv4", "mlfn", "mobilenetv2", "nasnet", "osnet", "osnet_ain", "pcb", "resnet", "resnet_ibn_a",
@@ -26,8 +28,15 @@ _FETCHING = (
 )
 def _tensors_only(original: Callable) -> Callable:
     def read(*args: Any, **kwargs: Any) -> None:
+        load = torch.load
+
+        def load_tensors(path: str | os.PathLike, *more: Any, **options: Any) -> Any:
+            refuse_code(path)
+            return load(path, *more, **options)
+
         # torch.hub, through which most of the zoo reads, has no other switch that reaches a call in the host.
-        with mock.patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}):
+        forced = mock.patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"})
+        with forced, mock.patch.object(torch, "load", load_tensors):
             original(*args, **kwargs)
 
     return read

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torchreid_xres.registry import refuse_unknown_options
 from torchreid_xres.sr.base import FRONT_ENDS, FrontEnd
+from torchreid_xres.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = read_tensors(path)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read as a file of plain tensors: {reason}") from error
