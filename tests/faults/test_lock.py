@@ -1,5 +1,6 @@
 """A folder is one job's at a time; the lock of a dead process does not count."""
 
+import errno
 import json
 import os
 import re
@@ -37,6 +38,22 @@ def test_it_is_given_back_after_an_error(tmp_path):
         1 / 0  # noqa: B018
     with sole_use(tmp_path):
         pass
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path, monkeypatch):
+    def full(file, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    files = len(os.listdir("/dev/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        told = f"{tmp_path} cannot be written to: No space left on device"
+        with pytest.raises(OSError, match=told) as caught, sole_use(tmp_path):
+            pass
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir()) and len(os.listdir("/dev/fd")) == files
+    with sole_use(tmp_path):
+        assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
 
 
 def test_a_dead_process_does_not_count_but_a_living_one_does(tmp_path):

@@ -71,9 +71,13 @@ def _take(path: Path) -> int:
             break
         os.close(file)  # the one before removed it in the meantime
     _held.add(file)
-    os.truncate(file, 0)
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
+    try:
+        os.truncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {socket.gethostname()} since {since}".encode())
+    except OSError as error:
+        _give_back(path, file)
+        raise OSError(error.errno, f"{path.parent} cannot be written to: {error.strerror}") from error
     return file
 
 
