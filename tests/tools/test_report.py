@@ -1,9 +1,12 @@
 """tools/report.py on two tiny runs, as a user calls it, and the page in a browser where there is one."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import PIL.Image
 import pytest
@@ -60,6 +63,25 @@ def test_two_runs_compared(report, runs):
     won, lost, same = map(int, re.findall(r"<b>(\d+)</b>", page))
     assert won + lost + same == record["query_images"]
     assert len(page) < 3e6
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_run_in_a_read_only_folder(report, runs, tmp_path, monkeypatch, caplog, number):
+    folder = tmp_path / "kept"
+    shutil.copytree(runs[0], folder, ignore=shutil.ignore_patterns("features"))
+    make = Path.mkdir
+
+    def read_only(path, *args, **kwargs):
+        if folder in path.parents and not path.exists():
+            raise OSError(number, os.strerror(number), str(path))
+        make(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    status, page, err = report(folder, "--count", "1")
+    assert status == 0, err
+    assert page.count('<figure class="query"><img') == 2
+    for role in ("query", "gallery"):
+        assert f"{folder}/features/{role}.npz cannot be kept for the next time: {os.strerror(number)}" in caplog.text
 
 
 def test_records_alone_need_no_images_and_no_run(report, runs, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +22,16 @@ from torchreid_xres.engine.run import Run
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models.weights import load_weights
 
+logger = logging.getLogger(__name__)
+
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 def run_features(folder: str | Path, roles: Sequence[str] = ROLES) -> dict[str, FeatureSet]:
     """Extract the features of a trained run's images, by role: what its first target and its first source hold.
 
-    They are kept in the run's folder and read from there when weights, data set and manifest are the same.
+    They are kept in the run's folder, if it can be written to, and read from there when weights, data set and manifest
+    are the same.
 
     Args:
         folder: where the run was trained (it holds ``last.pth.tar``).
@@ -79,7 +86,12 @@ def engine_features(run: Run, engine: XresMixin, roles: Sequence[str] = ROLES) -
                 continue
         loader = _loader(run, engine, name, role)
         found[role] = labelled(run, engine, loader, loader.dataset, name=name, role=role, digest=digest)
-        found[role].save(path)
+        try:
+            found[role].save(path)
+        except OSError as error:
+            if error.errno not in _READ_ONLY:
+                raise
+            logger.warning("%s cannot be kept for the next time: %s", path, error.strerror)
     return found
 
 
