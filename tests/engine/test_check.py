@@ -74,6 +74,14 @@ def test_what_the_host_was_taught_is_there(given, monkeypatch):
     check_names(given("model.name", "mine", "data.targets", ["viper", "my_set"], "test.expected", {"my_set": {}}))
 
 
+def test_an_earlier_stage_on_sets_of_one_split_is_for_all_splits(given):
+    ten = ["data.sources", ["caviar"], "data.targets", ["caviar"], "data.num_splits", 10]
+    one = {"data": {"sources": ["folder"], "targets": ["folder"]}}
+    check_names(given(*ten, "stages", {"a": one, "b": {}}))
+    with pytest.raises(ConfigError, match=r"stages\.b: .* the splits 0 to 9 of 'folder'"):
+        check_names(given(*ten, "stages", {"a": {}, "b": one}))
+
+
 def test_a_task_without_training_and_an_evaluation_need_no_epoch(given):
     check_names(given("train.max_epoch", 0, "task", "fuse"))
     check_names(given("train.max_epoch", 0, "test.evaluate", True))

@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from torchreid_xres import host
 from torchreid_xres.config import ConfigError, as_dict, file_of, stage_configs
 from torchreid_xres.data import DATASETS, dataset_options
+from torchreid_xres.engine.job import has_splits
 from torchreid_xres.engine.run import TASKS
 from torchreid_xres.engine.vpfa import checked
 from torchreid_xres.host_mends.data import TRANSFORMS
@@ -50,6 +51,8 @@ def check_names(cfg: CfgNode) -> None:
     for stage, own in stages.items():
         try:
             _check_stage(own)
+            if stage == list(stages)[-1] or has_splits(own):  # others are done once for all splits
+                _check_splits(own)
         except ConfigError as error:
             raise ConfigError(f"stages.{stage}: {error}" if stage else str(error)) from None
     _check_expected(cfg.test.expected, list(stages.values())[-1].data.targets)
@@ -111,7 +114,6 @@ def _check_stage(cfg: CfgNode) -> None:
             pass
     except ValueError as error:
         raise ConfigError(f"data.options: {error}") from None
-    _check_splits(cfg)
     for name in cfg.data.transforms:
         _require("data.transforms", str(name).lower(), (*TRANSFORMS, "pad_crop"))
     try:

@@ -132,7 +132,7 @@ def own_runs(cfg: CfgNode, split: int, folder: Path, shared: Path | None = None)
         used = {name: runs[name].sha256 for name in stages_used(own)}
         sha256 = hashlib.sha256(f"{config_hash(own)}{sorted(used.items())}".encode()).hexdigest()
         last = stage == list(stages)[-1]
-        its_split = split if last or _has_splits(own) else 0
+        its_split = split if last or has_splits(own) else 0
         name = "/".join(part for part in (f"split{its_split}", cfg.model.name, stage) if part)
         home = folder / name
         if shared and not last:
@@ -143,7 +143,7 @@ def own_runs(cfg: CfgNode, split: int, folder: Path, shared: Path | None = None)
     return list(runs.values())
 
 
-def _has_splits(cfg: CfgNode) -> bool:
+def has_splits(cfg: CfgNode) -> bool:
     """Return whether one of a configuration's sets has several splits, as torchreid's own may."""
     names = {*cfg.data.sources, *cfg.data.targets}
     return any(name not in DATASETS or DATASETS[name].build.num_splits > 1 for name in names)
