@@ -10,15 +10,12 @@ The numbers in ``golden/<model>.json`` are written by ``python tests/golden/make
 import copy
 import json
 import math
-import os
-import re
-import zlib
-from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from golden_values import agree_with_kept, fill, noise, probed
+from gradients import awaken, fitting, watch_gradients, without_gradient
 from tiny_jobs import IDENTITIES, TINY, configured
 
 from torchreid_xres import host
@@ -33,8 +30,6 @@ from torchreid_xres.models.vpfa import PANNINGS
 from torchreid_xres.models.weights import load_weights
 from torchreid_xres.sr.pyramid import PyramidRestorer
 
-HERE = Path(__file__).parent
-GOLDEN = HERE / "golden"
 HOURGLASS = {"stacks": 1, "depth": 2, "width": 8}
 RCAN = {"groups": 1, "blocks": 1, "features": 4, "reduction": 2}
 RESTORER = {"trunk": "light", "trunk_options": {"features": 4, "blocks": 1}, "head_features": 4}
@@ -153,22 +148,6 @@ def stepped(engine_of):
     return make
 
 
-def watch_gradients(model):
-    """Return a dictionary that holds a parameter's gradients' norms, summed over the passes of a step, once it has any.
-
-    Some engines take a step in parts, and leave nothing of the first part's gradients.
-    """
-    norms = defaultdict(float)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-
-            def add(p, name=name):
-                norms[name] += p.grad.norm().item()
-
-            parameter.register_post_accumulate_grad_hook(add)
-    return norms
-
-
 def answer(model, batch):
     """Return all that a model says of a batch, as one vector."""
     model.eval()
@@ -191,18 +170,12 @@ def test_the_walk_passes_every_model_and_every_engine():
 
 @every_model
 def test_a_step_gives_every_parameter_a_gradient_but_the_listed_ones(name, engine_of, monkeypatch):
-    # A unit that is off for all of a few small images says nothing about the graph.
-    monkeypatch.setattr(torch.nn.ReLU, "forward", lambda self, x: torch.nn.functional.leaky_relu(x, 0.1))
     engine = engine_of(name)
-    for parameter in engine.model.parameters():  # nothing that starts at zero hides what lies behind it
-        parameter.data += 0.02 * torch.randn_like(parameter)
+    awaken(engine.model, monkeypatch)
     norms = watch_gradients(engine.model)
     losses = engine.forward_backward(next(iter(engine.train_loader)))
     assert "loss" in losses and all(math.isfinite(value) for value in losses.values())
-    names = {key for key, _ in engine.model.named_parameters()}
-    listed = [{key for key in names if re.fullmatch(pattern, key)} for pattern in NO_GRADIENT.get(name, {})]
-    assert all(listed), "a listed pattern fits no parameter"
-    assert names - {key for key, norm in norms.items() if norm > 0} == set().union(*listed)
+    assert without_gradient(engine.model, norms) == fitting(engine.model, NO_GRADIENT.get(name, {}))
 
 
 @every_model
@@ -270,23 +243,6 @@ def input_size(name):
     return CASES[name].get("data.height", 32), CASES[name].get("data.width", 16)
 
 
-def noise(key, *shape):
-    """Return standard normal numbers that depend on a text alone; NumPy guarantees this generator's numbers."""
-    return torch.from_numpy(np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)).float()
-
-
-def fill(model):
-    """Fill a model from its parameters' names: what torch draws at the start is another matter."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            values = noise(name, *parameter.shape)
-            if parameter.ndim > 1:
-                values *= parameter[0].numel() ** -0.5
-            else:
-                values = 0.05 * values + (0.0 if name.endswith("bias") else 1.0)
-            parameter.copy_(values)
-
-
 def picture_batch(height, width):
     """Return a batch of 12 images of 4 identities, every other one low, as a loader of pairs would give it."""
     low = torch.arange(12) % 2 == 1
@@ -329,11 +285,6 @@ def measured(name, engine):
     }
 
 
-def probed(said):
-    """Return four numbers on each of which all that was said acts, and its norm."""
-    return [*(noise("probes", 4, len(said)) @ said / said.norm()).tolist(), said.norm().item()]
-
-
 def vpfa_measured():
     """Return the numbers that are kept of VPFA, which is no model of its own: what each module makes of features."""
     x, target = noise("low", 9, 6), noise("high", 9, 6)
@@ -346,25 +297,7 @@ def vpfa_measured():
     return answers
 
 
-def rounded(found):
-    if isinstance(found, dict):
-        return {key: rounded(value) for key, value in found.items()}
-    if isinstance(found, list):
-        return [rounded(value) for value in found]
-    return found if isinstance(found, int) else float(f"{found:.7g}")
-
-
-# Relative, in fp32 and one thread. A unit that rounding switches on or off changes a gradient more than a loss.
-TOLERANCE = defaultdict(lambda: 1e-4, parameters=0, gradient=1e-2)
-
-
 @pytest.mark.parametrize("name", [*CASES, "vpfa"])
 def test_golden_values(name, engine_of):
     found = vpfa_measured() if name == "vpfa" else measured(name, engine_of(name))
-    path = GOLDEN / f"{name}.json"
-    if os.environ.get("XRES_WRITE_GOLDEN"):
-        path.write_text(json.dumps(rounded(found), indent=1) + "\n", encoding="utf-8")
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    assert found.keys() == kept.keys()
-    for part, value in kept.items():
-        assert found[part] == pytest.approx(value, rel=TOLERANCE[part], abs=1e-5), part
+    agree_with_kept(name, found)
