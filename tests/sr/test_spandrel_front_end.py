@@ -1,5 +1,6 @@
 """spandrel's networks: by name at the published sizes, from checkpoints, and what is refused."""
 
+import copy
 import logging
 import sys
 
@@ -111,6 +112,17 @@ def test_parameters_that_no_loss_reaches_are_not_offered_to_the_optimiser(spandr
     front_end = build_small(arch)
     off = {name for name, p in front_end.named_parameters() if not p.requires_grad}
     assert off and off == {name for name, _ in front_end.named_parameters() if fixed in name}
+
+
+def test_kernels_kept_merged_say_the_same_and_are_written_no_more(spandrel):
+    front_end, x = build_small("SPAN").eval(), torch.rand(2, 3, 9, 6)
+    merged = copy.deepcopy(front_end)
+    merged.keep_merged()
+    kernel = merged.model.block_1.c1_r.eval_conv.weight
+    place = kernel.data_ptr()
+    with torch.no_grad():
+        assert torch.equal(merged(x), front_end(x))
+    assert kernel.data_ptr() == place
 
 
 def test_building_twice_inside_shifts_no_seed(spandrel):

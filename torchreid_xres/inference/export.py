@@ -27,6 +27,7 @@ from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.files import whole_file
 from torchreid_xres.inference.branches import ways
 from torchreid_xres.inference.chain import Chain, Recipe, by
+from torchreid_xres.sr.spandrel import SpandrelFrontEnd
 
 # The least cosine to torch's descriptor in float32 that an image may have.
 BOUNDS = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.98}
@@ -134,6 +135,9 @@ def export_onnx(
         "weights_sha256": weights_hash(model),
         "precision": precision,
     }
+    for part in model.modules():
+        if isinstance(part, SpandrelFrontEnd):
+            part.keep_merged()
     found = []
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for role in wanted:

@@ -159,6 +159,18 @@ class SpandrelFrontEnd(FrontEnd):
             return torch.cat([self._call(self.model, image) for image in x.split(1)])
         return self._call(self.model, x)
 
+    def keep_merged(self) -> None:
+        """Merge kernels that a network merges at each call in evaluation (SPAN) now, for good.
+
+        For a copy that is evaluated only: what is trained or loaded afterwards is not merged again. An exporter cannot
+        follow a network that writes to its own weights; torch ends with a segmentation fault.
+        """
+        module: Any
+        for module in self.model.modules():
+            if hasattr(module, "update_params") and hasattr(module, "eval_conv"):
+                module.update_params()
+                module.update_params = _nothing
+
     def rename(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if state.keys() & self.state_dict().keys():
             return state
@@ -166,6 +178,10 @@ class SpandrelFrontEnd(FrontEnd):
 
     def extra_repr(self) -> str:
         return f"{self.architecture}, {super().extra_repr()}"
+
+
+def _nothing() -> None:
+    pass
 
 
 def _detect(path: str | Path) -> Any:
