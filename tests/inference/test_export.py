@@ -168,6 +168,18 @@ def test_a_network_that_torch_cannot_export_is_named(tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_network_that_replaces_its_own_weights_is_refused_before_the_exporter_crashes(tmp_path, monkeypatch):
+    class Writes(Small):
+        def forward(self, img):
+            self.linear.weight.data = 2 * self.conv.weight.sum() + torch.ones(6, 16)
+            return super().forward(img)
+
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, dynamic_shapes, **__: pytest.fail("the exporter was called"))
+    with pytest.raises(ExportError, match=r"torch cannot export Writes: at each call .* parameter linear\.weight$"):
+        export_onnx(Writes(), tmp_path / "m.onnx", Recipe((16, 8)))
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_model_that_tells_images_apart_must_say_how():
     class New(Small):
         def extract(self, batch):

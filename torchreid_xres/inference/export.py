@@ -189,7 +189,11 @@ def write_graph(chain: nn.Module, path: Path, image: Tensor, opset: int) -> None
         axes = {axis: torch.export.Dim(name, min=2) for axis, name in axes.items()}
     try:
         with torch.no_grad(), _quiet():
+            places = {name: parameter.data_ptr() for name, parameter in chain.model.named_parameters()}
             chain(image)  # whatever it keeps for later calls is made of numbers now, not of the exporter's symbols
+            moved = [name for name, parameter in chain.model.named_parameters() if parameter.data_ptr() != places[name]]
+            if moved:  # following it, the exporter ends in a segmentation fault
+                raise ValueError(f"at each call it puts another tensor into its parameter {moved[0]}")
             torch.onnx.export(
                 chain,
                 (image,),
