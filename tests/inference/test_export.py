@@ -245,19 +245,6 @@ def test_networks_of_torchreid_export(name, tmp_path):
     assert file.role == "" and file.cosine > 0.99999
 
 
-@pytest.mark.slow
-def test_spandrels_swinir_which_fixes_the_batch_is_not_let_through(tmp_path):
-    pytest.importorskip("spandrel")
-    options = {"arch": "SwinIR", "embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 8}
-    model = MODELS.build("sr_reid", pretrained=False, sr="spandrel", sr_options=options).eval()
-    try:
-        (file,) = export_onnx(model, tmp_path / "m.onnx", Recipe((64, 32)), roles=["query"])
-    except ExportError:
-        assert not any(tmp_path.iterdir())
-    else:  # a later torch or spandrel may do it right
-        assert Session(file.path)(torch.stack(noise(20, 10, count=5))).shape[0] == 5
-
-
 def test_the_files_rank_as_the_run_does(run_of, tmp_path, monkeypatch):
     """Without an exporter: a session that asks torch, so that only the sending of images to files is under test."""
     folder = run_of("sr_reid")
