@@ -17,6 +17,8 @@ from torchreid_xres.inference.export import ExportError, Recipe, Session, compar
 from torchreid_xres.inference.extractor import Extractor
 from torchreid_xres.inference.network import find_run, load_network
 from torchreid_xres.models import MODELS
+from torchreid_xres.models.nonlocal_block import NonLocal
+from torchreid_xres.models.staged_trunk import channels_after
 
 try:
     export.needs_onnx()
@@ -219,6 +221,75 @@ def test_the_ways_of_a_model_are_those_of_its_extract(run_of, method):
             outputs.append(chain(images))
             assert torch.allclose(outputs[-1], chain.reference(images), atol=1e-5)
     assert len(outputs) == 1 or not torch.allclose(*outputs, atol=1e-4), "two files are worth it"
+
+
+class Shallow(nn.Module):
+    """A published network's maps, by one convolution each."""
+
+    def __init__(self, *channels, strides=(16,)):
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Conv2d(3, c, stride, stride) for c, stride in zip(channels, strides, strict=True))
+
+    def forward(self, img):
+        found = [conv(img).relu() for conv in self.maps]
+        return found if len(found) > 1 else found[0]
+
+    featuremaps = forward
+
+
+def shallow_hrnet(reid):
+    reid.backbone = Shallow(*reid.backbone.feature_info.channels(), strides=(4, 8, 16, 32))
+
+
+def shallow_dgrl(model):
+    channels = channels_after(nn.Sequential(model.stems["hr"].layers, *model.stages))
+    for stem in model.stems.values():
+        stem.layers = Shallow(channels[0], strides=(4,))
+    for i, stage in enumerate(model.stages):
+        after = [module for module in stage.modules() if isinstance(module, NonLocal)][-1:]
+        model.stages[i] = nn.Sequential(nn.Conv2d(channels[i], channels[i + 1], 1, 1 if i in (0, 3) else 2), *after)
+
+
+def shallow_branches(model):
+    for level in model.branches:
+        model.branches[level] = Small()
+
+
+def shallow_parts(model):
+    for part in model.reid:
+        part.backbone = Shallow(part.part_dim)
+
+
+def shallow_encoders(model):
+    for encoder in model.encoders.values():
+        encoder.trunk = Shallow(encoder.bn.num_features)
+
+
+# How the published networks in a method, which are most of the work, are replaced in place by a convolution or two.
+SHALLOW = {
+    "sr_reid": lambda model: setattr(model, "reid", Small()),
+    "hrnet_reid": shallow_hrnet,
+    "psh_rnet": lambda model: shallow_hrnet(model.reid),
+    "kgnet": shallow_encoders,
+    "msifla": shallow_parts,
+    "dgrl": shallow_dgrl,
+    "prpr": shallow_branches,
+}
+
+
+def test_the_methods_made_shallow_are_all_but_the_hosts(methods):
+    assert set(methods) - set(SHALLOW) == {"osnet_x0_25"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "kgnet" else ()) for name in SHALLOW]
+)
+def test_what_a_method_does_with_queries_exports(name, run_of, tmp_path):
+    run, weights = find_run(run_of(name))
+    model, _ = load_network(run, weights)
+    SHALLOW[name](model)
+    (file,) = export_onnx(model.eval(), tmp_path / "m.onnx", Recipe.of(run.cfg), roles=["query"])
+    assert file.role == ("" if name in ONE_FILE else "query")
 
 
 @pytest.mark.slow
