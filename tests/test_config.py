@@ -1,11 +1,15 @@
 import pytest
+import torch
 import yaml
 from yacs.config import CfgNode
 
 from torchreid_xres import host
 from torchreid_xres.config import ConfigError, check_config, config_hash, load_config
-from torchreid_xres.config_keys import CHOICES, get_config
+from torchreid_xres.config_keys import CHOICES, CHOICES_OF_LISTS, get_config
+from torchreid_xres.data.degrade import KERNELS
 from torchreid_xres.data.samplers import SAMPLERS
+from torchreid_xres.engine.msifla import COUPLINGS
+from torchreid_xres.models.hrnet_reid import HRNetReIDOutput
 
 HOST_KEYS = {
     "model": "name pretrained load_weights resume",
@@ -82,6 +86,12 @@ def test_the_samplers_to_choose_from_are_the_hosts_and_ours():
     hosts = set(host.module("data.sampler").AVAI_SAMPLERS)
     assert set(CHOICES["sampler.train_sampler"]) == hosts | {*SAMPLERS}
     assert set(CHOICES["sampler.train_sampler_t"]) == hosts
+
+
+def test_the_kernels_couplings_and_outputs_to_choose_from_are_those_there_are():
+    assert CHOICES["data.kernel"] == KERNELS and CHOICES["loss.msifla.coupling"] == tuple(COUPLINGS)
+    one = torch.zeros(1)
+    assert CHOICES_OF_LISTS["loss.ps.terms"] == tuple(HRNetReIDOutput((one,) * 5, one, one).named())
 
 
 def test_the_optimisers_and_schedules_to_choose_from_are_the_hosts():

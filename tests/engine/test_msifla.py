@@ -244,7 +244,7 @@ def test_the_reconstruction_is_learned(engine):
 
 
 def test_wrong_couplings_rates_and_sets_are_refused(engine):
-    with pytest.raises(ConfigError, match="coupling is 'both'; allowed: alternate, joint, detached"):
+    with pytest.raises(ConfigError, match=r"coupling is 'both'\. Allowed: 'alternate', 'joint', 'detached'"):
         engine(loss__msifla__coupling="both")
     with pytest.raises(ConfigError, match="different numbers above 1"):
         engine(loss__msifla__rates=[2.0, 1.0])

@@ -97,7 +97,5 @@ def test_what_cannot_be_fused_is_refused(tiny_config, tmp_path):
     (run,) = own_runs(tiny_config(task="fuse"), 0, tmp_path)
     with pytest.raises(ConfigError, match=r"makes prpr of 4 branches; model.name is 'sr_reid'"):
         run.work()
-    branches = {"branches": ["a", "b", "c", "d"], "search": ["everything"]}
-    (run,) = own_runs(tiny_config(task="fuse", model__name="prpr", fusion=branches), 0, tmp_path)
-    with pytest.raises(ConfigError, match=r"search names \['everything'\]; allowed: all, size"):
-        run.work()
+    with pytest.raises(ConfigError, match=r"fusion\.search is 'everything'\. Allowed: 'all', 'size'"):
+        tiny_config(task="fuse", model__name="prpr", fusion={"search": ["everything"]})

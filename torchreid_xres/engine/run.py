@@ -200,8 +200,8 @@ class Run:
             for folder, told in found.items():
                 if told:
                     raise ValueError(
-                        f"{name} is not what the run in {folder} began with: {told}. Put that back to go on, or start "
-                        "over with --fresh"
+                        f"{name} is not what the run in {folder} began with: {told}. Put that back to go on, start "
+                        "over with --fresh, or evaluate what was trained as it is with test.evaluate True"
                     )
 
     def _tell_other_images(self, manager: XresDataManager) -> None:

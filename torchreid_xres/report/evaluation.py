@@ -48,7 +48,8 @@ def read_record(path: str | Path, dataset: str = "") -> dict:
     """
     path = Path(path)
     if path.is_dir():
-        found = {file.stem: file for file in sorted(path.glob("results/*.json"))}
+        files = sorted(path.glob("results/*.json"))
+        found = {file.stem: file for file in files if not file.name.startswith("manifest_")}
         if not found:
             raise FileNotFoundError(f"{path} holds no results/*.json: no run was evaluated there")
         if not dataset and len(found) > 1:
