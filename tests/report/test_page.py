@@ -250,7 +250,7 @@ def test_a_folder_with_several_records(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such run folder or record"):
         read_record(tmp_path / "none")
     (tmp_path / "results").mkdir()
-    for name in ("a", "b"):
+    for name in ("a", "b", "manifest_a"):
         (tmp_path / "results" / f"{name}.json").write_text("{}")
     with pytest.raises(ValueError, match="was evaluated on a, b: name one"):
         read_record(tmp_path)
