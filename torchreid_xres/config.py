@@ -190,15 +190,15 @@ def check_config(cfg: CfgNode) -> None:
         ConfigError: naming the key, the value and what is allowed.
     """
     for key, allowed in CHOICES.items():
-        _require_choice(key, _value(cfg, key), allowed)
+        _require_choice(key, value_of(cfg, key), allowed)
     for key, allowed in CHOICES_OF_LISTS.items():
-        for value in _value(cfg, key):
+        for value in value_of(cfg, key):
             _require_choice(key, value, allowed)
     for key in ("height", "width", "num_splits"):
         if cfg.data[key] < 1:
             raise ConfigError(f"data.{key} must be at least 1, not {cfg.data[key]}")
     for key in ("data.rates", "data.pair_rates", "test.query_rates"):
-        rates = _value(cfg, key)
+        rates = value_of(cfg, key)
         if any(not isinstance(r, (int, float)) or not 1 <= r < math.inf for r in rates):
             raise ConfigError(f"{key} must be numbers of at least 1, not {list(rates)}")
     if not cfg.test.ranks or any(type(rank) is not int or rank < 1 for rank in cfg.test.ranks):
@@ -210,7 +210,8 @@ def check_config(cfg: CfgNode) -> None:
             check_config(stage)
 
 
-def _value(cfg: CfgNode, key: str) -> Any:
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """Return what a configuration has under a dotted key, such as ``loss.ps.teacher``."""
     for name in key.split("."):
         cfg = cfg[name]
     return cfg

@@ -11,7 +11,7 @@ import torch
 from yacs.config import CfgNode
 
 from torchreid_xres import host
-from torchreid_xres.config import ConfigError, as_dict, file_of, stage_configs
+from torchreid_xres.config import ConfigError, as_dict, file_of, stage_configs, value_of
 from torchreid_xres.data import DATASETS, dataset_options
 from torchreid_xres.engine.job import has_splits
 from torchreid_xres.engine.run import TASKS
@@ -75,8 +75,7 @@ def check_weights(cfg: CfgNode) -> None:
     """
     for stage, own in stage_configs(cfg).items():
         for key in _weights(own):
-            part, name = key.rsplit(".", 1)
-            given = (own.loss.ps if part == "loss.ps" else own[part])[name]
+            given = value_of(own, key)
             path = file_of(own, given)
             if given and "{" not in path and not Path(path).is_file():
                 where = f"stages.{stage}: " if stage else ""
