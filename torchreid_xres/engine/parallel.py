@@ -111,8 +111,9 @@ def shared(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
     Args:
         function: works on each image for itself.
-        *args, **kwargs: tensors with a row for each image, the same in all processes, also in lists, tuples and
-            dictionaries; anything else is passed on as it is.
+        *args: tensors with a row for each image, the same in all processes, also in lists, tuples and dictionaries;
+            anything else is passed on as it is.
+        **kwargs: as ``args``.
 
     Returns:
         What ``function`` returns for the whole batch; gradients go back to the process that computed.

@@ -65,7 +65,7 @@ def fused_features(
 ) -> Tensor:
     """Return one descriptor of all branches whose squared Euclidean distance is the weighted sum of theirs.
 
-    For unit vectors |a - b|^2 = 2 (1 - cos), so a branch's features, brought to length 1 and scaled by the square root
+    For unit vectors ``|a - b|^2 = 2 (1 - cos)``, so a branch's features, brought to length 1 and scaled by the square root
     of its weight, put 2 w_j D_j into the squared distance of the concatenation (PRPR, equation 3, times 2). So any
     ranking, re-ranking or vector index works on the fused distance; and as all descriptors have one length, the root of
     the weights' sum, it may as well compare them by cosine. A feature that is all 0 has no direction: it stays 0, and
@@ -102,10 +102,10 @@ def query_weighted_features(
     D_q = sum_j w_j(q) (1 - <q_j, g_j>) for unit vectors: all that depends on the gallery is the inner product of
     the concatenations of w_j(q) q_j and of g_j. The second always has the length sqrt(J), and a query's list does not
     change if its own descriptor is scaled. So both are brought to length 1, where one minus the cosine is
-    1 + (D_q - sum_j w_j(q)) / (sqrt(J) |w(q)|): the fused distance but for a positive factor and a constant of the
+    ``1 + (D_q - sum_j w_j(q)) / (sqrt(J) |w(q)|)``: the fused distance but for a positive factor and a constant of the
     query. One length also makes distances within the queries or within the gallery (re-ranking) comparable.
 
-    Squared Euclidean branches have no such form, as |g_j|^2 is then weighted by the query.
+    Squared Euclidean branches have no such form, as ``|g_j|^2`` is then weighted by the query.
 
     Args:
         query: (Q, D_j) of each branch.

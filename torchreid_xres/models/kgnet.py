@@ -65,7 +65,8 @@ class Recovery(nn.Module):
         guided: fuse features and attention (Eq. 4).
         scale: of the magnification.
         fusion_blocks: residual blocks of the fusion.
-        features, **sizes: of :class:`OmniTrunk`.
+        features: of :class:`OmniTrunk`.
+        **sizes: of :class:`OmniTrunk`.
     """
 
     def __init__(self, guided: bool, scale: int, fusion_blocks: int, features: int = 64, **sizes: int) -> None:

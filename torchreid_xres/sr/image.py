@@ -63,7 +63,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
         size: height and width to reach, in pixels.
 
     Returns:
-        (N, C, *size); ``x`` itself where it has that size already.
+        (N, C, height, width); ``x`` itself where it has that size already.
     """
     size = (int(size[0]), int(size[1]))
     if tuple(x.shape[-2:]) == size:
