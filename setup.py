@@ -1,4 +1,4 @@
-"""Install with ``pip install -e .``; extras: test, sr, search, export, report."""
+"""Install with ``pip install -e .``; extras: test, sr, search, export, report, docs."""
 
 from pathlib import Path
 
@@ -50,5 +50,6 @@ setup(
         "search": ["faiss-cpu>=1.8"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
         "report": ["matplotlib>=3.8", "scikit-learn>=1.3"],
+        "docs": ["sphinx>=8.2", "myst-parser>=4.0", "furo>=2024.8.6"],  # sphinx 8.2 wants Python 3.11
     },
 )

@@ -1,4 +1,4 @@
-"""Keep a job's records beside the code, and make the README's tables from what is kept.
+"""Keep a job's records beside the code, and make the documents' tables from what is kept.
 
     python benchmarks/tables.py keep log/quickstart --name quickstart --command "python tools/train.py ..."
     python benchmarks/tables.py write README.md     # between <!-- accuracy: NAME --> or the like and <!-- end -->
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     verb.add_argument("jobs", type=Path, nargs="+")
     verb.add_argument("--name", required=True)
     verb.add_argument("--command", required=True, action="append", help="once for each job, in their order")
-    verbs.add_parser("write").add_argument("document", type=Path)
+    verbs.add_parser("write").add_argument("documents", type=Path, nargs="+")
     verb = verbs.add_parser("show")
     verb.add_argument("names", nargs="+", help="records of one kind, or one suite of benchmarks/accuracy.py")
     verb.add_argument("--style", default="github", help="a table format of tabulate: github, simple, latex_booktabs")
@@ -149,10 +149,11 @@ def main(argv: list[str] | None = None) -> int:
             print(keep(args.jobs, args.name, args.command))
         elif args.verb == "show":
             print(shown(args.names, args.style))
-        elif not args.document.is_file():
-            raise FileNotFoundError(f"there is no document {args.document}")
         else:
-            args.document.write_text(filled(args.document.read_text(encoding="utf-8")), encoding="utf-8")
+            for document in args.documents:
+                if not document.is_file():
+                    raise FileNotFoundError(f"there is no document {document}")
+                document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")
     except USER_ERRORS as error:
         return tell(error)
     return 0

@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,17 +62,67 @@ def test_tables_are_those_the_records_give(document):
     assert tables.filled(text) == text, f"run: python benchmarks/tables.py write {document.relative_to(REPO)}"
 
 
+def anchors(document):
+    """Return what code hosts and the site call a document's headings."""
+    headings = re.findall(r"^#+ (.*)", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(text):
+    """Return file and anchor of every link that stays within the project."""
+    found = re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", BLOCK.sub("", text))
+    return [(file, anchor) for file, anchor in found if not file.startswith(("http://", "https://"))]
+
+
 @documents
 def test_links_lead_somewhere(document):
-    for target in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8")):
-        if not target.startswith(("http://", "https://")):
-            assert (document.parent / target).exists(), target
+    for file, anchor in links(document.read_text(encoding="utf-8")):
+        if file == "api/modules.rst":  # made when the site is
+            continue
+        target = document.parent / file if file else document
+        assert target.exists(), file
+        assert not anchor or anchor in anchors(target), f"{file}#{anchor}"
+
+
+def test_every_page_can_be_reached_from_the_first():
+    reached, left = set(), [REPO / "README.md"]
+    while left:
+        page = left.pop()
+        reached.add(page)
+        targets = {(page.parent / file).resolve() for file, _ in links(page.read_text(encoding="utf-8")) if file}
+        left += [target for target in targets - reached if target.suffix == ".md" and target.is_file()]
+    assert set(DOCUMENTS) <= reached
+
+
+def test_the_first_page_is_short_and_begins_with_a_small_picture():
+    readme = REPO / "README.md"
+    assert readme.stat().st_size <= 10_000
+    picture = re.search(r"^!\[.+\]\((\S+)\)$", readme.read_text(encoding="utf-8").split("\n\n")[1])
+    assert (REPO / picture[1]).stat().st_size <= 150_000
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx.ext.apidoc", reason="needs Sphinx 8.2: pip install -e '.[docs]'")
+    pytest.importorskip("myst_parser")
+    for entry in REPO.iterdir():
+        if not entry.name.startswith("."):
+            (tmp_path / entry.name).symlink_to(entry)
+    (tmp_path / "docs").unlink()  # where the site's maker leaves pages of its own
+    shutil.copytree(REPO / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("api", "_build"))
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", "site"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    pages = {path.relative_to(REPO / "docs").with_suffix("") for path in (REPO / "docs").rglob("*.md")}
+    made = {path.relative_to(tmp_path / "site").with_suffix("") for path in (tmp_path / "site").rglob("*.html")}
+    assert pages | {Path("api/torchreid_xres.inference")} <= made
 
 
 @documents
 def test_names_of_files_are_right(document):
-    for path in set(re.findall(r"\b(?:configs|tools|benchmarks)/[\w/]+\.(?:py|yaml)", document.read_text("utf-8"))):
-        made_there = document.name == "CONTRIBUTING.md" and f"New file `{path}`" in document.read_text("utf-8")
+    text = document.read_text(encoding="utf-8")
+    for path in set(re.findall(r"(?<![\w/])(?:configs|tools|benchmarks)/[\w/]+\.(?:py|yaml)", text)):
+        made_there = document.name == "CONTRIBUTING.md" and f"New file `{path}`" in text
         assert made_there or (REPO / path).is_file(), path
 
 

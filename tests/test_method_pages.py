@@ -9,7 +9,9 @@ import pytest
 from torchreid_xres.engine import ENGINES
 from torchreid_xres.models import MODELS
 
-PAGES = sorted((Path(__file__).resolve().parent.parent / "docs" / "methods").glob("*.md"))
+REPO = Path(__file__).resolve().parent.parent
+LIST = REPO / "docs" / "methods" / "index.md"
+PAGES = sorted(set(LIST.parent.glob("*.md")) - {LIST})
 # | eq. | what | [`file`](link) `function` |; the first column is left out where the source has no numbers.
 ROW = re.compile(r"^\|(?: ([\d, -]+) \|)? [^|]+ \| \[`([\w/]+\.py)`\]\(([^)]+)\) `([\w.]+)` \|$", re.MULTILINE)
 MENTION = re.compile(r"\b(?:eqs?\.|equations?)\s+((?:\d+(?:\s*(?:,|and|to|-)\s*)?)+)", re.IGNORECASE)
@@ -61,6 +63,14 @@ def test_every_method_has_a_page_that_names_it():
     for name in ENGINES:
         if name in MODELS:
             assert any(f"`{name}`" in title for title in texts.values()), f"no page has {name} in its title"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_is_linked_from_the_list_of_methods_and_from_the_first_page(page):
+    listed = LIST.read_text(encoding="utf-8")
+    assert f"]({page.name})**" in listed and f"\n{page.stem}\n" in listed  # for readers of both kinds
+    rows = [line for line in (REPO / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| [")]
+    assert sum(f"](docs/methods/{page.name})" in row for row in rows) == 1
 
 
 def test_a_number_that_is_not_said_is_noticed():

@@ -65,8 +65,8 @@ def fused_features(
 ) -> Tensor:
     """Return one descriptor of all branches whose squared Euclidean distance is the weighted sum of theirs.
 
-    For unit vectors ``|a - b|^2 = 2 (1 - cos)``, so a branch's features, brought to length 1 and scaled by the square root
-    of its weight, put 2 w_j D_j into the squared distance of the concatenation (PRPR, equation 3, times 2). So any
+    For unit vectors ``|a - b|^2 = 2 (1 - cos)``, so a branch's features, brought to length 1 and scaled by the square
+    root of its weight, put 2 w_j D_j into the squared distance of the concatenation (PRPR, equation 3, times 2). So any
     ranking, re-ranking or vector index works on the fused distance; and as all descriptors have one length, the root of
     the weights' sum, it may as well compare them by cosine. A feature that is all 0 has no direction: it stays 0, and
     its distance to others is half of what it would be in :func:`fused_distances`.
