@@ -28,7 +28,8 @@ class RankedLists:
         protocol: as a record holds it, for :func:`~torchreid_xres.engine.features.rank_saved`.
 
     Attributes:
-        query, gallery: as given.
+        query: as given.
+        gallery: as given.
         rank: (Q,) place of the first match, 1 = top of the list, mean over the draws; NaN for a query without a match.
         rank1: (Q,) share of the draws, 0 to 1, in which a match tops the list; NaN for a query without a match.
         ap: (Q,) average precision, 0 to 1; NaN for a query without a match.
