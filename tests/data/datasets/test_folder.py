@@ -82,7 +82,7 @@ class TestTree:
     def test_no_camera(self, build, tree, picture):
         root = tree("folder")
         picture(root / "query" / "c" / "holiday.jpg")
-        with pytest.raises(ValueError, match=r"holiday.jpg: no camera; the name needs a part like _c2"):
+        with pytest.raises(ValueError, match=r"holiday.jpg: no camera; the name needs one part like _c2"):
             build("folder", root=root)
 
     def test_identity_without_gallery_image(self, build, tree, picture):
