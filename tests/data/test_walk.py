@@ -192,7 +192,7 @@ def test_images_at(files, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no image and no folder .*gone"):
         images_at(tmp_path / "gone")
     empty = files("x/y.txt", folder="other")
-    with pytest.raises(FileNotFoundError, match=r"no images in .*other: left out: 1 other files, e.g. x/y.txt; image f"):
+    with pytest.raises(FileNotFoundError, match=r"no images in .*other: left out: 1 other files, e.g. x/y.txt; image"):
         images_at(empty)
     (empty / "x" / "y.txt").unlink()
     with pytest.raises(FileNotFoundError, match="only empty folders"):

@@ -160,7 +160,8 @@ def _read_tree(base: Path) -> list[_Row]:
         astray = found.images.keys() - placed.keys()
         if not placed:
             told = f"{base / part}: there are no images in <identity> folders, or in <camera> folders in these"
-            raise FileNotFoundError(f"{told}; {len(astray)} lie elsewhere: {shown(min(astray))}" if astray else told)
+            elsewhere = f"; {len(astray)} lie elsewhere, e.g. {shown(min(astray))}" if astray else ""
+            raise FileNotFoundError(told + elsewhere)
         if astray:
             logger.warning(
                 "%s: %d images are left out: they lie neither in <identity> nor in <identity>/<camera>, e.g. %s",
