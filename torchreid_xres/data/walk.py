@@ -34,7 +34,7 @@ SPECIAL = "that are no regular files"
 NOT_TEXT = "whose names are not UTF-8"
 # What nobody expects to be taken.
 _USUAL = {HIDDEN, SYSTEM, OTHER, FOLDERS}
-_NAMED = 5  # of what cannot be looked at
+_NAMED, _HELD = 5, 8  # so many are told: of what cannot be looked at; of what a folder holds
 
 
 @dataclass
@@ -220,6 +220,13 @@ def images_at(path: Path, without: Path | None = None) -> FoundImages:
     if not path.exists():
         raise FileNotFoundError(f"there is no image and no folder {path}")
     return walk_images(path, without=without).needed()
+
+
+def holds(folder: Path) -> str:
+    """Return the first names in a folder, for a message that says what was found in place of what is wanted."""
+    names = sorted(shown(name) for name in os.listdir(folder) if not name.startswith("."))
+    more = f" and {len(names) - _HELD} more" if len(names) > _HELD else ""
+    return (", ".join(names[:_HELD]) or "nothing") + more
 
 
 def _with_folders(name: str) -> list[str]:

@@ -122,12 +122,12 @@ class TestNearlyRight:
     def test_another_name(self, tree):
         root = tree("mlr_market1501")
         (root / "market1501").rename(root / "Market1501-new")
-        with pytest.raises(FileNotFoundError, match=r"no such data set under .* \(it holds Market1501-new\); looked"):
+        with pytest.raises(FileNotFoundError, match=r"looked for .*, the right one\? It holds Market1501-new$"):
             DATASETS.build("mlr_market1501", root=str(root))
 
     def test_the_set_in_place_of_the_folder_of_sets(self, tree):
         root = tree("mlr_viper") / "viper" / "VIPeR"
-        with pytest.raises(FileNotFoundError, match=r"\(it is itself one: name the folder that it lies in\)"):
+        with pytest.raises(FileNotFoundError, match="which is itself one: name the folder that it lies in; looked"):
             DATASETS.build("mlr_viper", root=str(root))
 
     def test_a_folder_without_images(self, tmp_path):

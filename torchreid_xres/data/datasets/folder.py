@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, Image, Split
-from torchreid_xres.data.datasets.reading import holds, read_text, whole
-from torchreid_xres.data.walk import shown, walk_images
+from torchreid_xres.data.datasets.reading import read_text, whole
+from torchreid_xres.data.walk import holds, shown, walk_images
 
 logger = logging.getLogger(__name__)
 

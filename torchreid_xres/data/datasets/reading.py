@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from torchreid_xres.data.base import Image, Split
-from torchreid_xres.data.walk import FoundImages, shown, walk_images
+from torchreid_xres.data.walk import FoundImages, holds, walk_images
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_NAMED = 8  # of what a folder holds
 
 
 def find_folder(root: Path, candidates: Sequence[str], *needs: Sequence[str]) -> Path:
@@ -46,11 +44,9 @@ def find_folder(root: Path, candidates: Sequence[str], *needs: Sequence[str]) ->
             looked.append(f"{place} (without {lacking}; it holds {holds(root / place)})")
         if not (root / candidate).is_dir():
             looked.append(f"{candidate} (not there)")
-    there = ""
-    if root.is_dir():
-        itself = not _lacking(root, needs)
-        there = f" (it {'is itself one: name the folder that it lies in' if itself else f'holds {holds(root)}'})"
-    raise FileNotFoundError(f"no such data set under {root}{there}; looked for the folders {'; '.join(looked)}")
+    itself = root.is_dir() and not _lacking(root, needs)
+    told = f"no such data set under {root}{', which is itself one: name the folder that it lies in' if itself else ''}"
+    raise FileNotFoundError(f"{told}; looked for the folders {'; '.join(looked)}")
 
 
 def _lacking(folder: Path, needs: Sequence[Sequence[str]]) -> str:
@@ -58,13 +54,6 @@ def _lacking(folder: Path, needs: Sequence[Sequence[str]]) -> str:
         return "" if walk_images(folder, deep=False).images else "images"
     lacking = [[name for name in names if not (folder / name).exists()] for names in needs]
     return " or ".join(map(", ".join, lacking)) if all(lacking) else ""
-
-
-def holds(folder: Path) -> str:
-    """Return the first names in a folder, for a message that says what was found in place of what is wanted."""
-    names = sorted(shown(name) for name in os.listdir(folder) if not name.startswith("."))
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more or "nothing"
 
 
 def whole(found: FoundImages) -> FoundImages:
