@@ -115,6 +115,7 @@ class TestLinks:
         assert list(found.images) == ["a/b/c.jpg", "out/x.jpg"]
         assert sorted(found.left_out.pop(walk.AGAIN)) == ["a/b/up", "above", "all", "out/back", "out/self"]
         assert not found.left_out and list(found.unseen) == ["itself"]
+        assert isinstance(found.unseen["itself"], FileNotFoundError)
 
     def test_no_link_decides_how_an_image_is_called(self, files):
         folder = files("m/a.jpg", "m/n/b.jpg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections import deque
@@ -199,10 +200,9 @@ def _take(
             found.images[name] = Path(entry.path)
         else:
             found.leave_out(UNREADABLE if suffix in _PICTURES else OTHER, name)
-    except FileNotFoundError:
-        found.unseen[name] = FileNotFoundError(2, "the link leads nowhere")
     except OSError as error:
-        found.unseen[name] = error
+        nowhere = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        found.unseen[name] = FileNotFoundError(errno.ENOENT, "the link leads nowhere") if nowhere else error
 
 
 def images_at(path: Path, without: Path | None = None) -> FoundImages:
