@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_values import agree_with_kept, cast, fill, noise, probed
+from doubles import cast
+from golden_values import agree_with_kept, fill, noise, probed
 from gradients import awaken, fitting, watch_gradients, without_gradient
 from tiny_jobs import IDENTITIES, TINY, configured
 

@@ -9,12 +9,12 @@ import json
 import os
 import zlib
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from doubles import doubles_kept
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # Relative. Seven digits are kept of double precision. The largest gap of single precision that golden/make.py has shown
@@ -40,11 +40,6 @@ def fill(model):
             parameter.copy_(values)
 
 
-def cast(batch, dtype):
-    """Return a batch with its numbers, where they are no integers, in a precision."""
-    return {k: v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()}
-
-
 def probed(said):
     """Return four numbers on each of which all that was said acts, and its norm."""
     said = said.double()
@@ -68,17 +63,6 @@ def agree_with_kept(name: str, measure: Callable[[torch.dtype], dict]) -> None:
     gaps.update(_gaps(single, double, name))
     _agree(double, kept, TOLERANCE[torch.float64], f"{name} in double precision")
     _agree(single, kept, TOLERANCE[torch.float32], f"{name} in single precision")
-
-
-@contextmanager
-def doubles_kept():
-    """Let what is "computed in float32 whatever the type" be computed in double precision, for doubles."""
-    single = torch.Tensor.float
-    torch.Tensor.float = lambda tensor: tensor if tensor.dtype == torch.float64 else single(tensor)
-    try:
-        yield
-    finally:
-        torch.Tensor.float = single
 
 
 def _agree(found, kept, tolerance, *where):
