@@ -16,7 +16,7 @@ import pytest
 import torch
 from doubles import cast
 from golden_values import agree_with_kept, fill, noise, probed
-from gradients import awaken, fitting, watch_gradients, without_gradient
+from gradients import awaken, fitting, keep_in_evaluation, watch_gradients, without_gradient
 from tiny_jobs import IDENTITIES, TINY, configured
 
 from torchreid_xres import host
@@ -297,9 +297,9 @@ def measured(engine, name, dtype):
     fill(model)
     said = answer(model, batch)
     model.train()
-    _fix(model, torch.nn.Dropout)  # draws other numbers in other versions of torch
+    keep_in_evaluation(model, torch.nn.Dropout)  # draws other numbers in other versions of torch
     losses = step()
-    _fix(model, torch.nn.modules.batchnorm._BatchNorm)
+    keep_in_evaluation(model, torch.nn.modules.batchnorm._BatchNorm)
     norms = watch_gradients(model)
     step()
     return {
@@ -308,12 +308,6 @@ def measured(engine, name, dtype):
         "losses": losses,
         "gradient": math.hypot(*norms.values()),
     }
-
-
-def _fix(model, kind):
-    for module in model.modules():
-        if isinstance(module, kind):
-            module.eval()
 
 
 def vpfa_measured(dtype):

@@ -37,7 +37,7 @@ def possible():
     return [name for name, (needed, *_) in COMBINATIONS.items() if needed in has]
 
 
-def tested(name, *arguments):
+def run_as(name, *arguments):
     """Run pytest from the root of the project in a combination and return the finished process."""
     needed, instructions, threads, byte = COMBINATIONS[name]
     environment = {
@@ -52,7 +52,7 @@ def main(arguments):
     failed = []
     for name in possible():
         start = time.perf_counter()
-        done = tested(name, *(arguments or ["-q", "-m", "not slow"]))
+        done = run_as(name, *(arguments or ["-q", "-m", "not slow"]))
         if done.returncode:
             failed.append(name)
             print(done.stdout)
