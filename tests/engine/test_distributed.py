@@ -119,7 +119,7 @@ def torchrun(*command, processes=2):
     path = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent / "helpers")))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    return subprocess.run([*start, *map(str, command)], capture_output=True, text=True, timeout=400, env=environment)
+    return subprocess.run([*start, *map(str, command)], capture_output=True, text=True, timeout=1800, env=environment)
 
 
 def together(folder, root, cases, **kwargs):
