@@ -1,4 +1,4 @@
-"""Shared fixtures: one thread where none are asked for, an own cache, seeded generators, and the folder of real data."""
+"""Shared fixtures: one thread where none are asked for, an own cache, seeded generators, the folder of real data."""
 
 import os
 from pathlib import Path
