@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -65,6 +66,30 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise OSError(error.errno, f"{folder} cannot be written to: {error.strerror}") from error
+
+
+def require_regular(path: str | os.PathLike) -> None:
+    """Refuse a path under which there is something, but no file with a content: reading a pipe may wait for ever.
+
+    Raises:
+        OSError: naming the path, if it is a folder, a pipe, a device, or a link to nothing.
+
+    Example:
+        >>> require_regular(os.devnull)
+        Traceback (most recent call last):
+            ...
+        OSError: /dev/null is a device, not a file
+    """
+    if not os.path.lexists(path):
+        return
+    kinds = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "pipe", stat.S_ISSOCK: "socket"}
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{os.fspath(path)} is a link to nothing, not a file") from None
+    if not stat.S_ISREG(mode):
+        kind = next((kind for is_such, kind in kinds.items() if is_such(mode)), "device")
+        raise OSError(f"{os.fspath(path)} is a {kind}, not a file")
 
 
 def remove_scratch(folder: Path) -> None:
