@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SCRATCH = re.compile(r"\..+\.\d+")
 
 
@@ -101,7 +101,7 @@ def remove_scratch(folder: Path) -> None:
 def _full_disk(error: BaseException | None) -> OSError | None:
     """Return the full disk behind an error: torch, for one, turns it into a RuntimeError that does not mention it."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             return error
         error = error.__cause__ or error.__context__
     return None

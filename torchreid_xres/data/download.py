@@ -20,7 +20,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -31,7 +31,8 @@ from tqdm import tqdm
 
 from torchreid_xres.data.catalogue import Offer
 from torchreid_xres.data.protocol import file_sha256
-from torchreid_xres.files import whole_file
+from torchreid_xres.files import FULL, whole_file
+from torchreid_xres.lock import locked
 
 logger = logging.getLogger(__name__)
 
@@ -77,14 +78,21 @@ def fetch(offer: Offer, folder: str | Path) -> Fetched:
     Raises:
         DownloadError: if the server refuses or cannot be reached, the connection breaks repeatedly, or the content is
             not what was published, or recorded, before.
-        OSError: if the disk is full, or the folder cannot be written.
+        OSError: if the disk is full, the folder cannot be written, or another process fetches the file.
     """
     folder = Path(folder).expanduser()
-    path, part = folder / offer.file, folder / f".{offer.file}.part"
+    path = folder / offer.file
+    if path.is_file():
+        return _checked(offer, path)
+    with _alone(path, "being fetched"):
+        return _checked(offer, path)
+
+
+def _checked(offer: Offer, path: Path) -> Fetched:
+    folder, part = path.parent, path.with_name(f".{offer.file}.part")
     recorded = _read_sums(folder).get(offer.file, "")
     new = not path.is_file()
     if new:
-        folder.mkdir(parents=True, exist_ok=True)
         with _room_left(part):
             receive = _fetch_drive if DRIVE.match(offer.url) else _fetch_http
             receive(offer.url, part)
@@ -102,6 +110,11 @@ def fetch(offer: Offer, folder: str | Path) -> Fetched:
     if not recorded:
         _record(folder, offer.file, sha256)
     return Fetched(path, sha256, "published" if offer.sha256 else "recorded" if recorded else "first use", new)
+
+
+def _alone(path: Path, what: str) -> AbstractContextManager[None]:
+    """Keep other processes from making a file or folder for the length of a block."""
+    return locked(path.with_name(f".{path.name}.lock"), f"{path} is {what}", "wait until that has ended")
 
 
 def fetch_set(offer: Offer, root: str | Path) -> Path:
@@ -134,11 +147,11 @@ def _room_left(part: Path) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        if fault.errno == errno.ENOSPC:
+        if fault.errno in FULL:
             for left in part.parent.glob(f"{part.name}*"):
                 left.unlink(missing_ok=True)
             reason = f"no room for {part.name[1:].removesuffix('.part')}, what had come of it was removed"
-            raise OSError(errno.ENOSPC, f"{reason} ({fault.strerror})") from fault
+            raise OSError(fault.errno, f"{reason} ({fault.strerror}); make room and start again") from fault
         raise
 
 
@@ -192,6 +205,7 @@ def _receive(url: str, part: Path) -> None:
             total = int(span[1])
         else:
             start, total = 0, response.length
+            part.unlink(missing_ok=True)  # or, stopped here, the note would be of other bytes than the part's
             _write_note(note, url, response.headers)
         free = shutil.disk_usage(part.parent).free
         if total is not None and total - start > free:
@@ -245,7 +259,7 @@ def _fetch_drive(url: str, part: Path) -> None:
     try:
         done = gdown.download(url, str(part), quiet=not sys.stderr.isatty(), resume=True)
     except Exception as fault:
-        if isinstance(fault, OSError) and fault.errno == errno.ENOSPC:
+        if isinstance(fault, OSError) and fault.errno in FULL:
             raise
         reason = " ".join(str(fault).split())
         raise DownloadError(f"{url}: Google Drive does not give the file ({type(fault).__name__}: {reason})") from fault
@@ -266,9 +280,10 @@ def _read_sums(folder: Path) -> dict[str, str]:
 
 
 def _record(folder: Path, file: str, sha256: str) -> None:
-    sums = {**_read_sums(folder), file: sha256}
-    with whole_file(folder / SUMS) as scratch:
-        scratch.write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)), encoding="utf-8")
+    # Added at the end, so that of two processes neither loses the other's line.
+    with open(folder / SUMS, "a+b") as sums:
+        cut = sums.tell() and sums.seek(-1, os.SEEK_END) >= 0 and sums.read() != b"\n"
+        sums.write(f"{chr(10) * bool(cut)}{sha256}  {file}\n".encode())
 
 
 # -- archives --------------------------------------------------------------------------------------------------

@@ -143,8 +143,8 @@ class Storage:
             raise ValueError(f"{self.path} {told}: {_REMOVE}")
         stated = facts.pop("checksum", None)
         hashed = facts["format"] == FORMAT
-        whole = _NEEDED[hashed] <= facts.keys() and all(isinstance(part, str) for pair in facts.items() for part in pair)
-        if not whole or (hashed and stated != _facts_checksum(facts)):
+        texts = all(isinstance(part, str) for pair in facts.items() for part in pair)
+        if not texts or not _NEEDED[hashed] <= facts.keys() or (hashed and stated != _facts_checksum(facts)):
             raise self._damaged("what it says of itself is not what was written", _REMOVE)
         return facts
 
