@@ -131,7 +131,8 @@ def _written(path, **changes):
         ("names", np.full(160, b"a")), ("rate", np.full(160, np.nan)), ("rate", np.zeros(160)),
         ("rate", np.full(160, "2")), ("size", np.zeros((160, 2), int)), ("size", np.full((160, 2), 1.5)),
         ("about", np.array("[1]")), ("about", np.array("{")), ("about", np.array(3)),
-        ("about", np.array('{"format": 1}')), ("about", np.array(["a", "b"])), ("about", np.array('{"format": 1, "role": ["train"], "dataset": 3}')),
+        ("about", np.array('{"format": 1}')), ("about", np.array(["a", "b"])),
+        ("about", np.array('{"format": 1, "role": ["train"], "dataset": 3}')),
     ],
 )
 def test_another_type_or_length_is_told_in_one_line_and_not_cast(tmp_path, name, value):

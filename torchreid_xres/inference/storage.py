@@ -183,7 +183,7 @@ class Storage:
                 yield database
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError) and any(word in str(error) for word in _AROUND):
-                raise OSError(f"{self.path}: {error}") from error
+                raise OSError(f"{self.path}: {error}; the same command goes on from what is there") from error
             raise self._damaged(str(error), _REMOVE) from error
 
 
