@@ -1,4 +1,4 @@
-"""Shared fixtures: one thread, seeded generators, and the folder of real data where there is one."""
+"""Shared fixtures: one thread, an own cache, seeded generators, and the folder of real data where there is one."""
 
 import os
 from pathlib import Path
@@ -10,8 +10,14 @@ REPO = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config):
-    # Two spinning threads on a busy two-core machine are many times slower than one.
+    # Two spinning threads on a busy two-core machine are many times slower than one, in the tests' commands, too.
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 def pytest_collection_modifyitems(items):

@@ -23,9 +23,9 @@ import torch
 from tabulate import tabulate
 from torchvision.transforms.functional import pil_to_tensor
 
-from torchreid_xres.data.datasets.reading import images_at
 from torchreid_xres.data.io import read_image
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.data.walk import images_at
+from torchreid_xres.engine.command import USER_ERRORS, tell, tell_of_others
 from torchreid_xres.inference.accuracy import compare_accuracy
 from torchreid_xres.inference.export import BOUNDS, INPUTS, LEAST_OPSET, ROLES, Recipe, export_onnx
 from torchreid_xres.inference.network import find_run, host_config, load_network
@@ -61,7 +61,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def pictures(path: Path | None, count: int) -> list[torch.Tensor]:
     """Return images (3, h, w), uint8; of many, evenly spread ones."""
-    found = images_at(path) if path else []
+    found = tell_of_others(images_at(path)) if path else []
     return [pil_to_tensor(read_image(file, upright=True)) for file in found[:: max(1, len(found) // count)][:count]]
 
 

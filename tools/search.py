@@ -23,14 +23,14 @@ import PIL.Image
 from tabulate import tabulate
 
 from torchreid_xres.data.io import picture_path, save_image
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.data.walk import images_at
+from torchreid_xres.engine.command import USER_ERRORS, tell, tell_of_others
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.precision import PRECISIONS
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.inference import Extractor, Gallery, Hit
 from torchreid_xres.inference.acceptance import Acceptance, acceptance
 from torchreid_xres.inference.extractor import native_rate
-from torchreid_xres.inference.folder import image_files
 from torchreid_xres.inference.pictures import as_image, cropped
 from torchreid_xres.report.sheet import Cell, contact_sheet
 
@@ -102,9 +102,14 @@ def build(args: argparse.Namespace) -> int:
         print(f"left out: {name}: {fault}", file=sys.stderr)
     if len(done.faults) > SHOWN:
         print(f"left out: {len(done.faults) - SHOWN} more", file=sys.stderr)
+    tell_of_others(done.tree)
+    if not len(gallery):
+        name, fault = next(iter({**gallery.faults, **done.faults}.items()))
+        raise ValueError(f"none of the images in {args.images} can be used; the first is {name}: {fault}")
     print(
         f"{args.gallery}: {len(gallery)} images by {gallery.about['model']}; {done.added} new, {done.changed} changed, "
-        f"{done.removed} gone, {len(gallery.faults)} that cannot be used, {done.ignored} other files ignored"
+        f"{done.removed} gone, {len(gallery.faults.keys() | done.faults.keys())} that cannot be used"
+        + f", {done.unseen} kept that could not be looked for" * bool(done.unseen)
     )
     return 0
 
@@ -115,7 +120,9 @@ def query(args: argparse.Namespace) -> int:
     several = len(args.images) > 1 or args.images[0].is_dir()
     if several and args.box:
         raise ValueError("--box is a part of one picture: name that one alone")
-    files = asked(args.images, args.gallery)
+    files = []
+    for path in args.images:
+        files += tell_of_others(images_at(path, without=args.gallery)) if path.is_dir() else [path]
     extractor = gallery.make_extractor(args.run or "", device=args.device, precision=args.precision)
     records = []
     for start in range(0, len(files), extractor.batch_size):
@@ -154,18 +161,6 @@ def query(args: argparse.Namespace) -> int:
             f"at most {100 * limit.fpr:g} % of the others reach it; of other images other shares do."
         )
     return 0
-
-
-def asked(images: list[Path], without: Path) -> list[Path]:
-    """Return the pictures named, and those in and below the folders named, but for the gallery's own."""
-    files = []
-    for path in images:
-        if path.is_dir():
-            found, _ = image_files(path.absolute(), without.absolute())
-            files += sorted(path / name for name in found)
-        else:
-            files.append(path)
-    return files
 
 
 def hit_record(hit: Hit, limit: Acceptance | None) -> dict:

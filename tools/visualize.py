@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from torchreid_xres.data.datasets.reading import images_at
 from torchreid_xres.data.io import picture_path, read_image, save_image
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.data.walk import images_at
+from torchreid_xres.engine.command import USER_ERRORS, tell, tell_of_others
 from torchreid_xres.engine.extraction import engine_features, trained_engine
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.run import ranking_options
@@ -106,7 +106,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def image_files(args: argparse.Namespace) -> list[Path]:
     if args.count < 1:
         raise ValueError(f"--count is {args.count}; at least 1 image is drawn")
-    paths = images_at(args.images)
+    paths = tell_of_others(images_at(args.images))
     count = min(args.count, len(paths))
     return [paths[i * len(paths) // count] for i in range(count)]
 

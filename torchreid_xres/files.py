@@ -98,6 +98,12 @@ def remove_scratch(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Return the folder, perhaps yet to be made, for what can be found out again; ``XDG_CACHE_HOME`` says where."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if home else Path.home() / ".cache") / "torchreid_xres"
+
+
 def _full_disk(error: BaseException | None) -> OSError | None:
     """Return the full disk behind an error: torch, for one, turns it into a RuntimeError that does not mention it."""
     while error is not None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import PIL.Image
 import pytest
@@ -129,6 +130,20 @@ def test_scales(tool, run_of, tiny_root, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "scale 1/3" in shown and "x4" in shown
     assert PIL.Image.open(out).size == (2 * (48 + 4 * 20 + 4), 16 + 5 * 36 + 4)
+
+
+def test_what_is_beside_the_images_is_told(tool, run_of, tiny_root, tmp_path, capsys):
+    folder = tmp_path / "images"
+    shutil.copytree(tiny_root / "gallery" / "008", folder / "x.jpg")
+    files = sorted((folder / "x.jpg").iterdir())
+    shutil.copy(files[0], folder / "a.PNG")
+    (folder / "._a.PNG").write_bytes(b"resource fork")
+    (folder / "@eaDir").mkdir()
+    argv = ["activations", str(run_of("sr_reid")), str(folder), "--out", str(tmp_path / "a.png"), "--count", "9"]
+    assert tool.main(argv) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [str(path) for path in (folder / "a.PNG", *files)]
+    assert f"{folder}: {1 + len(files)} images; left out: 1 hidden, e.g. ._a.PNG; 1 of a system" in shown.err
 
 
 def test_guidance(tool, run_of, tiny_root, tmp_path, capsys):

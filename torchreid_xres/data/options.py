@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchreid_xres.data.degrade import check_kernel, check_rate
+from torchreid_xres.data.walk import holds
 from torchreid_xres.registry import Registry, did_you_mean
 
 DATASETS = Registry("data set")
@@ -120,7 +121,7 @@ def naming_root(name: str, root: Path) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
         folder = f"folder of data sets, {root} (--root, or the key data.root),"
         if root.is_dir():
-            told = f"Is the {folder} the right one?"
+            told = f"Is the {folder} the right one? It holds {holds(root)}"
         else:
             told = f"The {folder} {'is a file' if root.exists() else 'does not exist'}"
         raise type(error)(f"{name}: {error}. {told}") from error

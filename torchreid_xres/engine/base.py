@@ -7,12 +7,13 @@ The host's loop drives: ``Engine.run`` calls ``train``, ``forward_backward``, ``
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from yacs.config import CfgNode
 from torchreid_xres import host
 from torchreid_xres.engine import checkpoint, distributed, parallel
 from torchreid_xres.engine.evaluation import Evaluation, to_device
-from torchreid_xres.engine.precision import precision_on
+from torchreid_xres.engine.proof import Proof
 from torchreid_xres.engine.record import machine, versions, weights_hash
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.engine.threads import THREADS
 from torchreid_xres.files import require_writable
 from torchreid_xres.host_mends.checkpoints import named_for
 from torchreid_xres.host_mends.training import unwrap
@@ -50,8 +52,8 @@ class XresMixin(Evaluation):
 
     Args:
         *args: the host engine's own arguments.
-        precision: ``fp32``, ``bf16`` (CPU and GPU), ``fp16`` (GPU; only for :class:`XresEngine`, which scales), or
-            ``auto`` (see :func:`precision_on`).
+        precision: ``fp32``, ``bf16`` (CPU and GPU), ``bf16_unchecked``, ``fp16`` (GPU; only for :class:`XresEngine`,
+            which scales), or ``auto`` (see :class:`~torchreid_xres.engine.proof.Proof`).
         clip_grad: largest norm of the whole gradient; 0 for no clipping.
         metric: ``market`` or ``single_shot``; empty: as each data set says.
         draws: gallery draws of a single-shot evaluation.
@@ -79,10 +81,9 @@ class XresMixin(Evaluation):
     ) -> None:
         self.clip_grad = clip_grad  # before the host's constructor, which may register a model
         super().__init__(*args, **kwargs)
-        precision = precision_on("cuda" if self.use_gpu else "cpu", precision)
-        if precision == "fp16" and not (self.use_gpu and self.scales_loss):
+        self.proof = Proof("cuda" if self.use_gpu else "cpu", precision)
+        if self.precision == "fp16" and not (self.use_gpu and self.scales_loss):
             raise ValueError(f"fp16 needs a GPU and loss scaling, which {type(self).__name__} here has not; use bf16")
-        self.precision = precision
         self.metric, self.draws, self.eval_seed = metric, draws, eval_seed
         self.query_rates = tuple(query_rates)
         self.flip = flip
@@ -170,6 +171,7 @@ class XresMixin(Evaluation):
 
     def train(self, *args: Any, **kwargs: Any) -> None:
         """Train one epoch in the host's loop, then write the state a resumed run starts from."""
+        THREADS.choose()
         loader, self.train_loader = self.train_loader, _Progress(self.train_loader, self)
         try:
             super().train(*args, **kwargs)
@@ -199,6 +201,7 @@ class XresMixin(Evaluation):
             "schedulers": states(self._scheds),
             "config": self.run_facts.get("config_sha256"),
             "random": checkpoint.random_state(),
+            "threads": torch.get_num_threads(),
         }
 
     def _restore(self, state: dict) -> int:
@@ -210,6 +213,8 @@ class XresMixin(Evaluation):
                 parts[name].load_state_dict(part_state)
         checkpoint.set_random_state(state["random"])
         self._seconds_before = state["seconds"]
+        if "threads" in state:
+            THREADS.keep(state["threads"])
         return state["epoch"]
 
     def seconds(self) -> float:
@@ -217,11 +222,27 @@ class XresMixin(Evaluation):
         return self._seconds_before + time.perf_counter() - self._started
 
     def forward_backward(self, data: dict) -> dict:
+        """Take a step (:meth:`step`) in the host's loop; the first one in half precision is proved."""
+        network, shape = unwrap(next(iter(self._models.values()))), data["img"].shape
+        return THREADS.timed(
+            lambda: self.proof.run(lambda: self.step(data), network, shape, "train", self._undoing), "train"
+        )
+
+    def step(self, data: dict) -> dict:
         """Take the host engine's own step, at our precision; stop if its loss is not finite."""
-        with self.autocast():
+        with self.proof.autocast():
             summary = super().forward_backward(data)
         self._check_finite(summary, data)
         return summary
+
+    def _undoing(self) -> Callable[[], None]:
+        state, before = copy.deepcopy(self._state()), self._seconds_before
+
+        def undo() -> None:
+            self._restore(state)
+            self._seconds_before = before
+
+        return undo
 
     def _check_finite(self, summary: Mapping[str, Any], data: dict) -> None:
         bad = {name: float(value) for name, value in summary.items() if not math.isfinite(value)}
@@ -298,6 +319,7 @@ class XresEngine(XresMixin, host.Engine):
             "dataset": name,
             "manifest": manifest.sha256 if manifest is not None else None,
             **self.run_facts,
+            "precision": self.precision,
             "split_id": getattr(dataset, "split_id", None),
             "epoch": self.epoch + 1 if self.writer is not None else None,
             "seconds": seconds,
@@ -314,10 +336,10 @@ class XresEngine(XresMixin, host.Engine):
         """Return the losses of a batch by name; ``"loss"`` is the one that is minimised, the rest are shown."""
         raise NotImplementedError
 
-    def forward_backward(self, data: dict) -> dict:
+    def step(self, data: dict) -> dict:
         """Take one step; a loss that is not finite stops the run before it reaches the weights."""
         data = to_device(data, "cuda" if self.use_gpu else "cpu")
-        with self.autocast():
+        with self.proof.autocast():
             losses = self._step(data)
         summary = {name: value.item() for name, value in losses.items()}
         self._check_finite(summary, data)

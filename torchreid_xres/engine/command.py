@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, load_config
 from torchreid_xres.config_keys import get_config
+from torchreid_xres.data.walk import FoundImages
 from torchreid_xres.engine import distributed
 from torchreid_xres.engine.check import check_names, check_weights
 from torchreid_xres.engine.job import clear, missed_figures, run_job
@@ -28,6 +29,13 @@ def tell(error: Exception) -> int:
     text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError quotes its message
     print(f"{distributed.label()}{type(error).__name__}: {text}", file=sys.stderr)
     return 2
+
+
+def tell_of_others(found: FoundImages) -> list[Path]:
+    """Return the images that were found; what else is there is told in a line on standard error."""
+    if found.left_out or found.unseen:
+        print(found.told(), file=sys.stderr)
+    return list(found.images.values())
 
 
 def parse(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:

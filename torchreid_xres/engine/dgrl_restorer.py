@@ -14,6 +14,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -30,7 +31,8 @@ from torchreid_xres.data.degrade import degrade_tensor
 from torchreid_xres.data.io import FAST, save_image
 from torchreid_xres.data.restored import LowView, Patches, low_views, members_of
 from torchreid_xres.engine.base import ENGINES, XresEngine
-from torchreid_xres.engine.precision import autocast, precision_on
+from torchreid_xres.engine.precision import autocast
+from torchreid_xres.engine.proof import proved_precision
 from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.restore import BATCH_PIXELS
 from torchreid_xres.engine.run import TASKS, Run, model_options
@@ -126,8 +128,7 @@ class RateRestorerEngine(XresEngine):
             truth = batch["img"].to(next(net.parameters()).device)
             for rate in net.rates:
                 low = self._lowered(truth, rate)
-                with self.autocast():
-                    made = self.model(low, rate)
+                made = self.at_precision(partial(self.model, low, rate), low.shape)
                 bicubic = resize(low, self.patch).clamp(0, 1)
                 for key, image in ((f"x{rate}", made.float()), (f"bicubic_x{rate}", bicubic)):
                     figures[f"psnr_{key}"].append(psnr(image, truth))
@@ -170,7 +171,7 @@ def restore_pairs(run: Run) -> list[dict]:
         "manifests": {dataset.name: dataset.manifest.sha256 for dataset in datasets},
         "rates": hashlib.sha256(json.dumps([(view.name, view.rate) for view in views]).encode()).hexdigest(),
         "input": [cfg.data.height, cfg.data.width],
-        "precision": precision_on("cuda" if cfg.use_gpu else "cpu", cfg.train.precision),
+        "precision": proved_precision(model, (2, 3, cfg.data.height // 2, cfg.data.width // 2), cfg.train.precision),
     }
     facts = write_pictures(model, views, run.folder, made_of, cfg.test.batch_size, cfg.data.workers)
     return [{"task": "restore_pairs", "model": run.label, "stage": run.stage, **made_of, **facts}]

@@ -7,10 +7,10 @@ import logging
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,14 +20,17 @@ from torch.nn import functional as F
 from torchreid_xres import host
 from torchreid_xres.data.base import DATASETS
 from torchreid_xres.engine import board, checkpoint, distributed, parallel
-from torchreid_xres.engine.precision import autocast
+from torchreid_xres.engine.proof import Proof
 from torchreid_xres.engine.record import make_record, scores
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.engine.threads import THREADS
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import RankResult, Roc, distance_matrix, rank_distances, rank_features
 from torchreid_xres.metrics.rerank import reranked_distances
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class _Ranked(NamedTuple):
@@ -42,7 +45,7 @@ class Evaluation:
     """What :class:`~torchreid_xres.engine.base.XresMixin` does after an epoch, or with a trained network.
 
     Attributes:
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+        proof: what the network computes in.
         metric: ``market`` or ``single_shot``; empty: as each data set says.
         draws: gallery draws of a single-shot evaluation.
         eval_seed: seed of these draws.
@@ -52,7 +55,7 @@ class Evaluation:
         records: data set to its last record.
     """
 
-    precision: str
+    proof: Proof
     metric: str
     draws: int
     eval_seed: int
@@ -61,9 +64,19 @@ class Evaluation:
     run_facts: Mapping[str, Any]
     records: dict[str, dict]
 
-    def autocast(self) -> AbstractContextManager:
-        """Return the context in which the network runs at the engine's precision."""
-        return autocast("cuda" if self.use_gpu else "cpu", self.precision)
+    @property
+    def precision(self) -> str:
+        """What the network computes in: ``fp32``, ``bf16`` or ``fp16``."""
+        return self.proof.precision
+
+    def at_precision(self, work: Callable[[], T], shape: Sequence[int]) -> T:
+        """Return what a network in evaluation makes of a batch of this shape, at the engine's precision."""
+
+        def cast() -> T:
+            with self.proof.autocast():
+                return work()
+
+        return THREADS.timed(lambda: self.proof.run(cast, unwrap(self.model), shape, "eval"), "eval")
 
     def test(self, *args: Any, **kwargs: Any) -> float:
         """Evaluate on every target; the training's random numbers are the same with and without it."""
@@ -89,15 +102,17 @@ class Evaluation:
     def _extracted(self, loader: Any) -> tuple[Tensor, dict[str, np.ndarray]]:
         features, facts = [], defaultdict(list)
         for batch in loader:
-            with self.autocast():
-                found = self.extract(batch).float()
-                if self.flip:
-                    found = found + self.extract({**batch, "img": batch["img"].flip(-1)}).float()
-            features.append(found.cpu())
+            features.append(self.at_precision(partial(self._described, batch), batch["img"].shape))
             for key in ("pid", "camid", "rate", "low", "size", "impath"):
                 if key in batch:
                     facts[key].append(np.asarray(batch[key]))
         return torch.cat(features), {key: np.concatenate(kept) for key, kept in facts.items()}
+
+    def _described(self, batch: dict) -> Tensor:
+        found = self.extract(batch).float()
+        if self.flip:
+            found = found + self.extract({**batch, "img": batch["img"].flip(-1)}).float()
+        return found.cpu()
 
     @torch.no_grad()
     def _evaluate(
@@ -152,6 +167,7 @@ class Evaluation:
             },
             run={
                 **self.run_facts,
+                "precision": self.precision,
                 "split_id": getattr(dataset, "split_id", None),
                 "epoch": self.epoch + 1 if self.writer is not None else None,
                 "query_images": len(qf),
@@ -174,7 +190,7 @@ class Evaluation:
             ", ".join(f"rank-{r} {record[f'rank{r}']:.1f} %" for r in ranks),
         )
         if self.writer is not None and distributed.is_main():
-            with self.autocast():
+            with self.proof.autocast():
                 board.show_restored(self.writer, dataset_name, unwrap(self.model), query_loader.dataset, self.epoch)
         if visrank and distributed.is_main():
             with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,8 @@ from torchreid_xres.data.base import CrossResolutionDataset
 from torchreid_xres.data.degrade import low_size
 from torchreid_xres.data.io import FAST, save_image
 from torchreid_xres.engine import distributed
-from torchreid_xres.engine.precision import autocast, precision_on
+from torchreid_xres.engine.precision import autocast
+from torchreid_xres.engine.proof import proved_precision
 from torchreid_xres.engine.record import machine, weights_hash
 from torchreid_xres.engine.run import TASKS, Run
 from torchreid_xres.files import whole_file
@@ -91,7 +92,7 @@ def restore(run: Run) -> list[dict]:
         run.folder,
         batch_size=cfg.test.batch_size,
         workers=cfg.data.workers,
-        precision=precision_on("cuda" if cfg.use_gpu else "cpu", cfg.train.precision),
+        precision=proved_precision(model, (2, 3, cfg.data.height // 2, cfg.data.width // 2), cfg.train.precision),
     )
     manifests = {name: dataset.manifest.sha256 for name, dataset in datasets.items()}
     facts |= {"manifests": manifests, "machine": machine()}

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from torchreid_xres.data.walk import FoundImages
 from torchreid_xres.engine.lock import sole_use
 from torchreid_xres.files import require_regular, write_text
 from torchreid_xres.inference.extractor import Extractor, Prepared
@@ -65,16 +66,18 @@ class Update:
         changed: images that were read again because the file changed.
         removed: images whose file is gone.
         kept: images, and files known to be unusable, that were left as they are.
+        unseen: images that stay although nobody could look whether they are still there.
         faults: why files among the new and changed ones cannot be used, by name.
-        ignored: files that are no images by their names.
+        tree: what else is in the folder: what was left out, and what could not be looked at.
     """
 
     added: int = 0
     changed: int = 0
     removed: int = 0
     kept: int = 0
+    unseen: int = 0
     faults: dict[str, str] = field(default_factory=dict)
-    ignored: int = 0
+    tree: FoundImages | None = None
 
 
 class Gallery:
@@ -193,8 +196,9 @@ class Gallery:
     def update(self, images: str | Path) -> Update:
         """Bring the gallery to what is in and below a folder now: new and changed files in, vanished ones out.
 
-        Files that cannot be used are left out, with their reason, and tried again when they change. On a terminal a bar
-        shows the progress.
+        Files that cannot be used are left out, with their reason, and tried again when they change. What could not be
+        looked at stays as it is, and is tried again: images below a folder that cannot be read or a link that leads
+        nowhere now, and files that cannot be opened. On a terminal a bar shows the progress.
 
         Args:
             images: the folder. It may have moved since the last time; what counts is a file's path below it.
@@ -207,14 +211,16 @@ class Gallery:
         if self.extractor is None:
             raise ValueError("a gallery is updated by the extractor that it was made with; give it one")
         images = Path(images).expanduser().absolute()
-        found, ignored = image_files(images, without=self.folder)
+        found, tree = image_files(images, without=self.folder)
         with sole_use(self.folder):
-            done = self._follow(images, found)
-        done.ignored = ignored
-        logger.info("%s: %s", self.folder, done)
+            done = self._follow(images, found, tree)
+        logger.info(
+            "%s: %d added, %d changed, %d removed, %d kept, %d unseen, %d faults; %s",
+            self.folder, done.added, done.changed, done.removed, done.kept, done.unseen, len(done.faults), tree.told(),
+        )  # fmt: skip
         return done
 
-    def _follow(self, images: Path, found: dict[str, ImageFile]) -> Update:
+    def _follow(self, images: Path, found: dict[str, ImageFile], tree: FoundImages) -> Update:
         if not self._storage.facts():
             self._begin(images)
         with self._storage.changing() as changes:
@@ -224,13 +230,14 @@ class Gallery:
                     f"the gallery in {self.folder} is of the images in {self.images}, and none of them is in {images}: "
                     "name another folder for another gallery"
                 )
-            vanished = held.keys() - found.keys()
+            unseen = {name for name in held.keys() - found.keys() if tree.is_unseen(name)}
+            vanished = held.keys() - found.keys() - unseen
             wanted = sorted(name for name, file in found.items() if held.get(name) != [file.bytes, file.mtime_ns])
             changes.make(gone=vanished, images=str(images), config=self._keep_config(changes.facts))
             self.images = images
             for kept in ("_held", "_index"):
                 self.__dict__.pop(kept, None)
-            done = Update(removed=len(vanished), kept=len(found) - len(wanted))
+            done = Update(removed=len(vanished), kept=len(found) - len(wanted), unseen=len(unseen), tree=tree)
             self._add(changes, {name: found[name] for name in wanted}, held.keys(), done)
         return done
 
@@ -245,7 +252,9 @@ class Gallery:
                 read = ahead or reader.submit(self._read, batch, files)
                 if number + 1 < len(batches):
                     ahead = reader.submit(self._read, batches[number + 1], files)
-                rows = self._rows(read.result(), files)
+                pictures, unopened = read.result()
+                done.faults |= unopened
+                rows = self._rows(pictures, files)
                 changes.make(rows)
                 for row in rows:
                     if row.fault:
@@ -256,15 +265,21 @@ class Gallery:
                         done.added += 1
                 bar.update(len(batch))
 
-    def _read(self, names: Sequence[str], files: dict[str, ImageFile]) -> dict[str, Prepared | str]:
-        """Return the pictures by name, or why a file is none."""
+    def _read(
+        self, names: Sequence[str], files: dict[str, ImageFile]
+    ) -> tuple[dict[str, Prepared | str], dict[str, str]]:
+        """Return the pictures by name, or why a file is none; and why other files cannot be opened now."""
         read: dict[str, Prepared | str] = {}
+        unopened = {}
         for name in names:
             try:
                 read[name] = self.extractor.prepare(files[name].path)
             except OSError as error:
-                read[name] = str(error).removeprefix(f"{files[name].path}: ")
-        return read
+                told = str(error).removeprefix(f"{files[name].path}: ")
+                # Of the file's content nothing is known if the system did not give it.
+                by_system = isinstance(error, FileNotFoundError) or getattr(error.__cause__, "errno", None)
+                (unopened if by_system else read)[name] = told
+        return read, unopened
 
     def _rows(self, read: dict[str, Prepared | str], files: dict[str, ImageFile]) -> list[Row]:
         pictures = {name: one for name, one in read.items() if not isinstance(one, str)}

@@ -152,11 +152,11 @@ def data_set_at(name: str, root: Path) -> str:
     if cls is Folder:
         return "your own folders"
     if cls is MLRCUHK03:
-        unpacked = [root / folder / f"images_{boxes}" for folder in RELEASE for boxes in ("detected", "labeled")]
-        archives = [root / folder / MAT for folder in RELEASE]
+        places = [root / place for folder in RELEASE for place in (folder, f"{folder}/{folder}")]
+        archives = [place / MAT for place in places if (place / MAT).is_file()]
         # Its reader would unpack the archive.
-        if any(map(Path.is_file, archives)) and not unpacked[0].is_dir() and not unpacked[2].is_dir():
-            return f"archive in {next(file for file in archives if file.is_file()).parent}, unpacked on first use"
+        if archives and not any((place / "images_detected").is_dir() for place in places):
+            return f"archive in {archives[0].parent}, unpacked on first use"
     try:
         # Reads names and lists, and checks their numbers; no image is opened.
         split = cls(root=str(root), mode="query", verbose=False).split
