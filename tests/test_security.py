@@ -32,6 +32,7 @@ from torchreid_xres.engine.stages import Stages
 from torchreid_xres.engine.vpfa import load_panning
 from torchreid_xres.inference import Extractor, Gallery
 from torchreid_xres.inference.gallery import DATABASE
+from torchreid_xres.inference.storage import Storage
 from torchreid_xres.models import build_model
 from torchreid_xres.models.weights import load_weights
 from torchreid_xres.sr import build_front_end
@@ -338,15 +339,19 @@ def test_a_gallery_with_code_is_refused(run_folder, tiny_root, tmp_path, mark, n
     gallery.update(tiny_root / "query")
     # A gallery names the checkpoint it was made with; another's is read like any other.
     zipped(tmp_path / "given.pth", mark, net)
-    with sqlite3.connect(gallery.folder / DATABASE) as database:
-        database.execute("UPDATE facts SET value = ? WHERE name = 'weights'", [str(tmp_path / "given.pth")])
+    storage = Storage(gallery.folder / DATABASE)
+    with storage.changing() as changes:
+        changes.make(weights=str(tmp_path / "given.pth"))
     with pytest.raises(ValueError, match=r"given\.pth"):
         Gallery(gallery.folder).make_extractor()
-    for value in (pickle.dumps(Touch(mark)), "[1, 2"):
-        with sqlite3.connect(gallery.folder / DATABASE) as database:
-            database.execute("UPDATE facts SET value = ? WHERE name = 'about'", [value])
-        with pytest.raises(ValueError, match=r"utf-8|codec|Expecting|gallery"):
-            Gallery(gallery.folder)
+    with storage.changing() as changes:
+        changes.make(about="[1, 2")
+    with pytest.raises(ValueError, match="is not a readable gallery: what it says of its model lacks all"):
+        Gallery(gallery.folder)
+    with sqlite3.connect(gallery.folder / DATABASE) as database:
+        database.execute("UPDATE facts SET value = ? WHERE name = 'about'", [pickle.dumps(Touch(mark))])
+    with pytest.raises(ValueError, match="is not a readable gallery: what it says of itself"):
+        Gallery(gallery.folder)
     bare(gallery.folder / DATABASE, mark, net)
     with pytest.raises(ValueError, match="is not a readable gallery"):
         Gallery(gallery.folder)

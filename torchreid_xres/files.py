@@ -6,12 +6,13 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SCRATCH = re.compile(r"\..+\.\d+")
 
 
@@ -67,6 +68,30 @@ def require_writable(folder: Path) -> None:
         raise OSError(error.errno, f"{folder} cannot be written to: {error.strerror}") from error
 
 
+def require_regular(path: str | os.PathLike) -> None:
+    """Refuse a path under which there is something, but no file with a content: reading a pipe may wait for ever.
+
+    Raises:
+        OSError: naming the path, if it is a folder, a pipe, a device, or a link to nothing.
+
+    Example:
+        >>> require_regular(os.devnull)
+        Traceback (most recent call last):
+            ...
+        OSError: /dev/null is a device, not a file
+    """
+    if not os.path.lexists(path):
+        return
+    kinds = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "pipe", stat.S_ISSOCK: "socket"}
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{os.fspath(path)} is a link to nothing, not a file") from None
+    if not stat.S_ISREG(mode):
+        kind = next((kind for is_such, kind in kinds.items() if is_such(mode)), "device")
+        raise OSError(f"{os.fspath(path)} is a {kind}, not a file")
+
+
 def remove_scratch(folder: Path) -> None:
     """Remove what killed processes left of :func:`whole_file` in a folder that is in nobody's use."""
     for path in [path for path in folder.rglob(".*") if _SCRATCH.fullmatch(path.name) and path.is_file()]:
@@ -82,7 +107,7 @@ def cache_folder() -> Path:
 def _full_disk(error: BaseException | None) -> OSError | None:
     """Return the full disk behind an error: torch, for one, turns it into a RuntimeError that does not mention it."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             return error
         error = error.__cause__ or error.__context__
     return None

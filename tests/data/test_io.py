@@ -1,6 +1,7 @@
 """read_image: every kind of picture becomes 8-bit RGB, every kind of damage an OSError that names the file."""
 
 import argparse
+import os
 import pickle
 
 import numpy as np
@@ -131,6 +132,14 @@ def test_files_that_are_no_images(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(OSError, match=r"a\.jpg: cannot be read as an image"):
         read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_a_pipe_is_no_image(tmp_path, read):
+    """Opening one would wait for ever."""
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(OSError, match=r"a\.jpg: cannot be read as an image: .*a\.jpg is a pipe, not a file"):
+        read(tmp_path / "a.jpg")
 
 
 def test_a_folder_is_no_image(tmp_path):

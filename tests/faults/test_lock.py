@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from torchreid_xres.engine import lock
+from torchreid_xres import lock
 from torchreid_xres.engine.job import clear, own_runs, run_job
 from torchreid_xres.engine.lock import LOCK, InUseError, sole_use
 from torchreid_xres.inference import Gallery
@@ -101,7 +101,7 @@ def test_a_disk_without_locks_is_said(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(lock.fcntl, "flock", none)
     with sole_use(tmp_path):
-        assert f"{tmp_path} cannot be kept from other processes: Operation not supported" in caplog.text
+        assert f"{tmp_path} is in use, and cannot be kept from other processes: Operation not supported" in caplog.text
 
 
 def test_jobs_are_refused_and_nothing_of_the_other_is_touched(tiny, tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 from PIL import ImageFile, ImageOps
 
-from torchreid_xres.files import whole_file
+from torchreid_xres.files import require_regular, whole_file
 
 _WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -121,6 +121,7 @@ def to_rgb(img: PIL.Image.Image) -> PIL.Image.Image:
 def _naming_file(path: str | PathLike) -> Iterator[None]:
     """Let the error of an image file that cannot be read name the file and the reason."""
     try:
+        require_regular(path)
         yield
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: there is no such image file") from None
