@@ -196,7 +196,7 @@ def test_a_checkpoint_with_code_is_refused(reader, kind, tmp_path, mark, net):
     path = tmp_path / "given.pth"
     FILES[kind](path, mark, net)
     before = [p.clone() for p in net.parameters()]
-    with pytest.raises((ValueError, RuntimeError, pickle.UnpicklingError), match=r"given\.pth"):
+    with pytest.raises(ValueError, match=r"given\.pth"):
         READERS[reader](path, net)
     assert all(map(torch.equal, before, net.parameters()))
 
@@ -210,7 +210,7 @@ def test_torch_is_not_asked_for_what_its_old_versions_read(reader, kind, told, t
     path = tmp_path / "given.pth"
     FILES[kind](path, mark, net)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
-    with pytest.raises((ValueError, pickle.UnpicklingError), match=rf"given\.pth {told}"):
+    with pytest.raises(ValueError, match=rf"given\.pth {told}"):
         READERS[reader](path, net)
 
 
@@ -220,7 +220,7 @@ def test_a_script_is_known_whatever_its_folder_is_called(tmp_path, mark, net):
         with zipfile.ZipFile(tmp_path / "given.pth") as given, zipfile.ZipFile(tmp_path / "new.pth", "w") as new:
             for name in given.namelist():
                 new.writestr(f"{folder}/{name.partition('/')[2]}", given.read(name))
-        with pytest.raises(pickle.UnpicklingError, match="TorchScript"):
+        with pytest.raises(ValueError, match="TorchScript"):
             refuse_code(tmp_path / "new.pth")
     torch.save({"constants.pkl": 1}, tmp_path / "constants.pkl")
     assert read_tensors(tmp_path / "constants.pkl") == {"constants.pkl": 1}
@@ -263,7 +263,7 @@ def run_folder(tiny_root, tmp_path):
 
 def test_a_run_does_not_go_on_from_code(run_folder, mark, net):
     zipped(run_folder / LAST, mark, net)
-    with pytest.raises(ValueError, match=r"last\.pth\.tar is not a readable checkpoint"):
+    with pytest.raises(ValueError, match=r"last\.pth\.tar is no checkpoint"):
         Run.load(run_folder).train()
     with pytest.raises(ValueError, match=r"last\.pth\.tar"):
         Extractor(run_folder)
@@ -379,6 +379,6 @@ def test_published_weights_with_code_are_refused(name, kind, tmp_path, monkeypat
     FILES[kind](path, mark, net)
     if kind != "zipped":
         monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
-    with pytest.raises((ValueError, RuntimeError, pickle.UnpicklingError)):
+    with pytest.raises(ValueError):
         host.build_model(name, 3, pretrained=True, use_gpu=False)
     assert not mark.exists()

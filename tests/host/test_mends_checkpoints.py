@@ -75,7 +75,7 @@ class Touch:
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
     torch.save({"state_dict": Touch(tmp_path / "touched")}, tmp_path / "evil")
     allowed = set(torch.serialization.get_safe_globals())
-    with pytest.raises(pickle.UnpicklingError, match=r"evil is no checkpoint, or holds more than tensors"):
+    with pytest.raises(ValueError, match=r"evil is no checkpoint, or holds more than tensors"):
         utils.load_checkpoint(tmp_path / "evil")
     assert not (tmp_path / "touched").exists()
     assert set(torch.serialization.get_safe_globals()) == allowed
@@ -87,7 +87,7 @@ def test_object_scalars_are_refused(tmp_path):
             return np.float64(1).__reduce__()[0], (np.dtype("O"), b"12345678")
 
     torch.save({"rank1": Scalar()}, tmp_path / "evil")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match="holds more than tensors"):
         utils.load_checkpoint(tmp_path / "evil")
 
 
@@ -98,10 +98,10 @@ def test_unreadable_checkpoints_are_named(tmp_path):
         utils.load_checkpoint(None)
     torch.save({"a": torch.zeros(100)}, tmp_path / "half")
     (tmp_path / "half").write_bytes((tmp_path / "half").read_bytes()[:-50])
-    with pytest.raises(RuntimeError, match="half cannot be read"):
+    with pytest.raises(ValueError, match="half cannot be read"):
         utils.load_checkpoint(tmp_path / "half")
     (tmp_path / "text").write_text("not a checkpoint", encoding="utf-8")
-    with pytest.raises(pickle.UnpicklingError, match="text is no checkpoint"):
+    with pytest.raises(ValueError, match="text is no checkpoint"):
         utils.load_checkpoint(tmp_path / "text")
 
 
@@ -290,6 +290,6 @@ def test_weights_that_the_zoo_fetched_run_no_code(tmp_path, monkeypatch):
         build()
     assert mark.exists()
     mark.unlink()
-    with pytest.raises((RuntimeError, pickle.UnpicklingError)):
+    with pytest.raises(ValueError, match=r"resnet50-19c8e357\.pth is no checkpoint"):
         build()
     assert not mark.exists()
