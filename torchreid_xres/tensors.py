@@ -128,6 +128,50 @@ def _check_sums(path: str | os.PathLike) -> None:
                         pass
 
 
+def misfits(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> str:
+    """Say in what tensors do not fit a network; empty if every name and shape does.
+
+    Args:
+        own: the network's.
+        given: those of a file, under the network's names.
+
+    Example:
+        >>> misfits({"a": torch.ones(2), "b": torch.ones(2)}, {"a": torch.ones(3), "c": torch.ones(2)})
+        'it lacks b; it has besides c; it has in another shape a (3,) for (2,)'
+    """
+    faults = {
+        "lacks": [name for name in own if name not in given],
+        "has besides": [name for name in given if name not in own],
+        "has in another shape": [
+            f"{name} {tuple(given[name].shape)} for {tuple(own[name].shape)}"
+            for name in own
+            if name in given and given[name].shape != own[name].shape
+        ],
+    }
+    return "; ".join(f"it {kind} {_shortened(names)}" for kind, names in faults.items() if names)
+
+
+def _shortened(names: list[str], shown: int = 4) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
+
+
+def require_finite(state: Any, path: str | os.PathLike, then: str = "") -> None:
+    """Refuse what was read from a file if NaN or infinity is in it.
+
+    Args:
+        state: see :func:`not_finite`.
+        path: the file.
+        then: what to do about it.
+
+    Raises:
+        ValueError: naming the file and the first tensors.
+    """
+    bad = not_finite(state)
+    if bad:
+        raise ValueError(f"{path} holds NaN or infinity, in {_shortened(bad)}: its training had failed{then}")
+
+
 def not_finite(state: Any) -> list[str]:
     """Return the names of the tensors in which NaN or infinity is found.
 

@@ -43,6 +43,7 @@ class Evaluation:
 
     Attributes:
         precision: ``fp32``, ``bf16`` or ``fp16``.
+        precisions: those of the training, each with the first epoch it was used in, counted from 1.
         metric: ``market`` or ``single_shot``; empty: as each data set says.
         draws: gallery draws of a single-shot evaluation.
         eval_seed: seed of these draws.
@@ -53,6 +54,7 @@ class Evaluation:
     """
 
     precision: str
+    precisions: list[list]
     metric: str
     draws: int
     eval_seed: int
@@ -64,6 +66,11 @@ class Evaluation:
     def autocast(self) -> AbstractContextManager:
         """Return the context in which the network runs at the engine's precision."""
         return autocast("cuda" if self.use_gpu else "cpu", self.precision)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what each record repeats: of the run, and at which precisions it was trained and is evaluated."""
+        trained = {"precisions": self.precisions} if self.precisions else {}
+        return {**self.run_facts, "precision": self.precision, **trained}
 
     def test(self, *args: Any, **kwargs: Any) -> float:
         """Evaluate on every target; the training's random numbers are the same with and without it."""
@@ -151,7 +158,7 @@ class Evaluation:
                 "flip": self.flip,
             },
             run={
-                **self.run_facts,
+                **self.facts(),
                 "split_id": getattr(dataset, "split_id", None),
                 "epoch": self.epoch + 1 if self.writer is not None else None,
                 "query_images": len(qf),

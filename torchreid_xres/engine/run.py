@@ -23,7 +23,6 @@ from torchreid_xres.data.protocol import Manifest
 from torchreid_xres.engine import distributed, parallel
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
 from torchreid_xres.engine.compiled import compile_network
-from torchreid_xres.engine.precision import precision_on
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.files import remove_scratch, whole_file, write_text
 from torchreid_xres.host_mends.training import unwrap
@@ -161,7 +160,6 @@ class Run:
         stock = TripletEngine if cfg.loss.name == "triplet" else SoftmaxEngine
         engine = ENGINES[self.model_name].build if self.model_name in ENGINES else stock
         model = parallel.parallel(model, cfg.use_gpu, whole_step=issubclass(engine, XresEngine))
-        precision = precision_on("cuda" if cfg.use_gpu else "cpu", cfg.train.precision)
         optimizer = host.build_optimizer(model, **optimizer_options(cfg))
         scheduler = build_scheduler(cfg, optimizer)
         return engine(
@@ -170,7 +168,7 @@ class Run:
             optimizer,
             scheduler=scheduler,
             use_gpu=cfg.use_gpu,
-            precision=precision,
+            precision=cfg.train.precision,
             clip_grad=cfg.train.clip_grad,
             metric=cfg.test.metric,
             draws=cfg.test.draws,
@@ -183,7 +181,6 @@ class Run:
                 "config_sha256": self.sha256,
                 "seed": cfg.train.seed,
                 "epochs": cfg.train.max_epoch,
-                "precision": precision,
                 "input": [cfg.data.height, cfg.data.width],
                 "train_images": len(datamanager.train_loader.dataset),
                 "train_identities": datamanager.num_train_pids,
