@@ -348,7 +348,7 @@ def magnifying(tmp_path_factory):
             parameter.zero_()
         net.first[0].weight[0, 0, 2, 2] = net.middle[0].weight[0, 0] = net.middle[2].weight[0, 0, 1, 1] = 1
         net.middle[4].weight[0, 0] = 1
-        net.last.weight[0, 0, 3:6, 3:6] = 1
+        net.last.weight[0, 0, 4:7, 4:7] = 1
     path = tmp_path_factory.mktemp("weights") / "three.pth"
     torch.save(net.state_dict(), path)
     return path

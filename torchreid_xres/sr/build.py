@@ -116,7 +116,7 @@ def require_scale(network: nn.Module, path: str | Path) -> None:
         if best != part.scale and likeness[part.scale] < _NONSENSE and likeness[best] > _LIKE:
             raise ValueError(
                 f"{path} is of {type(part).__name__} at scale {best}, not {part.scale}: a smooth picture comes out at "
-                f"{likeness[best]:.1f} dB of the bicubic one there, {likeness[part.scale]:.1f} dB here. Set scale {best}"
+                f"{likeness[best]:.1f} dB of the bicubic one there, {likeness[part.scale]:.1f} here. Set scale {best}"
             )
 
 
