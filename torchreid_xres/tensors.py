@@ -156,20 +156,20 @@ def _shortened(names: list[str], shown: int = 4) -> str:
     return ", ".join(names[:shown]) + rest
 
 
-def require_finite(state: Any, path: str | os.PathLike, then: str = "") -> None:
-    """Refuse what was read from a file if NaN or infinity is in it.
+def require_finite(state: Any, source: str | os.PathLike, then: str = "") -> None:
+    """Refuse what was read from a file, or learned, if NaN or infinity is in it.
 
     Args:
         state: see :func:`not_finite`.
-        path: the file.
+        source: the file, or what it is.
         then: what to do about it.
 
     Raises:
-        ValueError: naming the file and the first tensors.
+        ValueError: naming the source and the first tensors.
     """
     bad = not_finite(state)
     if bad:
-        raise ValueError(f"{path} holds NaN or infinity, in {_shortened(bad)}: its training had failed{then}")
+        raise ValueError(f"{source} holds NaN or infinity, in {_shortened(bad)}: its training had failed{then}")
 
 
 def not_finite(state: Any) -> list[str]:

@@ -176,7 +176,7 @@ def test_auto_is_what_the_machine_had_when_the_run_began(tiny_config, monkeypatc
     assert first.facts()["precisions"] == [[1, "bf16"]] and first.facts()["precision"] == "bf16"
     monkeypatch.setattr(base, "precision_on", lambda device, wanted: "fp32")
     _, second = engine_of(cfg)
-    second._restore(first._state())
+    second._keep_precision(first._state()["precisions"])
     second.epoch = 1
     second._note_precision()
     assert second.facts()["precisions"] == [[1, "bf16"], [2, "fp32"]] and second.facts()["precision"] == "fp32"

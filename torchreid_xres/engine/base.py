@@ -130,6 +130,7 @@ class XresMixin(Continuing, Evaluation):
             self._require_training_state(state, last if last.is_file() else resume)
             if "models" in state:
                 start_epoch = self._restore(state)
+                self._keep_precision(state.get("precisions", []))
             else:
                 start_epoch = host.resume_from_checkpoint(resume, self.model, self.optimizer, self.scheduler)
             if not last.is_file():
@@ -213,7 +214,6 @@ class XresMixin(Continuing, Evaluation):
                 parts[name].load_state_dict(part_state)
         checkpoint.set_random_state(state["random"])
         self._seconds_before = state["seconds"]
-        self._keep_precision(state.get("precisions", []))
         return state["epoch"]
 
     def seconds(self) -> float:
