@@ -174,7 +174,7 @@ def _differing(names: Mapping[str, str], ours: Mapping[str, Any], theirs: Mappin
 @mend(
     "resume",
     "utils/torchtools.py:122: a DataParallel, DDP or compiled model's checkpoint does not fit the bare model, "
-    "nor the other way round; a scheduler stored as None crashes; another optimiser's state is taken",
+    "nor the other way round; a scheduler stored as None crashes; another optimiser's state fits",
     "utils.torchtools:resume_from_checkpoint",
 )
 def _resume_from_checkpoint(original: Callable) -> Callable:
