@@ -46,7 +46,7 @@ def host_config() -> CfgNode:
                 "name": "resnet50",
                 "pretrained": True,  # start from weights on the internet where the model offers them
                 "load_weights": "",  # file of weights to start from
-                "resume": "",  # checkpoint to go on from; empty: the run's own last one, if there is one
+                "resume": "",  # state of another run of the same optimiser and schedule to go on from; empty: its own
             },
             "data": {
                 "type": "image",

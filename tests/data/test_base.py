@@ -325,7 +325,8 @@ def test_nothing_at_all(tmp_path):
 
 def test_shared_cameras_are_refused(root):
     draw(root / "tiny" / "gallery" / "5_0_9.png", 1)
-    with pytest.raises(ValueError, match=r"queries \(cameras \[0\]\) and the gallery share the cameras \[0\]"):
+    told = r"share a camera, for one that of .*query/\S+_0_\d\.png and .*gallery/5_0_9\.png"
+    with pytest.raises(ValueError, match=told):
         tiny(root)
     assert tiny(root, TinyNatural)
 
@@ -338,7 +339,8 @@ def test_shared_cameras_are_refused(root):
 def test_shared_identities_are_refused(root):
     draw(root / "tiny" / "train" / "5_1_0.png", 1)
     draw(root / "tiny" / "train" / "8_1_0.png", 1)
-    with pytest.raises(ValueError, match=r"2 identities are in train and test, e\.g\. \[5, 8\]"):
+    told = r"2 identities are in train and test; of one are .*train/5_1_0\.png and .*/5_\d_\d\.png"
+    with pytest.raises(ValueError, match=told):
         tiny(root)
 
     class Junk(Tiny):
@@ -350,7 +352,7 @@ def test_shared_identities_are_refused(root):
 def test_queries_without_a_match_are_refused(root):
     for camid in (1, 4):
         (root / "tiny" / "gallery" / f"30_{camid}_0.png").unlink()
-    with pytest.raises(ValueError, match=r"2 of 6 queries have no match .*30_0_0\.png \(identity 30, camera 0\)"):
+    with pytest.raises(ValueError, match=r"2 of 6 queries have no match .*30_0_0\.png$"):
         tiny(root)
     draw(root / "tiny" / "gallery" / "30_0_0.png", 1)  # the same camera is no match
     with pytest.raises(ValueError, match="2 of 6 queries have no match"):

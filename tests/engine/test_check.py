@@ -97,6 +97,8 @@ def test_a_task_without_training_and_an_evaluation_need_no_epoch(given):
         (["model.name", "sr_reid", "sr.weights", "x.pth"], r"sr\.weights is 'x\.pth'"),
         (["model.name", "psh_rnet", "loss.ps.teacher", "x.pth"], r"loss\.ps\.teacher is 'x\.pth'"),
         (["compare.models", ["resnet50"], "compare.weights", "x.pth"], r"compare\.weights is 'x\.pth'"),
+        (["model.resume", "x.pth"], r"model\.resume is 'x\.pth'"),
+        (["model.name", "kgnet", "model.options", {"hourglass_weights": "{root}/x"}], r"hourglass_weights is .* 'd/x'"),
         (["test.evaluate", True, "model.load_weights", "x.pth"], r"model\.load_weights is 'x\.pth'"),
         (["stages", {"a": {}, "b": {"model": {"load_weights": "x"}}}], r"stages\.b: model\.load_weights is 'x'"),
     ],
@@ -110,7 +112,8 @@ def test_weights_that_are_there_or_not_read_or_yet_to_come(given, tmp_path):
     (tmp_path / "x.pth").touch()
     check_weights(given("data.root", str(tmp_path), "model.load_weights", "{root}/x.pth"))
     check_weights(given("model.name", "resnet50", "model.reid_weights", "none", "compare.weights", "none"))
-    check_weights(given("model.name", "sr_reid", "test.evaluate", True, "sr.weights", "none"))
+    check_weights(given("model.name", "sr_reid", "test.evaluate", True, "sr.weights", "none", "model.resume", "none"))
+    check_weights(given("model.name", "msifla", "model.options", {"scale_weights": [3.0, 1.0]}))
     check_weights(given("stages", {"a": {}, "b": {"model": {"load_weights": "{a}/last.pth.tar"}}}))
 
 

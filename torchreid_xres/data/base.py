@@ -180,22 +180,25 @@ class CrossResolutionDataset(host.ImageDataset):
         for image in split.gallery:
             gallery_cameras.setdefault(image.pid, set()).add(image.camid)
         if self.disjoint_cameras and not self.natural:
-            low = {image.camid for image in split.query if image.low}
-            both = low & {image.camid for image in split.gallery}
-            if both:
+            low = {image.camid: image.path for image in split.query if image.low}
+            shared = [image for image in split.gallery if image.camid in low]
+            if shared:
                 raise ValueError(
-                    f"{self.name}: low-resolution queries (cameras {sorted(low)}) and the gallery share "
-                    f"the cameras {sorted(both)}"
+                    f"{self.name}: low-resolution queries and the gallery share a camera, for one that of "
+                    f"{low[shared[0].camid]} and {shared[0].path}"
                 )
-        test = {image.pid for image in (*split.query, *split.gallery)} - set(self._junk_pids)
-        both = {image.pid for image in split.train} & test
+        test = {image.pid: image.path for image in (*split.query, *split.gallery) if image.pid not in self._junk_pids}
+        both = [image for image in split.train if image.pid in test]
         if both:
-            raise ValueError(f"{self.name}: {len(both)} identities are in train and test, e.g. {sorted(both)[:5]}")
+            raise ValueError(
+                f"{self.name}: {len({image.pid for image in both})} identities are in train and test; of one are "
+                f"{both[0].path} and {test[both[0].pid]}"
+            )
         alone = [image for image in split.query if not gallery_cameras.get(image.pid, set()) - {image.camid}]
         if alone:
             raise ValueError(
                 f"{self.name}: {len(alone)} of {len(split.query)} queries have no match in the gallery under another "
-                f"camera; the first is {alone[0].path} (identity {alone[0].pid}, camera {alone[0].camid})"
+                f"camera; the first is {alone[0].path}"
             )
 
     def _check_mode(

@@ -25,6 +25,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres import host
 from torchreid_xres.engine import checkpoint, distributed, parallel
+from torchreid_xres.engine.continuing import LAST, Continuing, NotFiniteError
 from torchreid_xres.engine.evaluation import Evaluation, to_device
 from torchreid_xres.engine.proof import Proof
 from torchreid_xres.engine.record import machine, versions, weights_hash
@@ -34,20 +35,15 @@ from torchreid_xres.files import require_writable
 from torchreid_xres.host_mends.checkpoints import named_for
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.registry import Registry
+from torchreid_xres.sr.build import require_scale
 
 logger = logging.getLogger(__name__)
-
-LAST = "last.pth.tar"
 
 # Model name -> the engine that trains it; the host's zoo has SoftmaxEngine and TripletEngine by cfg.loss.name.
 ENGINES = Registry("engine")
 
 
-class NotFiniteError(ArithmeticError):
-    """A loss became infinite or not a number; the run stops before it spoils the weights on disk."""
-
-
-class XresMixin(Evaluation):
+class XresMixin(Continuing, Evaluation):
     """Goes in front of an engine of the host and adds what every run of ours needs.
 
     Args:
@@ -81,9 +77,11 @@ class XresMixin(Evaluation):
     ) -> None:
         self.clip_grad = clip_grad  # before the host's constructor, which may register a model
         super().__init__(*args, **kwargs)
+        self._auto = precision == "auto"
         self.proof = Proof("cuda" if self.use_gpu else "cpu", precision)
         if self.precision == "fp16" and not (self.use_gpu and self.scales_loss):
             raise ValueError(f"fp16 needs a GPU and loss scaling, which {type(self).__name__} here has not; use bf16")
+        self.precisions: list[list] = []
         self.metric, self.draws, self.eval_seed = metric, draws, eval_seed
         self.query_rates = tuple(query_rates)
         self.flip = flip
@@ -112,11 +110,12 @@ class XresMixin(Evaluation):
             save_dir: folder of the run.
             max_epoch: last epoch.
             start_epoch: first epoch, counted from 0.
-            resume: another run's ``last.pth.tar``, or a checkpoint of the host, to go on from.
+            resume: ``last.pth.tar`` of another run with the same settings of optimiser and schedule, or a checkpoint of
+                the host, to go on from.
             **kwargs: the host's other keywords.
 
         Raises:
-            ValueError: if ``save_dir`` holds the state of another configuration.
+            ValueError: if ``save_dir`` holds the state of another configuration, or ``resume`` is of other settings.
             OSError: if nothing can be written there.
         """
         self.save_dir = Path(save_dir)
@@ -124,15 +123,19 @@ class XresMixin(Evaluation):
         resumed = False
         if not kwargs.get("test_only") and (last.is_file() or resume):
             state = checkpoint.load(last) if last.is_file() else host.load_checkpoint(resume)
-            if last.is_file() and state["config"] != self.run_facts.get("config_sha256"):
+            if last.is_file() and state.get("config") != self.run_facts.get("config_sha256"):
                 raise ValueError(
                     f"{last} was written under another configuration; name another data.save_dir, "
                     "or start over with --fresh"
                 )
+            self._require_training_state(state, last if last.is_file() else resume)
             if "models" in state:
                 start_epoch = self._restore(state)
+                self._keep_precision(state.get("precisions", []))
             else:
                 start_epoch = host.resume_from_checkpoint(resume, self.model, self.optimizer, self.scheduler)
+            if not last.is_file():
+                require_scale(unwrap(self.model), resume)
             logger.info("going on after epoch %d of %d", start_epoch, max_epoch)
             resumed = last.is_file()
         if distributed.active() and not kwargs.get("test_only"):
@@ -177,8 +180,8 @@ class XresMixin(Evaluation):
             super().train(*args, **kwargs)
         finally:
             self.train_loader = loader
-        if distributed.is_main():
-            checkpoint.save_atomic(self._state(), self.save_dir / LAST)
+        self._note_precision()
+        distributed.on_main(self._save_state)
 
     def two_stepped_transfer_learning(self, *args: Any, **kwargs: Any) -> None:
         """Open the layers as the host does, all or ``open_layers``, but never those the model keeps fixed."""
@@ -195,6 +198,7 @@ class XresMixin(Evaluation):
         return {
             "epoch": self.epoch + 1,
             "seconds": self.seconds(),
+            "precisions": self.precisions,
             # By the network's own names, so that a run goes on with another number of devices.
             "models": states({name: unwrap(model) for name, model in self._models.items()}),
             "optimizers": states(self._optims),
@@ -250,8 +254,7 @@ class XresMixin(Evaluation):
             files = ", ".join(Path(p).name for p in data["impath"][:3])
             raise NotFiniteError(
                 f"{', '.join(f'{k} = {v}' for k, v in bad.items())} in epoch {self.epoch + 1}, batch "
-                f"{self.batch_idx + 1} (images {files}, ...). The state before this epoch is in "
-                f"{self.save_dir / LAST}. A smaller train.lr, train.clip_grad 1.0 or train.precision fp32 may help"
+                f"{self.batch_idx + 1} (images {files}, ...). {self._way_on()}"
             )
 
 
@@ -318,8 +321,7 @@ class XresEngine(XresMixin, host.Engine):
         self.records[name] = {
             "dataset": name,
             "manifest": manifest.sha256 if manifest is not None else None,
-            **self.run_facts,
-            "precision": self.precision,
+            **self.facts(),
             "split_id": getattr(dataset, "split_id", None),
             "epoch": self.epoch + 1 if self.writer is not None else None,
             "seconds": seconds,

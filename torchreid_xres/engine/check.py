@@ -84,6 +84,14 @@ def check_weights(cfg: CfgNode) -> None:
 
 def _weights(cfg: CfgNode) -> list[str]:
     """Return the keys of files of weights that a stage reads."""
+    if cfg.test.evaluate:
+        return _weights_of_model(cfg)
+    options = [key for key, value in cfg.model.options.items() if key.endswith("_weights") and isinstance(value, str)]
+    resumed = ["model.resume"] * (cfg.task == "train")
+    return [*resumed, *_weights_of_model(cfg), *(f"model.options.{key}" for key in options)]
+
+
+def _weights_of_model(cfg: CfgNode) -> list[str]:
     if cfg.test.evaluate or cfg.model.name not in MODELS:
         return ["model.load_weights", *["compare.weights"] * bool(cfg.compare.models)]
     takes = inspect.signature(MODELS[cfg.model.name].build).parameters

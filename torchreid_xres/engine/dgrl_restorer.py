@@ -204,7 +204,7 @@ def write_pictures(
     """
     start, record = time.perf_counter(), folder / MADE_OF
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-    if not record.is_file() or json.loads(record.read_text(encoding="utf-8"))["key"] != key:
+    if record_key(record) != key:
         for name in made_of["manifests"]:
             shutil.rmtree(folder / name, ignore_errors=True)
         write_json({"key": key, **made_of}, record)
@@ -231,6 +231,14 @@ def write_pictures(
     facts = {"images": len(views), "restored": len(todo), "seconds": round(time.perf_counter() - start, 2)}
     logger.info("restored %(restored)d of %(images)d low views in %(seconds).1f s", facts)
     return facts
+
+
+def record_key(record: Path) -> str:
+    """Return the key of what is there; empty where nothing is, or its record is damaged."""
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))["key"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return ""
 
 
 class _Views(Dataset):

@@ -46,6 +46,7 @@ class Evaluation:
 
     Attributes:
         proof: what the network computes in.
+        precisions: those of the training, each with the first epoch it was used in, counted from 1.
         metric: ``market`` or ``single_shot``; empty: as each data set says.
         draws: gallery draws of a single-shot evaluation.
         eval_seed: seed of these draws.
@@ -56,6 +57,7 @@ class Evaluation:
     """
 
     proof: Proof
+    precisions: list[list]
     metric: str
     draws: int
     eval_seed: int
@@ -77,6 +79,11 @@ class Evaluation:
                 return work()
 
         return THREADS.timed(lambda: self.proof.run(cast, unwrap(self.model), shape, "eval"), "eval")
+
+    def facts(self) -> dict[str, Any]:
+        """Return what each record repeats: of the run, and at which precisions it was trained and is evaluated."""
+        trained = {"precisions": self.precisions} if self.precisions else {}
+        return {**self.run_facts, "precision": self.precision, **trained}
 
     def test(self, *args: Any, **kwargs: Any) -> float:
         """Evaluate on every target; the training's random numbers are the same with and without it."""
@@ -166,8 +173,7 @@ class Evaluation:
                 "flip": self.flip,
             },
             run={
-                **self.run_facts,
-                "precision": self.precision,
+                **self.facts(),
                 "split_id": getattr(dataset, "split_id", None),
                 "epoch": self.epoch + 1 if self.writer is not None else None,
                 "query_images": len(qf),

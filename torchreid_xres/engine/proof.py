@@ -102,7 +102,7 @@ class Proof:
         Raises:
             WrongKernelError: if half precision is wrong and ``wanted`` is ``bf16``.
         """
-        if part not in self._due:
+        if part not in self._due or self.precision != "bf16":
             return work()
         self._due.discard(part)
         undo = undoing()
@@ -118,7 +118,6 @@ class Proof:
             )
         logger.warning("%s: this processor computes it in fp32 instead", fault)
         self.precision = "fp32"
-        self._due.clear()
         undo()
         return work()
 

@@ -214,7 +214,7 @@ def _still_true(folder: Path, pictures: Mapping[str, Picture]) -> set[str]:
     for path in (folder / DONE, *records):
         if not path.is_file():
             continue
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
                 name, key = entry["name"], entry["key"]
