@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tiny_jobs import same
 
-from torchreid_xres.config import load_config
+from torchreid_xres.config import config_text, load_config
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.job import run_job
@@ -38,7 +38,7 @@ class Training:
 
     def __init__(self, place, tiny):
         self.folder, self.args = place / "training", (place / "training.yaml",)
-        self.args[0].write_text(tiny(self.folder).dump())
+        self.args[0].write_text(config_text(tiny(self.folder)))
         self.last = self.folder / "split0" / "sr_reid" / LAST
 
     def done(self):
@@ -64,7 +64,7 @@ class Restoring:
             self.folder, task="restore", model__name="prpr_restorer", model__options=options,
             model__load_weights=str(weights), data__pairs=False, test__batch_size=1,
         )  # fmt: skip
-        self.args[0].write_text(cfg.dump())
+        self.args[0].write_text(config_text(cfg))
         self.home = self.folder / "split0" / "prpr_restorer"
 
     def done(self):

@@ -103,7 +103,7 @@ def train(description: str, argv: Sequence[str] | None = None, models: Sequence[
             with logged_to(cfg.data.save_dir, "test" if cfg.test.evaluate else "train"):
                 print(f"Configuration\n{cfg}\n")
                 records = run_job(cfg)
-                for table in record_tables(records, ranks=[r for r in (1, 5, 10) if r in cfg.test.ranks]):
+                for table in record_tables(records, ranks=cfg.test.ranks[:3]):
                     print("\n" + table)
                 missed = missed_figures(cfg, records)
                 for line in missed:

@@ -14,6 +14,7 @@ from torchreid_xres.config import (
     ConfigError,
     as_dict,
     config_hash,
+    config_text,
     differing_keys,
     load_config,
     stage_configs,
@@ -66,7 +67,7 @@ def _run_job(cfg: CfgNode, folder: Path, shared: Path | None) -> list[dict]:
     stages = Stages(folder, config_hash(cfg), lambda: _difference(cfg, folder / "config.yaml"))
     distributed.require_seen(stages.path)
     if distributed.is_main():
-        write_text(cfg.dump(), folder / "config.yaml")
+        write_text(config_text(cfg), folder / "config.yaml")
     runs = [_runs(cfg, split, folder, shared) for split in splits]
     alike = all(_same_training(run.cfg) for run in runs[0])
     records: dict[str, list[dict]] = {}  # by run: a stage without further splits is among the runs of each

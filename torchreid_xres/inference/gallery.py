@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from torchreid_xres.config import config_text
 from torchreid_xres.engine.lock import sole_use
 from torchreid_xres.files import whole_file
 from torchreid_xres.inference.extractor import Extractor, Prepared
@@ -133,7 +134,7 @@ class Gallery:
 
     def _begin(self, images: Path) -> None:
         with whole_file(self.folder / CONFIG) as scratch:
-            scratch.write_text(self.extractor.cfg.dump(), encoding="utf-8")
+            scratch.write_text(config_text(self.extractor.cfg), encoding="utf-8")
         facts = {"format": _FORMAT, "about": json.dumps(self.about)}
         facts |= {"weights": str(self.weights), "images": str(images)}
         with self._connection("rwc") as database, database:
