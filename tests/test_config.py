@@ -202,9 +202,10 @@ def numeric(node, prefix=""):
         key = f"{prefix}{name}"
         if isinstance(value, CfgNode):
             yield from numeric(value, f"{key}.")
-        elif not isinstance(value, bool) and (
-            isinstance(value, (int, float)) or (isinstance(value, list) and (not value or not isinstance(value[0], str)))
-        ):
+        elif isinstance(value, list):
+            if not value or not isinstance(value[0], str):
+                yield key
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
             yield key
 
 

@@ -61,6 +61,8 @@ class RateRestorerEngine(XresEngine):
         ValueError: for a size that cannot be down-sampled, or if no training image is there at full resolution.
     """
 
+    figures = r"(psnr|ssim)_(bicubic_)?x\d+"
+
     def __init__(self, *args: Any, patch: tuple[int, int] = (96, 48), kernel: str = "area", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.patch, self.kernel = patch, kernel

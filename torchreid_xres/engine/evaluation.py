@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -50,7 +50,10 @@ class Evaluation:
         flip: add the features of the mirrored image.
         run_facts: what each record repeats.
         records: data set to its last record.
+        figures: pattern of the names of figures in its records; empty: CMC at the ranks asked for, mAP and mINP.
     """
+
+    figures: ClassVar[str] = ""
 
     precision: str
     metric: str
