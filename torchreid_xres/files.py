@@ -67,6 +67,17 @@ def require_writable(folder: Path) -> None:
         raise OSError(error.errno, f"{folder} cannot be written to: {error.strerror}") from error
 
 
+def require_place(file: Path) -> None:
+    """Make sure that a file can be written at a path, before the work that makes it; its folder is made.
+
+    Raises:
+        OSError: naming the path and the reason, if not.
+    """
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"{file} is a folder; name a file")
+    require_writable(file.parent)
+
+
 def remove_scratch(folder: Path) -> None:
     """Remove what killed processes left of :func:`whole_file` in a folder that is in nobody's use."""
     for path in [path for path in folder.rglob(".*") if _SCRATCH.fullmatch(path.name) and path.is_file()]:

@@ -135,11 +135,11 @@ def test_a_gpu_that_is_not_there(given, monkeypatch):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["model.name", "hacnn"], "data.height 256 and data.width 128 do not fit hacnn: Input size does not match, exp"),
+        (["model.name", "hacnn"], "data.height 256 and data.width 128 do not fit hacnn: Input size does not"),
         (["model.name", "sr_reid", "model.reid", "mudeep", "data.height", 64], "do not fit mudeep: mat1 and mat2"),
         (["compare.models", ["densenet121"], "data.height", 33, "data.width", 17], "do not fit densenet121: Given inp"),
-        (["model.name", "sr_reid", "sr.name", "vdsr", "sr.options", {"depth": 1}], "sr_reid cannot be built: .*at least"),
-        (["model.name", "psh_rnet"], "psh_rnet with loss.ps.weight needs a teacher"),
+        (["model.name", "sr_reid", "sr.name", "vdsr", "sr.options", {"depth": 1}], "sr_reid cannot be built: .*at"),
+        (["model.name", "kgnet"], "kgnet needs a trained hourglass: set model.options.hourglass_weights"),
         (["stages", {"a": {"model": {"name": "hacnn"}}, "b": {}}], "stages.a: data.height 256"),
     ],
 )

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from torchreid_xres.data.base import ROLES, CrossResolutionDataset
 from torchreid_xres.data.options import DATASETS, dataset_options
 from torchreid_xres.data.protocol import Manifest, file_sha256
-from torchreid_xres.files import whole_file
+from torchreid_xres.files import remove_scratch, require_writable, whole_file
 
 FORMATS = {"png": "PNG", "jpg": "JPEG"}
 MANIFEST, PROTOCOL, TABLE, UNFINISHED = "manifest.json", "protocol.json", "images.csv", "unfinished.json"
@@ -99,6 +99,10 @@ def write_set(
     if not 1 <= quality <= 100:
         raise ValueError(f"a JPEG quality is 1 to 100, not {quality}")
     out = Path(out).expanduser().absolute()
+    begun = any((out / name).is_file() for name in (MANIFEST, UNFINISHED))
+    if not begun and out.is_dir() and any(out.iterdir()):  # before a set is read
+        raise ValueError(f"{out} holds other files; name a new or an empty folder")
+    require_writable(out)
     dataset = _protocol_set(name, root, split_id, options or {})
     protocol = dataset.manifest
     how = {"format": suffix, "quality": quality if suffix == "jpg" else None, "protocol": protocol.sha256}
@@ -201,12 +205,11 @@ def _claimed(out: Path, protocol: Manifest, how: Mapping[str, Any]) -> dict[str,
         checksums = {file: image["sha256"] for file, image in manifest.images.items()}
     elif (out / UNFINISHED).is_file():
         held, checksums = json.loads((out / UNFINISHED).read_text(encoding="utf-8")), {}
-    elif out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"{out} holds other files; name a new or an empty folder")
     else:
         held, checksums = how, {}
         with whole_file(out / UNFINISHED) as scratch:
             scratch.write_text(json.dumps(how), encoding="utf-8")
+    remove_scratch(out)
     if held != how:
         raise ValueError(f"{out} holds a set written as {held}; {protocol.dataset} as {how} needs a folder of its own")
     return checksums

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,8 @@ def check_networks(cfg: CfgNode) -> None:
 match, expected (160, 64) but got (256, 128)
     """
     tried: set[tuple] = set()
-    with random_state_kept():
+    with random_state_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself will show them
         for stage, own in stage_configs(cfg).items():
             trained = own.task == "train" and not own.test.evaluate
             for name in [own.model.name, *cfg.compare.models] if trained else ():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -40,24 +42,31 @@ def tell(error: Exception) -> int:
     return 2
 
 
-def ended(work: Callable[[], int], stopped: str = "stopped; nothing half done was left") -> int:
-    """Return the exit status of a program's work: its own, 2 for a user's mistake, 130 if interrupted, in one line.
+def program(stopped: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Let a program end in one line: its own exit status, 2 for a user's mistake, 130 if interrupted.
 
     Args:
-        work: what the program does.
         stopped: told when it is interrupted.
 
     Example:
-        >>> ended(lambda: 0)
+        >>> program("stopped")(lambda: 0)()
         0
     """
-    try:
-        return work()
-    except KeyboardInterrupt:
-        print(stopped, file=sys.stderr)
-        return INTERRUPTED
-    except USER_ERRORS as error:
-        return tell(error)
+
+    def ending(work: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(work)
+        def run(*args: Any, **kwargs: Any) -> int:
+            try:
+                return work(*args, **kwargs)
+            except KeyboardInterrupt:
+                print(stopped, file=sys.stderr)
+                return INTERRUPTED
+            except USER_ERRORS as error:  # of a training the traceback is in the log
+                return tell(error)
+
+        return run
+
+    return ending
 
 
 def parse(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -99,6 +108,7 @@ def part_pairs(parser: argparse.ArgumentParser, args: argparse.Namespace, lists:
         parser.error(f"{flag} stands behind KEY VALUE pairs; flags go before them")
 
 
+@program("stopped; the same command goes on after the last finished epoch")
 def train(description: str, argv: Sequence[str] | None = None, models: Sequence[str] = ()) -> int:
     """Run the job that a command line describes and print its tables.
 
@@ -111,11 +121,6 @@ def train(description: str, argv: Sequence[str] | None = None, models: Sequence[
         The exit status: 0, 1 if figures of ``test.expected`` were missed, 2 for a user's error, 130 if interrupted.
     """
     args = parse(description, argv)
-    stopped = "stopped; the same command goes on after the last finished epoch"
-    return ended(lambda: _train(args, models), stopped)
-
-
-def _train(args: argparse.Namespace, models: Sequence[str]) -> int:
     flags: list = []
     for key in ("sources", "targets", "transforms", "root"):
         value = getattr(args, key)

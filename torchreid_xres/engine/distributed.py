@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -91,7 +91,8 @@ def _is_launched() -> bool:
         )
     numbers = {name: given[name] for name in ENVIRONMENT if name != "MASTER_ADDR"}
     if not all(number.isdecimal() for number in numbers.values()) or int(given["RANK"]) >= int(given["WORLD_SIZE"]):
-        raise ValueError(f"the environment has {_listed(numbers)}, which torchrun never sets: unset them, or start with it")
+        told = ", ".join(f"{name} {value!r}" for name, value in numbers.items())
+        raise ValueError(f"the environment has {told}, which torchrun never sets: unset them, or start with torchrun")
     return True
 
 
@@ -101,10 +102,6 @@ def _waiting() -> str:
         f"process {rank} waits for the {others} other(s) of WORLD_SIZE {others + 1} at {os.environ['MASTER_ADDR']}:"
         f"{os.environ['MASTER_PORT']}; if torchrun did not start this one, unset WORLD_SIZE, RANK and MASTER_ADDR"
     )
-
-
-def _listed(values: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value!r}" for name, value in values.items())
 
 
 def _gpus() -> str:
