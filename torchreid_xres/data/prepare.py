@@ -20,7 +20,7 @@ from tqdm import tqdm
 from torchreid_xres.data.base import ROLES, CrossResolutionDataset
 from torchreid_xres.data.options import DATASETS, dataset_options
 from torchreid_xres.data.protocol import Manifest, file_sha256
-from torchreid_xres.files import remove_scratch, require_writable, whole_file
+from torchreid_xres.files import remove_scratch, whole_file
 
 FORMATS = {"png": "PNG", "jpg": "JPEG"}
 MANIFEST, PROTOCOL, TABLE, UNFINISHED = "manifest.json", "protocol.json", "images.csv", "unfinished.json"
@@ -102,7 +102,6 @@ def write_set(
     begun = any((out / name).is_file() for name in (MANIFEST, UNFINISHED))
     if not begun and out.is_dir() and any(out.iterdir()):  # before a set is read
         raise ValueError(f"{out} holds other files; name a new or an empty folder")
-    require_writable(out)
     dataset = _protocol_set(name, root, split_id, options or {})
     protocol = dataset.manifest
     how = {"format": suffix, "quality": quality if suffix == "jpg" else None, "protocol": protocol.sha256}
@@ -209,9 +208,9 @@ def _claimed(out: Path, protocol: Manifest, how: Mapping[str, Any]) -> dict[str,
         held, checksums = how, {}
         with whole_file(out / UNFINISHED) as scratch:
             scratch.write_text(json.dumps(how), encoding="utf-8")
-    remove_scratch(out)
     if held != how:
         raise ValueError(f"{out} holds a set written as {held}; {protocol.dataset} as {how} needs a folder of its own")
+    remove_scratch(out)
     return checksums
 
 

@@ -150,7 +150,7 @@ def restore_pairs(run: Run) -> list[dict]:
     The restorer is ``model.name dgrl_restorer`` with the weights ``model.load_weights``.
 
     Returns:
-        One record: images in all, those restored now, and the seconds that took.
+        One record: images in all, those restored (by stopped calls, too), and the seconds of the last call.
 
     Raises:
         ConfigError: for another model, or missing weights.
@@ -175,6 +175,7 @@ def restore_pairs(run: Run) -> list[dict]:
         "precision": precision_on("cuda" if cfg.use_gpu else "cpu", cfg.train.precision),
     }
     facts = write_pictures(model, views, run.folder, made_of, cfg.test.batch_size, cfg.data.workers)
+    facts["restored"] = facts["images"]
     return [{"task": "restore_pairs", "model": run.label, "stage": run.stage, **made_of, **facts}]
 
 
