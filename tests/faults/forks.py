@@ -16,6 +16,10 @@ import time
 import traceback
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+
+from scripts import script
+
 from torchreid_xres.config import load_config
 from torchreid_xres.engine.fresh import set_aside, settle
 from torchreid_xres.engine.job import run_job
@@ -46,7 +50,12 @@ def settled(folder):
     settle(Path(folder))
 
 
-JOBS = {"run": run, "index": index, "start_over": start_over, "settle": settled}
+def tool(name, *args):
+    """A program of the project, as its command line says."""
+    return script(Path(__file__).parents[2] / "tools" / f"{name}.py").main(list(args))
+
+
+JOBS = {"tool": tool, "run": run, "index": index, "start_over": start_over, "settle": settled}
 
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
