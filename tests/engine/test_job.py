@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from torchreid_xres.config import ConfigError
 from torchreid_xres.engine import checkpoint
-from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.fresh import ASIDE
 from torchreid_xres.engine.job import compared_runs, missed_figures, own_runs, run_job
 from torchreid_xres.engine.run import Run, build_scheduler
@@ -148,6 +149,26 @@ def test_a_longer_run_goes_on_from_another_runs_checkpoint(tiny_config, tmp_path
     run_job(tiny_config(train__max_epoch=2, **long))
     shown = capsys.readouterr().out.split("=> Final test")[1]
     assert "epoch: [2/2]" in shown and "epoch: [1/2]" not in shown
+
+
+def test_a_clock_set_back_between_two_starts_changes_nothing(tiny_config, tmp_path, monkeypatch):
+    whole = run_job(tiny_config(data__save_dir=str(tmp_path / "whole")))
+    cfg = tiny_config()
+    real = XresMixin.train
+
+    def stopped(self, *args, **kwargs):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(XresMixin, "train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(cfg)
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    (record,) = run_job(cfg)
+    assert record["weights_sha256"] == whole[0]["weights_sha256"] and record["cmc"] == whole[0]["cmc"]
+    assert record["train_seconds"] > 0
 
 
 STAGES = {"first": {"model": {"name": "osnet_x0_25"}, "data": {"pairs": False}}, "second": {}}

@@ -126,10 +126,11 @@ def _try_out(cfg: CfgNode, name: str, of_zoo: list[str], tried: set[tuple]) -> N
         if (one, cfg.loss.name, size) in tried:
             continue
         tried.add((one, cfg.loss.name, size))
-        network = _built(one, cfg.loss.name)
+        device = "cuda" if cfg.use_gpu else "cpu"
+        network = _built(one, cfg.loss.name).to(device)
         try:
             with torch.no_grad():
-                network.train()(torch.zeros(2, 3, *size))
+                network.train()(torch.zeros(2, 3, *size, device=device))
         except Exception as error:
             raise ConfigError(
                 f"data.height {size[0]} and data.width {size[1]} do not fit {one}: {_first_line(error)}"

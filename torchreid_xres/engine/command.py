@@ -136,17 +136,20 @@ def train(description: str, argv: Sequence[str] | None = None, models: Sequence[
     folder = Path(cfg.data.save_dir)
     if args.fresh:
         require_jobs_own(folder)
-    if args.fresh or not (folder / "stages.json").is_file():  # a job that goes on may have read and built all
+    begins = args.fresh or not (folder / "stages.json").is_file()  # one that goes on has read and built all before
+    if begins:
         check_weights(cfg)
-        check_networks(cfg)
     keep_freed_memory()
-    with distributed.processes(cfg.use_gpu), logged_to(folder, "test" if cfg.test.evaluate else "train"):
-        print(f"Configuration\n{cfg}\n")
-        records = run_job(cfg, fresh=args.fresh)
-        for table in record_tables(records, ranks=cfg.test.ranks[:3]):
-            print("\n" + table)
-        missed = missed_figures(cfg, records)
-        for line in missed:
-            print(f"MISSED {line}")
-        print(json.dumps({"save_dir": cfg.data.save_dir, "records": len(records), "missed": len(missed)}))
+    with distributed.processes(cfg.use_gpu):
+        if begins:
+            distributed.on_main(lambda: check_networks(cfg))
+        with logged_to(folder, "test" if cfg.test.evaluate else "train"):
+            print(f"Configuration\n{cfg}\n")
+            records = run_job(cfg, fresh=args.fresh)
+            for table in record_tables(records, ranks=cfg.test.ranks[:3]):
+                print("\n" + table)
+            missed = missed_figures(cfg, records)
+            for line in missed:
+                print(f"MISSED {line}")
+            print(json.dumps({"save_dir": cfg.data.save_dir, "records": len(records), "missed": len(missed)}))
     return 1 if missed else 0
