@@ -2,7 +2,7 @@
 
 import pytest
 
-from torchreid_xres.engine.fresh import ASIDE, done_names, set_aside, settle
+from torchreid_xres.engine.fresh import ASIDE, done_names, require_jobs_own, set_aside, settle
 from torchreid_xres.files import write_text
 
 STATES = ("split0/old/last.pth.tar", "split0/both/last.pth.tar")
@@ -93,6 +93,16 @@ def test_an_error_puts_the_old_job_back_unless_the_new_one_has_learned(folder, e
         write_text("new", made / "split0" / "both" / "last.pth.tar")
         raise error
     assert contents(made) == {"split0/both/last.pth.tar": "new", "split0/mine.txt": "old"}
+
+
+def test_a_folder_with_no_more_than_the_log_of_a_failed_start_is_a_jobs_own(tmp_path):
+    for name in ("in-use.lock", "train-2026-01-01-00-00-00.log", "test-2026-01-01-00-00-00.1.log"):
+        (tmp_path / name).touch()
+    require_jobs_own(tmp_path)
+    require_jobs_own(tmp_path / "none")
+    (tmp_path / "a.log").touch()
+    with pytest.raises(ValueError, match="was not made by a run"):
+        require_jobs_own(tmp_path)
 
 
 def test_names_that_lead_elsewhere_are_no_runs(tmp_path):

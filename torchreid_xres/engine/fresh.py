@@ -21,6 +21,8 @@ JOB_FILES = ("config.yaml", "stages.json")  # what a job writes beside its runs
 ASIDE = "set-aside"
 # In it: {"state": a step of the way, "old": names that go aside, "new": those of the new job}. Without it all may go.
 MOVED = "moved.json"
+# What a start leaves that ended before there was a run.
+_OF_ANY_START = re.compile(rf"{re.escape(LOCK)}|(train|test)-[\d-]+(\.\d+)?\.log")
 # What only a run that has learned or restored something leaves.
 _OF_WORTH = ("*.pth.tar", "restored*.json*")
 
@@ -32,7 +34,7 @@ def require_jobs_own(folder: Path) -> None:
         ValueError: if it has files, and none of them says that a job made it.
     """
     own = any((folder / name).exists() for name in ("stages.json", ASIDE))
-    if not own and folder.is_dir() and any(part.name != LOCK for part in folder.iterdir()):
+    if not own and folder.is_dir() and not all(_OF_ANY_START.fullmatch(part.name) for part in folder.iterdir()):
         raise ValueError(f"{folder} was not made by a run (it has no stages.json), and --fresh removes nothing there")
 
 
