@@ -24,7 +24,7 @@ from tabulate import tabulate
 
 from torchreid_xres.data.io import picture_path, save_image
 from torchreid_xres.data.walk import images_at
-from torchreid_xres.engine.command import USER_ERRORS, tell, tell_of_others
+from torchreid_xres.engine.command import program, tell_of_others
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.precision import PRECISIONS
 from torchreid_xres.engine.stages import write_json
@@ -78,15 +78,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+@program("stopped; the same command goes on from here")
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    try:
-        return build(args) if args.command == "build" else query(args)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except USER_ERRORS as error:
-        return tell(error)
+    return build(args) if args.command == "build" else query(args)
 
 
 def build(args: argparse.Namespace) -> int:

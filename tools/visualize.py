@@ -26,10 +26,11 @@ from tabulate import tabulate
 
 from torchreid_xres.data.io import picture_path, read_image, save_image
 from torchreid_xres.data.walk import images_at
-from torchreid_xres.engine.command import USER_ERRORS, tell, tell_of_others
+from torchreid_xres.engine.command import program, tell_of_others
 from torchreid_xres.engine.extraction import engine_features, trained_engine
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.run import ranking_options
+from torchreid_xres.files import require_place
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.report.activations import activation_cells
 from torchreid_xres.report.curves import FIGURES, QUERIES, draw_curves, labelled_records, resolution_curves
@@ -113,6 +114,8 @@ def image_files(args: argparse.Namespace) -> list[Path]:
 
 def ranks(args: argparse.Namespace) -> str:
     """Rank lists: queries as seen, restored by the model's front end, then what is found, hits and misses framed."""
+    if min(args.count, args.top) < 1:
+        raise ValueError(f"--count {args.count} and --top {args.top} must be at least 1")
     run, engine = trained_engine(args.run, args.dataset, args.root)
     query, gallery = engine_features(run, engine, ("query", "gallery")).values()
     lists = RankedLists(query, gallery, ranking_options(run.cfg, query.dataset))
@@ -212,15 +215,14 @@ def guidance(args: argparse.Namespace) -> str:
     return tabulate(rows, headers="keys", tablefmt="github")
 
 
+@program("stopped; no file is half written")
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    require_place(args.out)
     keep_freed_memory()
-    try:
-        with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
-            table = args.work(args)
-        print(table)
-    except USER_ERRORS as error:
-        return tell(error)
+    with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
+        table = args.work(args)
+    print(table)
     return 0
 
 

@@ -6,6 +6,8 @@ The keys that torchreid's own scripts use keep their names and meaning (KaiyangZ
 
 from __future__ import annotations
 
+import math
+
 import torch
 from yacs.config import CfgNode
 
@@ -36,6 +38,43 @@ CHOICES_OF_LISTS = {
     "loss.ps.terms": ("seq1", "seq2", "seq3", "seq4", "seq5", "logits"),
     "fusion.search": ("all", "size"),
 }
+# Of numbers, and of the numbers in lists: the least and the largest. None is infinite or NaN.
+ABOVE_0, BELOW_1 = math.ulp(0.0), math.nextafter(1.0, 0.0)
+LIMITS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(
+        (
+            "data.height", "data.width", "data.k_tfm", "data.num_splits", "data.rates", "data.pair_rates",
+            "sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "video.seq_len", "sr.scale",
+            "loss.msifla.rates", "train.batch_size", "train.epoch_batches", "train.stepsize", "train.print_freq",
+            "test.batch_size", "test.ranks", "test.visrank_topk", "test.draws", "test.query_rates",
+            "vpfa.rates", "vpfa.hidden", "vpfa.epochs", "vpfa.batch_size", "vpfa.stepsize",
+        ),
+        (1, math.inf),
+    ),
+    **dict.fromkeys(
+        (
+            "data.workers", "data.split_id", "data.pad", "data.cache_mb", "sampler.num_low",
+            "train.lr", "train.weight_decay", "train.max_epoch", "train.start_epoch", "train.fixbase_epoch",
+            "train.base_lr_mult", "train.gamma", "train.warmup_epochs", "train.clip_grad",
+            "sgd.momentum", "sgd.dampening", "loss.triplet.margin", "loss.triplet.weight_t", "loss.triplet.weight_x",
+            "loss.sr.weight", "loss.distill.weight", "loss.ps.weight",
+            "loss.dgrl.l1", "loss.dgrl.id", "loss.dgrl.wrt", "loss.dgrl.kl", "loss.dgrl.side",
+            "test.start_eval", "test.seed", "fusion.weights", "vpfa.lr", "vpfa.weight_decay", "vpfa.gamma",
+        ),
+        (0, math.inf),
+    ),
+    "data.norm_mean": (-math.inf, math.inf),
+    "data.norm_std": (ABOVE_0, math.inf),
+    "data.protocol_seed": (-math.inf, math.inf),  # hashed
+    "train.seed": (0, 2**32 - 1),  # numpy's
+    "train.warmup_factor": (ABOVE_0, 1),
+    "test.eval_freq": (-1, math.inf),
+    "rmsprop.alpha": (0, 1),
+    "adam.beta1": (0, BELOW_1),
+    "adam.beta2": (0, BELOW_1),
+}  # fmt: skip
+# Lists of whole numbers, and those that cannot be empty.
+WHOLE = ("train.stepsize", "test.ranks")
 
 
 def host_config() -> CfgNode:

@@ -92,6 +92,17 @@ def require_regular(path: str | os.PathLike) -> None:
         raise OSError(f"{os.fspath(path)} is a {kind}, not a file")
 
 
+def require_place(file: Path) -> None:
+    """Make sure that a file can be written at a path, before the work that makes it; its folder is made.
+
+    Raises:
+        OSError: naming the path and the reason, if not.
+    """
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"{file} is a folder; name a file")
+    require_writable(file.parent)
+
+
 def remove_scratch(folder: Path) -> None:
     """Remove what killed processes left of :func:`whole_file` in a folder that is in nobody's use."""
     for path in [path for path in folder.rglob(".*") if _SCRATCH.fullmatch(path.name) and path.is_file()]:

@@ -13,6 +13,7 @@ from PIL import Image
 from tiny_jobs import same
 
 from torchreid_xres import host
+from torchreid_xres.config import config_text
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, NotFiniteError
 from torchreid_xres.engine.job import own_runs, run_job
@@ -60,7 +61,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(tiny_config, tmp_p
 
 def test_a_kill_in_the_middle_of_an_epoch_leaves_the_last_good_state(tiny_config, tmp_path):
     cfg = tiny_config(train__max_epoch=4)
-    (tmp_path / "cfg.yaml").write_text(cfg.dump())
+    (tmp_path / "cfg.yaml").write_text(config_text(cfg))
     script = """
         import os, signal, sys
         from torchreid_xres.config import load_config

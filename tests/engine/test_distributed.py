@@ -1,9 +1,11 @@
 """Two processes under torchrun against one: the same losses, records and files."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -251,8 +253,58 @@ def test_a_result_without_a_row_for_each_image_is_refused(second_of_two):
         parallel._Plan([1, 1], [6, 4])
 
 
-def test_without_torchrun_everything_is_done_here(monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
+@pytest.fixture
+def environment(monkeypatch):
+    """Return a function that sets what torchrun does, and nothing but the values given."""
+
+    def make(**values):
+        for name in distributed.ENVIRONMENT:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2 in the environment, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "1"}, "but MASTER_ADDR not set: torchrun"),
+        ({**dict.fromkeys(distributed.ENVIRONMENT, "2")}, "RANK '2', LOCAL_RANK '2', WORLD_SIZE '2'"),
+        ({**dict.fromkeys(distributed.ENVIRONMENT, "0"), "WORLD_SIZE": "x"}, "WORLD_SIZE 'x', .*never sets"),
+    ],
+)
+def test_what_torchrun_would_not_leave_is_refused(environment, values, message):
+    environment(**values)
+    with pytest.raises(ValueError, match=message), distributed.processes(use_gpu=False):
+        pass
+
+
+def test_a_start_says_what_it_waits_for(environment, monkeypatch):
+    environment(WORLD_SIZE="2", RANK="0", LOCAL_RANK="0", MASTER_ADDR="here", MASTER_PORT="29500")
+    monkeypatch.setattr(distributed, "TELL_AFTER", 0)
+    telling = Telling()
+    monkeypatch.setattr(distributed.logger, "handlers", [telling])
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda *_, **__: telling.told.wait(60))
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: None)
+    with distributed.processes(use_gpu=False):
+        pass
+    assert "process 0 waits for the 1 other(s) of WORLD_SIZE 2 at here:29500; if torchrun did not start" in telling.text
+
+
+class Telling(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.told, self.text = threading.Event(), ""
+
+    def emit(self, record):
+        self.text = record.getMessage()
+        self.told.set()
+
+
+def test_without_torchrun_everything_is_done_here(environment):
+    environment()
     with distributed.processes(use_gpu=True), distributed.in_turn(), distributed.own_draws():
         assert distributed.is_main() and not distributed.active() and distributed.label() == ""
     layer = torch.nn.Linear(2, 2)

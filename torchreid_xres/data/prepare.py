@@ -21,7 +21,7 @@ from torchreid_xres.data.base import ROLES, CrossResolutionDataset
 from torchreid_xres.data.options import DATASETS, dataset_options
 from torchreid_xres.data.protocol import Manifest, file_sha256
 from torchreid_xres.data.walk import OTHER, SPECIAL, UNREADABLE, walk_images
-from torchreid_xres.files import whole_file
+from torchreid_xres.files import remove_scratch, whole_file
 
 # Of what is beside the images: hidden files do not count as extra.
 _COMPARED = (OTHER, UNREADABLE, SPECIAL)
@@ -102,6 +102,9 @@ def write_set(
     if not 1 <= quality <= 100:
         raise ValueError(f"a JPEG quality is 1 to 100, not {quality}")
     out = Path(out).expanduser().absolute()
+    begun = any((out / name).is_file() for name in (MANIFEST, UNFINISHED))
+    if not begun and out.is_dir() and any(out.iterdir()):  # before a set is read
+        raise ValueError(f"{out} holds other files; name a new or an empty folder")
     dataset = _protocol_set(name, root, split_id, options or {})
     protocol = dataset.manifest
     how = {"format": suffix, "quality": quality if suffix == "jpg" else None, "protocol": protocol.sha256}
@@ -207,14 +210,13 @@ def _claimed(out: Path, protocol: Manifest, how: Mapping[str, Any]) -> dict[str,
         checksums = {file: image["sha256"] for file, image in manifest.images.items()}
     elif (out / UNFINISHED).is_file():
         held, checksums = json.loads((out / UNFINISHED).read_text(encoding="utf-8")), {}
-    elif out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"{out} holds other files; name a new or an empty folder")
     else:
         held, checksums = how, {}
         with whole_file(out / UNFINISHED) as scratch:
             scratch.write_text(json.dumps(how), encoding="utf-8")
     if held != how:
         raise ValueError(f"{out} holds a set written as {held}; {protocol.dataset} as {how} needs a folder of its own")
+    remove_scratch(out)
     return checksums
 
 

@@ -63,6 +63,8 @@ class RateRestorerEngine(XresEngine):
         ValueError: for a size that cannot be down-sampled, or if no training image is there at full resolution.
     """
 
+    figures = r"(psnr|ssim)_(bicubic_)?x\d+"
+
     def __init__(self, *args: Any, patch: tuple[int, int] = (96, 48), kernel: str = "area", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.patch, self.kernel = patch, kernel
@@ -149,7 +151,7 @@ def restore_pairs(run: Run) -> list[dict]:
     The restorer is ``model.name dgrl_restorer`` with the weights ``model.load_weights``.
 
     Returns:
-        One record: images in all, those restored now, and the seconds that took.
+        One record: images in all, those restored (by stopped calls, too), and the seconds of the last call.
 
     Raises:
         ConfigError: for another model, or missing weights.
@@ -174,6 +176,7 @@ def restore_pairs(run: Run) -> list[dict]:
         "precision": proved_precision(model, (2, 3, cfg.data.height // 2, cfg.data.width // 2), cfg.train.precision),
     }
     facts = write_pictures(model, views, run.folder, made_of, cfg.test.batch_size, cfg.data.workers)
+    facts["restored"] = facts["images"]
     return [{"task": "restore_pairs", "model": run.label, "stage": run.stage, **made_of, **facts}]
 
 

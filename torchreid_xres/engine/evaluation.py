@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -54,7 +54,10 @@ class Evaluation:
         flip: add the features of the mirrored image.
         run_facts: what each record repeats.
         records: data set to its last record.
+        figures: pattern of the names of figures in its records; empty: CMC at the ranks asked for, mAP and mINP.
     """
+
+    figures: ClassVar[str] = ""
 
     proof: Proof
     precisions: list[list]

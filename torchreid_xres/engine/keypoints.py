@@ -55,6 +55,8 @@ class KeypointEngine(XresEngine):
         ValueError: for a data set without keypoints, a training transform that moves pixels, or an unknown loss.
     """
 
+    figures = r"(pck|visibility)(_x[\d.]+)?"
+
     def __init__(
         self,
         *args: Any,

@@ -70,7 +70,7 @@ def restore(run: Run) -> list[dict]:
     The restorer is ``model.name prpr_restorer`` with ``model.options`` and the weights ``model.load_weights``.
 
     Returns:
-        One record: images in all, those restored now, and the seconds that took.
+        One record: images in all, those restored (by stopped calls, too), and the seconds of the last call.
 
     Raises:
         ConfigError: for another model, missing weights, or a data set that is not this package's.
@@ -96,7 +96,7 @@ def restore(run: Run) -> list[dict]:
     )
     manifests = {name: dataset.manifest.sha256 for name, dataset in datasets.items()}
     facts |= {"manifests": manifests, "machine": machine()}
-    return [{"task": "restore", "model": run.label, "stage": run.stage, **facts}]
+    return [{"task": "restore", "model": run.label, "stage": run.stage, **facts, "restored": facts["images"]}]
 
 
 def _datasets(run: Run) -> dict[str, CrossResolutionDataset]:

@@ -45,6 +45,8 @@ class RestorerEngine(XresEngine):
         ValueError: if no batch of full-resolution images can be filled.
     """
 
+    figures = r"(psnr|ssim)_(bicubic_)?x[234]"
+
     def __init__(
         self,
         *args: Any,

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
 from torchreid_xres import host
-from torchreid_xres.config import ConfigError, as_dict, file_of, load_config
+from torchreid_xres.config import ConfigError, as_dict, config_text, file_of, load_config
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset
 from torchreid_xres.data.manager import XresDataManager
 from torchreid_xres.data.protocol import Manifest
@@ -93,7 +93,7 @@ class Run:
     def save(self) -> None:
         """Write what :meth:`load` needs into the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.cfg.dump(), self.folder / "config.yaml")
+        write_text(config_text(self.cfg), self.folder / "config.yaml")
         kept = ("split", "sha256", "name", "stage", "compared")
         write_json({key: getattr(self, key) for key in kept}, self.folder / "run.json")
 
@@ -228,7 +228,7 @@ class Run:
             "kernel": cfg.data.kernel,
             "interpolation": cfg.data.interpolation,
             "seed": cfg.data.protocol_seed,
-            "pictures": cfg.data.pictures,
+            "pictures": file_of(cfg, cfg.data.pictures),
             "cache_mb": cfg.data.cache_mb,
             # The host's own models have no use for the second view.
             "pairs": cfg.data.pairs and not self.compared,

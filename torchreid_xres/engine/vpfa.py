@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import StepLR
 from yacs.config import CfgNode
 
-from torchreid_xres.config import ConfigError, as_dict
+from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.datasets.reading import shuffled
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import XresMixin
@@ -284,7 +284,7 @@ def opened(run: Run) -> Opened:
         ConfigError: for a run that is not ranked.
         FileNotFoundError: if no run was trained in ``vpfa.run``.
     """
-    trained, engine = trained_engine(run.cfg.vpfa.run)
+    trained, engine = trained_engine(file_of(run.cfg, run.cfg.vpfa.run))
     if type(engine)._evaluate is not XresMixin._evaluate:
         raise ConfigError(f"VPFA moves features that are ranked, and {trained.label} in {trained.folder} has none")
     flip = trained.cfg.test.flip

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from torchreid_xres.config import config_text
 from torchreid_xres.data.walk import FoundImages
 from torchreid_xres.engine.lock import sole_use
 from torchreid_xres.files import require_regular, write_text
@@ -146,7 +147,7 @@ class Gallery:
         """Write the model's configuration, unless it is there; return its checksum."""
         path = self.folder / CONFIG
         if not self._config_is_whole(facts):
-            write_text(self.extractor.cfg.dump(), path)
+            write_text(config_text(self.extractor.cfg), path)
         return str(zlib.crc32(path.read_bytes()))
 
     def _refuse_another(self, extractor: Extractor) -> None:
