@@ -59,10 +59,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def pictures(path: Path | None, count: int) -> list[torch.Tensor]:
+def pictures(path: Path | None, count: int, grey_bits: int) -> list[torch.Tensor]:
     """Return images (3, h, w), uint8; of many, evenly spread ones."""
     found = images_at(path) if path else []
-    return [pil_to_tensor(read_image(file, upright=True)) for file in found[:: max(1, len(found) // count)][:count]]
+    return [pil_to_tensor(read_image(file, grey_bits)) for file in found[:: max(1, len(found) // count)][:count]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             precision=args.precision,
             input_type=args.input,
             opset=args.opset,
-            images=pictures(args.images, args.count),
+            images=pictures(args.images, args.count, run.cfg.data.grey_bits),
             bound=args.bound,
             facts={"model": run.label},
         )

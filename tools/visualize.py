@@ -25,7 +25,7 @@ import torch
 from tabulate import tabulate
 
 from torchreid_xres.data.datasets.reading import images_at
-from torchreid_xres.data.io import picture_path, read_image, save_image
+from torchreid_xres.data.io import picture_path, save_image
 from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.engine.extraction import engine_features, trained_engine
 from torchreid_xres.engine.memory import keep_freed_memory
@@ -130,7 +130,7 @@ def ranks(args: argparse.Namespace) -> str:
 def restored(args: argparse.Namespace) -> str:
     """Triptychs: images at low resolution, restored by the model's front end, and as they were, with PSNR and SSIM."""
     trained = trained_model(args.run)
-    images = [restorations(trained, read_image(path), args.rates) for path in image_files(args)]
+    images = [restorations(trained, trained.read(path), args.rates) for path in image_files(args)]
     save_image(contact_sheet(*restored_cells(images, args.height), args.height), args.out)
     quality = torch.stack([one.quality() for one in images]).mean(dim=0)
     rows = [[f"x{rate:g}", *made.T.flatten().tolist()] for rate, made in zip(args.rates, quality, strict=True)]
@@ -142,7 +142,7 @@ def activations(args: argparse.Namespace) -> str:
     """Where the last feature map is strong, over what the re-ID network sees of images at each rate."""
     trained = trained_model(args.run)
     paths = image_files(args)
-    cells = activation_cells(trained, [read_image(path) for path in paths], args.rates, args.height)
+    cells = activation_cells(trained, [trained.read(path) for path in paths], args.rates, args.height)
     save_image(contact_sheet(*cells, args.height), args.out)
     return "\n".join(map(str, paths))
 
@@ -178,7 +178,7 @@ def scales(args: argparse.Namespace) -> str:
     data, model = trained.data, trained.model
     drawn = [
         scales_from_rates(
-            model.cascade, read_image(path), (data.height, data.width), args.rates, data.kernel, trained.normalize
+            model.cascade, trained.read(path), (data.height, data.width), args.rates, data.kernel, trained.normalize
         )
         for path in image_files(args)
     ]
@@ -202,7 +202,7 @@ def guidance(args: argparse.Namespace) -> str:
     rate = args.rate or max(data.pair_rates, default=model.scale)
     paths = image_files(args)
     vehicles = [
-        guidance_images(model, read_image(path), (data.height, data.width), rate, data.kernel) for path in paths
+        guidance_images(model, trained.read(path), (data.height, data.width), rate, data.kernel) for path in paths
     ]
     save_image(draw_guidance(vehicles), args.out)
     rows = []

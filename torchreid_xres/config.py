@@ -197,6 +197,8 @@ def check_config(cfg: CfgNode) -> None:
     for key in ("height", "width", "num_splits"):
         if cfg.data[key] < 1:
             raise ConfigError(f"data.{key} must be at least 1, not {cfg.data[key]}")
+    if not 8 <= cfg.data.grey_bits <= 16:
+        raise ConfigError(f"data.grey_bits must be from 8 to 16, not {cfg.data.grey_bits}")
     for key in ("data.rates", "data.pair_rates", "test.query_rates"):
         rates = value_of(cfg, key)
         if any(not isinstance(r, (int, float)) or not 1 <= r < math.inf for r in rates):
@@ -309,6 +311,8 @@ def _deciding(cfg: CfgNode) -> dict:
         plain.pop("vpfa")
     for key in ("root", "save_dir", "workers", "cache_mb"):
         plain["data"].pop(key)
+    if plain["data"]["grey_bits"] == get_config().data.grey_bits:  # as before there was the key
+        plain["data"].pop("grey_bits")
     plain["model"].pop("resume")
     plain["train"].pop("print_freq")
     plain["test"].pop("evaluate")

@@ -6,6 +6,7 @@ import bisect
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -19,7 +20,7 @@ from torchvision.transforms import InterpolationMode, Resize
 from torchreid_xres import host
 from torchreid_xres.data.cache import cache_for
 from torchreid_xres.data.degrade import degrade_image, low_size, round_trip
-from torchreid_xres.data.io import image_size, read_image
+from torchreid_xres.data.io import BITS, image_size, read_image
 from torchreid_xres.data.options import DATASETS, dataset_options, naming_root, resolve_options
 from torchreid_xres.data.protocol import Manifest, draw_rate, file_sha256
 
@@ -130,10 +131,17 @@ class CrossResolutionDataset(host.ImageDataset):
         for part in getattr(self.transform, "transforms", []):
             if isinstance(part, Resize):
                 part.interpolation = InterpolationMode(self.options["interpolation"])
+        self._look_at_first()
         room = self.options["cache_mb"] if self.mode == "train" else 0  # test images are read once
         self._cache = cache_for(self.transform, len(self.data), room)
         if verbose:
             self.show_summary()
+
+    def _look_at_first(self) -> None:
+        """Read an image now, so that what is to be warned of is warned of before loader processes start."""
+        for path, *_ in self.data[:1]:
+            with suppress(OSError):  # told where it is used
+                read_image(path, self.options["grey_bits"])
 
     def load(self, root: Path, split_id: int, **options: Any) -> Split:
         """Read the set as it is distributed; the one method that a reader writes.
@@ -215,7 +223,7 @@ class CrossResolutionDataset(host.ImageDataset):
 
     def read(self, path: str) -> PIL.Image.Image:
         """Return an image as captured; a set whose captured size is fixed brings it there."""
-        return read_image(path)
+        return read_image(path, self.options["grey_bits"])
 
     def down_sampling(self, path: str) -> float:
         """Return by which rate the protocol makes an image smaller: 1.0 where a low resolution is the file's own."""
@@ -240,9 +248,10 @@ class CrossResolutionDataset(host.ImageDataset):
                 "identities": len({image.pid for image in part}),
                 "low": sum(self.rate_of[image.path] != 1.0 for image in part),
             }
+        own = [*self.defaults, *["grey_bits"] * (self.options["grey_bits"] != BITS)]
         return Manifest(
             dataset=self.name,
-            options={key: self.options[key] for key in self.defaults},
+            options={key: self.options[key] for key in own},
             split_id=self.split_id,
             kernel=self.options["kernel"],
             rates=list(self.options["rates"]),
