@@ -21,7 +21,7 @@ from torchreid_xres.config import get_config
 from torchreid_xres.data import DATASETS
 from torchreid_xres.data.catalogue import catalogue, how_to_get
 from torchreid_xres.data.download import fetch, fetch_set
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.engine.command import USER_ERRORS, tell, tool
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -73,6 +73,7 @@ def get(name: str, args: argparse.Namespace) -> int:
     return 0
 
 
+@tool("the same command goes on where it was")
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.task == "list":
@@ -82,9 +83,6 @@ def main(argv: list[str] | None = None) -> int:
     for name in args.names:
         try:
             statuses.append(get(name, args))
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on where it was", file=sys.stderr)
-            return 130
         except USER_ERRORS as error:
             statuses.append(tell(error))
     return max(statuses)

@@ -25,7 +25,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from torchreid_xres.data.datasets.reading import images_at
 from torchreid_xres.data.io import read_image
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.engine.command import tool
 from torchreid_xres.inference.accuracy import compare_accuracy
 from torchreid_xres.inference.export import BOUNDS, INPUTS, LEAST_OPSET, ROLES, Recipe, export_onnx
 from torchreid_xres.inference.network import find_run, host_config, load_network
@@ -65,42 +65,40 @@ def pictures(path: Path | None, count: int, grey_bits: int) -> list[torch.Tensor
     return [pil_to_tensor(read_image(file, grey_bits)) for file in found[:: max(1, len(found) // count)][:count]]
 
 
+@tool()
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    try:
-        run, weights = find_run(args.run, host_config(args.model, tuple(args.size)) if args.model else None)
-        model, _ = load_network(run, weights)
-        files = export_onnx(
-            model,
-            args.out,
-            Recipe.of(run.cfg, args.low_size),
-            roles=(args.role,) if args.role else ROLES,
-            precision=args.precision,
-            input_type=args.input,
-            opset=args.opset,
-            images=pictures(args.images, args.count, run.cfg.data.grey_bits),
-            bound=args.bound,
-            facts={"model": run.label},
-        )
-        rows = [
-            {
-                "file": file.path,
-                "for": file.role or "all images",
-                "descriptor": file.dim,
-                "MB": f"{file.size / 1e6:.2f}",
-                "largest difference": f"{file.difference:.2g}",
-                "least cosine": f"{file.cosine:.6f}",
-            }
-            for file in files
-        ]
-        print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
-        if args.dataset:
-            found = compare_accuracy(args.run, files, args.dataset, args.root)
-            found["difference"] = {key: found["onnx"][key] - value for key, value in found["torch"].items()}
-            table = [{args.dataset: name, **figures} for name, figures in found.items()]
-            print("\n" + tabulate(table, headers="keys", tablefmt="github", floatfmt=".2f"))
-    except USER_ERRORS as error:
-        return tell(error)
+    run, weights = find_run(args.run, host_config(args.model, tuple(args.size)) if args.model else None)
+    model, _ = load_network(run, weights)
+    files = export_onnx(
+        model,
+        args.out,
+        Recipe.of(run.cfg, args.low_size),
+        roles=(args.role,) if args.role else ROLES,
+        precision=args.precision,
+        input_type=args.input,
+        opset=args.opset,
+        images=pictures(args.images, args.count, run.cfg.data.grey_bits),
+        bound=args.bound,
+        facts={"model": run.label},
+    )
+    rows = [
+        {
+            "file": file.path,
+            "for": file.role or "all images",
+            "descriptor": file.dim,
+            "MB": f"{file.size / 1e6:.2f}",
+            "largest difference": f"{file.difference:.2g}",
+            "least cosine": f"{file.cosine:.6f}",
+        }
+        for file in files
+    ]
+    print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+    if args.dataset:
+        found = compare_accuracy(args.run, files, args.dataset, args.root)
+        found["difference"] = {key: found["onnx"][key] - value for key, value in found["torch"].items()}
+        table = [{args.dataset: name, **figures} for name, figures in found.items()]
+        print("\n" + tabulate(table, headers="keys", tablefmt="github", floatfmt=".2f"))
     return 0
 
 

@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 from torchreid_xres.data import DATASETS
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.engine.command import tool
 from torchreid_xres.engine.extraction import run_features
 from torchreid_xres.engine.features import FeatureSet, evaluate_features
 from torchreid_xres.engine.fusion import OBJECTIVES, Search, evaluate_reciprocal_ranks, fused_sets, search_weights
@@ -78,17 +78,25 @@ def read_branch(folder: Path, roles: Sequence[str]) -> dict[str, FeatureSet]:
     return run_features(folder, roles)
 
 
+@tool()
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    try:
-        records = fuse(args)
-    except USER_ERRORS as error:
-        return tell(error)
+    if args.out and args.out.resolve() in {folder.resolve() for folder in args.branches}:
+        raise ValueError(f"--out {args.out} is the folder of a branch, whose features it would overwrite")
+    records, fused, search = fuse(args)
+    if args.out:
+        for role, features in fused.items():
+            features.save(args.out / f"{role}.npz")
+        write_json(records, args.out / "fusion.json")
+    print(table(records, args.branches))
+    if search is not None:
+        print("\n" + search_text(search))
     print(json.dumps({"out": str(args.out) if args.out else None, "records": len(records)}))
     return 0
 
 
-def fuse(args: argparse.Namespace) -> list[dict]:
+def fuse(args: argparse.Namespace) -> tuple[list[dict], dict[str, FeatureSet], Search | None]:
+    """Return the records of the branches and of the fusion, the fused features by role, and what was searched."""
     searched = args.search or args.by_size
     keep_freed_memory()
     with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
@@ -121,15 +129,7 @@ def fuse(args: argparse.Namespace) -> list[dict]:
         evaluate_features(q, g, metric=args.metric, rerank=args.rerank, **how)
         for q, g in zip(query, gallery, strict=True)
     ]
-    records = [*alone, record]
-    print(table(records, args.branches))
-    if search is not None:
-        print("\n" + search_text(search))
-    if args.out:
-        for role, features in fused.items():
-            features.save(args.out / f"{role}.npz")
-        write_json(records, args.out / "fusion.json")
-    return records
+    return [*alone, record], fused, search
 
 
 def as_json(value: Search | SizeWeights | Sequence[float] | None) -> dict | list | None:

@@ -24,7 +24,7 @@ from torchreid_xres.config import get_config
 from torchreid_xres.data import DATASETS
 from torchreid_xres.data.prepare import FORMATS, verify_source, verify_written, write_set
 from torchreid_xres.data.protocol import Manifest
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.engine.command import tool
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -101,15 +101,10 @@ def verify(args: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
+@tool("the same command goes on where it was")
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    try:
-        return write(args) if args.task == "write" else verify(args)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        return 130
-    except USER_ERRORS as error:
-        return tell(error)
+    return write(args) if args.task == "write" else verify(args)
 
 
 if __name__ == "__main__":

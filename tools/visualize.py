@@ -26,10 +26,11 @@ from tabulate import tabulate
 
 from torchreid_xres.data.datasets.reading import images_at
 from torchreid_xres.data.io import picture_path, save_image
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.engine.command import tool
 from torchreid_xres.engine.extraction import engine_features, trained_engine
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.run import ranking_options
+from torchreid_xres.files import require_other_file
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.report.activations import activation_cells
 from torchreid_xres.report.curves import FIGURES, QUERIES, draw_curves, labelled_records, resolution_curves
@@ -212,15 +213,15 @@ def guidance(args: argparse.Namespace) -> str:
     return tabulate(rows, headers="keys", tablefmt="github")
 
 
+@tool()
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    if "images" in args:
+        require_other_file(args.out, [args.images], "--out")
     keep_freed_memory()
-    try:
-        with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
-            table = args.work(args)
-        print(table)
-    except USER_ERRORS as error:
-        return tell(error)
+    with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
+        table = args.work(args)
+    print(table)
     return 0
 
 

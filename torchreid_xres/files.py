@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -51,6 +51,26 @@ def write_text(text: str, path: str | os.PathLike) -> None:
     """Write UTF-8 text, whole or not at all; the folder is made."""
     with whole_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
+
+
+def require_other_file(path: Path, read: Iterable[str | os.PathLike], flag: str) -> None:
+    """Make sure that a file to be written takes the place of none that is read.
+
+    Args:
+        path: to be written.
+        read: files, and folders with all that is in and below them.
+        flag: by which the user named the path.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if not path.exists():
+        return
+    real = path.resolve()
+    for given in map(Path, read):
+        if given.resolve() in (real, *real.parents):
+            where = f"lies in {given}, from which files are read" if given.is_dir() else "is read"
+            raise ValueError(f"{flag} {path} is there already and {where}: name another file")
 
 
 def require_writable(folder: Path) -> None:

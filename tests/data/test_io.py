@@ -155,7 +155,8 @@ def test_the_first_frame_of_an_animation(tmp_path):
     for suffix in ("gif", "webp", "png"):
         path = tmp_path / f"a.{suffix}"
         frames = [PIL.Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-        frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == "webp" else {}))
+        lossless = {"lossless": True} if suffix == "webp" else {}
+        frames[0].save(path, save_all=True, append_images=frames[1:], **lossless)
         assert read_image(path).getpixel((3, 3)) == (255, 0, 0)
 
 
@@ -215,8 +216,10 @@ def test_dark_colour_of_16_bits_is_told(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("torchreid_xres.data.io._dark", [])
     row = b"\0" + struct.pack(">6H", *[1023] * 6)
     parts = ((b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(row)), (b"IEND", b""))
-    chunks = [struct.pack(">I", len(data)) + key + data + struct.pack(">I", zlib.crc32(key + data)) for key, data in parts]
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    chunks = [struct.pack(">I", len(data)) + key + data for key, data in parts]
+    sums = [struct.pack(">I", zlib.crc32(key + data)) for key, data in parts]
+    whole = b"".join(part for both in zip(chunks, sums, strict=True) for part in both)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + whole)
     read_image(tmp_path / "a.png")
     assert "a.png has colours of 16 bits but uses less than a quarter" in caplog.text
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -18,6 +19,7 @@ from torchreid_xres.engine.job import clear, missed_figures, run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.report.tables import record_tables
+from torchreid_xres.terminal import any_text
 
 # What a user's mistake, a file or a disk can raise.
 USER_ERRORS = (ValueError, TypeError, LookupError, OSError, ArithmeticError, RuntimeError, ImportError)
@@ -28,6 +30,42 @@ def tell(error: Exception) -> int:
     text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError quotes its message
     print(f"{distributed.label()}{type(error).__name__}: {text}", file=sys.stderr)
     return 2
+
+
+def tool(stopped: str = "the same command starts again") -> Callable[[Callable], Callable]:
+    """Make a function of the command line's arguments the main function of a program.
+
+    Whatever it prints reaches the terminal or, if nobody reads it any more, nobody; a user's error and an interruption
+    end in one line.
+
+    Args:
+        stopped: what becomes of an interrupted command.
+
+    Example:
+        >>> @tool()
+        ... def main(argv=None):
+        ...     return 0 if argv else [][1]
+        >>> main(["here"]), main()
+        (0, 2)
+    """
+
+    def made(main: Callable[[Sequence[str] | None], int]) -> Callable:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None) -> int:
+            with any_text():
+                try:
+                    status = main(argv)
+                    sys.stdout.flush()
+                    return status
+                except KeyboardInterrupt:
+                    print(f"stopped; {stopped}", file=sys.stderr)
+                    return 130
+                except USER_ERRORS as error:
+                    return tell(error)
+
+        return run
+
+    return made
 
 
 def parse(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
