@@ -21,7 +21,10 @@ def test_records_come_from_files_with_their_models_or_given_labels(tmp_path):
 
 
 def test_files_that_hold_no_record_are_named(tmp_path):
-    for text, message in (("{", "no JSON"), ("[]", "no record"), ('{"psnr_x2": 1}', "no record"), ("3", "no record")):
+    for text, message in (
+        ("{", "not readable as JSON"), ("[]", "no record"), ('{"psnr_x2": 1}', "no record"), ("3", "no record"),
+        ('{"rank1": 3}', "no dataset, no model"),
+    ):  # fmt: skip
         path = tmp_path / "odd.json"
         path.write_text(text)
         with pytest.raises(ValueError, match=f"odd.json.*{message}"):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from torchreid_xres.report.figures import COLOURS, MARKERS, new_figure
+from torchreid_xres.report.records import check_record, read_json
 
 FIGURES = {"rank1": "rank-1", "mAP": "mAP"}
 # What a point is of -> the record's entry that holds it.
@@ -52,18 +52,12 @@ def labelled_records(files: Iterable[str]) -> list[tuple[str, dict]]:
     found = []
     for text in files:
         label, _, name = text.partition("=") if "=" in text and not Path(text).is_file() else ("", "", text)
-        path = Path(name)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no record {path}")
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is no JSON: {error}") from error
+        held = read_json(name)
         records = held if isinstance(held, list) else [held]
         ranked = [record for record in records if isinstance(record, dict) and "rank1" in record]
         if not ranked:
-            raise ValueError(f"{path} holds no record of a ranking")
-        found += [(label or record["model"], record) for record in ranked]
+            raise ValueError(f"{name} holds no record of a ranking")
+        found += [(label or record["model"], record) for record in (check_record(one, name) for one in ranked)]
     return found
 
 
