@@ -20,7 +20,6 @@ import sys
 from pathlib import Path
 
 import torch
-from tabulate import tabulate
 from torchvision.transforms.functional import pil_to_tensor
 
 from torchreid_xres.data.datasets.reading import images_at
@@ -29,6 +28,7 @@ from torchreid_xres.engine.command import tool
 from torchreid_xres.inference.accuracy import compare_accuracy
 from torchreid_xres.inference.export import BOUNDS, INPUTS, LEAST_OPSET, ROLES, Recipe, export_onnx
 from torchreid_xres.inference.network import find_run, host_config, load_network
+from torchreid_xres.report.text import text_table
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -93,12 +93,12 @@ def main(argv: list[str] | None = None) -> int:
         }
         for file in files
     ]
-    print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+    print(text_table(rows))
     if args.dataset:
         found = compare_accuracy(args.run, files, args.dataset, args.root)
         found["difference"] = {key: found["onnx"][key] - value for key, value in found["torch"].items()}
         table = [{args.dataset: name, **figures} for name, figures in found.items()]
-        print("\n" + tabulate(table, headers="keys", tablefmt="github", floatfmt=".2f"))
+        print("\n" + text_table(table, floatfmt=".2f", disable_numparse=[0]))
     return 0
 
 

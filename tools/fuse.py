@@ -19,8 +19,6 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
-from tabulate import tabulate
-
 from torchreid_xres.data import DATASETS
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.command import tool
@@ -32,6 +30,7 @@ from torchreid_xres.engine.stages import write_json
 from torchreid_xres.metrics.distance import METRICS
 from torchreid_xres.metrics.fusion import SizeWeights, default_weights
 from torchreid_xres.report.tables import rank1_by_resolution
+from torchreid_xres.report.text import text_table
 
 RANKS = (1, 5, 10)
 
@@ -149,7 +148,7 @@ def table(records: Sequence[dict], folders: Sequence[Path]) -> str:
         row = {"branch": branch, "model": "" if record is fused else record["model"]}
         row |= {key.replace("rank", "rank-"): record[key] for key in (*(f"rank{r}" for r in RANKS), "mAP", "mINP")}
         rows.append(row | by_resolution)
-    return tabulate(rows, headers="keys", tablefmt="github", floatfmt=".1f")
+    return text_table(rows, floatfmt=".1f", disable_numparse=[0])
 
 
 def search_text(search: Search) -> str:
@@ -163,7 +162,7 @@ def search_text(search: Search) -> str:
         return text
     rows = [[side, *weights] for side, weights in zip(search.weights.sides, search.weights.weights, strict=True)]
     headers = ["sqrt(height x width)", *(f"weight {j + 1}" for j in range(len(rows[0]) - 1))]
-    return text + "\n\n" + tabulate(rows, headers=headers, tablefmt="github", floatfmt=".2f")
+    return text + "\n\n" + text_table(rows, headers=headers, floatfmt=".2f", disable_numparse=False)
 
 
 if __name__ == "__main__":

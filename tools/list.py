@@ -15,12 +15,11 @@ import sys
 import textwrap
 from pathlib import Path
 
-from tabulate import tabulate
-
 from torchreid_xres.config import get_config
 from torchreid_xres.engine.command import tool
 from torchreid_xres.files import require_other_file, write_text
 from torchreid_xres.report.registries import KINDS, inventory
+from torchreid_xres.report.text import text_table
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -59,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         if rows:
             lines = [shown(row, args.width) for row in rows]
             broken = any("\n" in text for line in lines for text in line.values())
-            print(tabulate(lines, headers="keys", tablefmt="grid" if broken else "github", disable_numparse=True))
+            print(text_table(lines, "grid" if broken else "github"))
         print()
     return 0
 

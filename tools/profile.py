@@ -166,8 +166,7 @@ def measure(args: argparse.Namespace, name: str, build: Callable[[], nn.Module],
         raise RuntimeError(f"{name} cannot run on {args.batch} image(s) of this size: {reason}") from error
 
 
-@tool()
-def main(argv: list[str] | None = None) -> int:
+def work(argv: list[str] | None = None) -> int:
     args = parse(argv)
     torch.set_num_threads(args.threads)
     cfg = load_config(args.config_file or None, args.opts)
@@ -203,6 +202,10 @@ def main(argv: list[str] | None = None) -> int:
         write_json(record, args.json)
     print("\n".join(told))
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return tool()(work)(argv)  # no decorator: as the standard library's module this one has not imported it
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import sys
 from pathlib import Path
 
 import PIL.Image
-from tabulate import tabulate
 
 from torchreid_xres.data.io import picture_path, save_image
 from torchreid_xres.engine.command import tool
@@ -34,6 +33,7 @@ from torchreid_xres.inference.extractor import native_rate
 from torchreid_xres.inference.folder import image_files
 from torchreid_xres.inference.pictures import cropped
 from torchreid_xres.report.sheet import Cell, contact_sheet
+from torchreid_xres.report.text import text_table
 from torchreid_xres.terminal import printable
 
 COLUMNS, HEIGHT = 6, 192  # of a contact sheet
@@ -196,7 +196,7 @@ def shown(hits: list[Hit], limit: Acceptance | None) -> str:
     if limit is not None:
         rows = [[*row, "yes" if limit.accepts(hit) else "no"] for row, hit in zip(rows, hits, strict=True)]
         headers.append("accepted")
-    text = tabulate(rows, headers=headers, tablefmt="github", floatfmt=".4f")
+    text = text_table(rows, headers=headers, floatfmt=".4f", disable_numparse=[2])
     if limit is not None:
         text += f"\naccepted: {sum(map(limit.accepts, hits))} of {len(hits)}, from score {limit.score:.4f} on"
     return text

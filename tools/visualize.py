@@ -22,7 +22,6 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
-from tabulate import tabulate
 
 from torchreid_xres.data.datasets.reading import images_at
 from torchreid_xres.data.io import picture_path, save_image
@@ -44,6 +43,7 @@ from torchreid_xres.report.restored import restorations, restored_cells
 from torchreid_xres.report.scales import draw_scales, scales_from_rates
 from torchreid_xres.report.seen import trained_model
 from torchreid_xres.report.sheet import contact_sheet
+from torchreid_xres.report.text import text_table
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -125,7 +125,7 @@ def ranks(args: argparse.Namespace) -> str:
         {"query": query.names[q], "rate": query.rate[q], "first match": lists.rank[q], "AP": lists.ap[q]}
         for q in chosen
     ]
-    return tabulate(rows, headers="keys", tablefmt="github", floatfmt=("", "g", "g", ".3f"))
+    return text_table(rows, floatfmt=("", "g", "g", ".3f"), disable_numparse=[0])
 
 
 def restored(args: argparse.Namespace) -> str:
@@ -136,7 +136,7 @@ def restored(args: argparse.Namespace) -> str:
     quality = torch.stack([one.quality() for one in images]).mean(dim=0)
     rows = [[f"x{rate:g}", *made.T.flatten().tolist()] for rate, made in zip(args.rates, quality, strict=True)]
     headers = ["rate", "PSNR enlarged", "PSNR restored", "SSIM enlarged", "SSIM restored"]
-    return tabulate(rows, headers, tablefmt="github", floatfmt=("", ".2f", ".2f", ".4f", ".4f"))
+    return text_table(rows, headers=headers, floatfmt=("", ".2f", ".2f", ".4f", ".4f"), disable_numparse=[0])
 
 
 def activations(args: argparse.Namespace) -> str:
@@ -170,7 +170,7 @@ def curves(args: argparse.Namespace) -> str:
         for one in found
         for key, name in FIGURES.items()
     ]
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return text_table(rows)
 
 
 def scales(args: argparse.Namespace) -> str:
@@ -193,7 +193,7 @@ def scales(args: argparse.Namespace) -> str:
         }
         for rate, line in zip(args.rates, quality, strict=True)
     ]
-    return f"PSNR in dB to each scale's target, in brackets the input's own\n\n{tabulate(rows, 'keys', 'github')}"
+    return f"PSNR in dB to each scale's target, in brackets the input's own\n\n{text_table(rows)}"
 
 
 def guidance(args: argparse.Namespace) -> str:
@@ -210,7 +210,7 @@ def guidance(args: argparse.Namespace) -> str:
     for path, one in zip(paths, vehicles, strict=True):
         enlarged, made = (f"{figure:.1f}" for figure in one.quality())
         rows.append({"image": path.name, "points": one.visible(), "enlarged (dB)": enlarged, "restored (dB)": made})
-    return tabulate(rows, headers="keys", tablefmt="github")
+    return text_table(rows, disable_numparse=[0])
 
 
 @tool()

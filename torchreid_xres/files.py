@@ -48,9 +48,9 @@ def whole_file(path: str | os.PathLike, needed: int = 0) -> Iterator[Path]:
 
 
 def write_text(text: str, path: str | os.PathLike) -> None:
-    """Write UTF-8 text, whole or not at all; the folder is made."""
+    """Write UTF-8 text, whole or not at all; the folder is made. What is no text (parts of some names) is escaped."""
     with whole_file(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def require_other_file(path: Path, read: Iterable[str | os.PathLike], flag: str) -> None:

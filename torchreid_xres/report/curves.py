@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from torchreid_xres.report.figures import COLOURS, MARKERS, new_figure
 from torchreid_xres.report.records import check_record, read_json
+from torchreid_xres.terminal import printable
 
 FIGURES = {"rank1": "rank-1", "mAP": "mAP"}
 # What a point is of -> the record's entry that holds it.
@@ -132,7 +133,7 @@ def draw_curves(curves: Sequence[Curve], queries: str = "all") -> Any:
                 i = labels.index(curve.label)
                 colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
                 middle, spread = curve.mean[key], curve.std[key]
-                said = curve.label + (f" ({curve.records} runs, mean ± std)" if curve.records > 1 else "")
+                said = printable(curve.label) + (f" ({curve.records} runs, mean ± std)" if curve.records > 1 else "")
                 (line,) = axes.plot(curve.rates, middle, color=colour, marker=marker, label=said)
                 lines.setdefault(curve.label, line)
                 if curve.records > 1:
@@ -143,9 +144,12 @@ def draw_curves(curves: Sequence[Curve], queries: str = "all") -> Any:
             bottom, top = axes.get_ylim()
             middle, half = (bottom + top) / 2, max(top - bottom, LEAST_SPAN) / 2
             axes.set_ylim(max(0, middle - half), min(100.5, middle + half))
-            axes.set_title(f"{dataset}: {name}")
+            axes.set_title(printable(f"{dataset}: {name}"))
             axes.set_xlabel("all low queries at" if queries == "all" else "queries that the protocol has at")
             axes.set_ylabel(f"{name} (%)")
             axes.grid(alpha=0.3)
-    figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=min(4, len(lines)), frameon=False)
+    places = {"loc": "outside lower center", "ncols": min(4, len(lines)), "frameon": False}
+    legend = figure.legend(list(lines.values()), [str(i) for i in range(len(lines))], **places)
+    for text, line in zip(legend.get_texts(), lines.values(), strict=True):
+        text.set_text(line.get_label())  # only now: Matplotlib leaves out what begins with "_"
     return figure
