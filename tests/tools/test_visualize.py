@@ -139,6 +139,15 @@ def test_guidance(tool, run_of, tiny_root, tmp_path, capsys):
     assert PIL.Image.open(out).size == (13 * 68 + 4, 16 + 3 * 68 + 4)
 
 
+def test_a_picture_that_is_read_is_not_drawn_over(tool, tmp_path, capsys):
+    PIL.Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    for images in (tmp_path, tmp_path / "a.png"):
+        assert tool.main(["restored", "no run", str(images), "--out", str(tmp_path / "a.png")]) == 2
+        assert "a.png is there already" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
 def test_it_says_what_it_lacks(tool, run_of, tiny_root, tmp_path, capsys):
     run, empty, broken = run_of("sr_reid"), tmp_path / "empty", tmp_path / "broken.png"
     empty.mkdir()

@@ -31,9 +31,9 @@ def text_table(
 
     Example:
         >>> print(text_table([{"file": "a|b\n.jpg", "score": 0.5}]))
-        | file        | score   |
-        |-------------|---------|
-        | a\|b\n.jpg  | 0.5     |
+        | file       | score   |
+        |------------|---------|
+        | a\|b\n.jpg | 0.5     |
     """
 
     def shown(value: Any) -> Any:
