@@ -88,6 +88,8 @@ def test_a_program_ends_in_one_line(capsys):
     main = tool("it goes on")(stop)
     assert main(KeyError("no such key")) == 2 and main(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "KeyError: no such key\nstopped; it goes on\n"
+    assert main(ValueError("a.yaml is no YAML:\n  in line 3\x1b[2J")) == 2
+    assert capsys.readouterr().err == "ValueError: a.yaml is no YAML: in line 3\\x1b[2J\n"
     with pytest.raises(AssertionError):
         main(AssertionError())
 

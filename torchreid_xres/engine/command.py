@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from torchreid_xres.engine.job import clear, missed_figures, run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.report.tables import record_tables
-from torchreid_xres.terminal import any_text
+from torchreid_xres.terminal import any_text, printable
 
 # What a user's mistake, a file or a disk can raise.
 USER_ERRORS = (ValueError, TypeError, LookupError, OSError, ArithmeticError, RuntimeError, ImportError)
@@ -28,7 +29,8 @@ USER_ERRORS = (ValueError, TypeError, LookupError, OSError, ArithmeticError, Run
 def tell(error: Exception) -> int:
     """Print an error, whose message names the key, path or value, in a line on standard error; return the status 2."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError quotes its message
-    print(f"{distributed.label()}{type(error).__name__}: {text}", file=sys.stderr)
+    line = printable(re.sub(r"\s*\n\s*", " ", str(text)))  # a YAML parser's message has several
+    print(f"{distributed.label()}{type(error).__name__}: {line}", file=sys.stderr)
     return 2
 
 
