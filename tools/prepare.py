@@ -25,6 +25,7 @@ from torchreid_xres.data import DATASETS
 from torchreid_xres.data.prepare import FORMATS, verify_source, verify_written, write_set
 from torchreid_xres.data.protocol import Manifest
 from torchreid_xres.engine.command import tool
+from torchreid_xres.terminal import printable
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -95,7 +96,7 @@ def verify(args: argparse.Namespace) -> int:
     else:
         faults = verify_source(Manifest.load(args.what), args.root)
     for name, fault in faults.items():
-        print(f"{fault}: {name}")
+        print(f"{fault}: {printable(name)}")
     kinds = Counter("at another rate" if fault.startswith("at rate") else fault for fault in faults.values())
     print(", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "all files are as recorded")
     return 1 if faults else 0

@@ -44,6 +44,7 @@ from torchreid_xres.report.scales import draw_scales, scales_from_rates
 from torchreid_xres.report.seen import trained_model
 from torchreid_xres.report.sheet import contact_sheet
 from torchreid_xres.report.text import text_table
+from torchreid_xres.terminal import printable
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -145,7 +146,7 @@ def activations(args: argparse.Namespace) -> str:
     paths = image_files(args)
     cells = activation_cells(trained, [trained.read(path) for path in paths], args.rates, args.height)
     save_image(contact_sheet(*cells, args.height), args.out)
-    return "\n".join(map(str, paths))
+    return "\n".join(map(printable, paths))
 
 
 def embedding(args: argparse.Namespace) -> str:
