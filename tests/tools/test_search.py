@@ -189,6 +189,8 @@ def test_unusual_names_on_a_terminal_that_lacks_their_letters(tool, run_folder, 
     asked = ("query", odd, images / "009", "--gallery", place, "--json", found, "--top", "1")
     assert tool.main([*map(str, (*asked, "--sheet", tmp_path / "sheet.png"))]) == 0
     monkeypatch.undo()
+    for stream in streams.values():
+        stream.flush()
     out, err = (stream.buffer.getvalue().decode("cp1252") for stream in streams.values())
     assert r"left out: bad\x1b[2J\n.png: cannot be read" in err and "\x1b" not in out + err
     assert rf"query: {images}/a\x1b[2J|\u5199.png, 64x32" in out
