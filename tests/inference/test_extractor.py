@@ -153,7 +153,7 @@ def test_extreme_sizes(method, run_of):
 
 def test_grey_of_fewer_bits_is_read_as_in_the_data_set(extractor, tmp_path, monkeypatch):
     PIL.Image.fromarray(np.full((64, 32), 1023, np.uint16)).save(tmp_path / "a.png")
-    monkeypatch.setattr(extractor.cfg.data, "grey_bits", 10)
+    monkeypatch.setitem(extractor.cfg.data, "grey_bits", 10)
     white = PIL.Image.new("RGB", (32, 64), "white")
     assert torch.equal(extractor.prepare(tmp_path / "a.png").pixels, extractor.prepare(white).pixels)
 

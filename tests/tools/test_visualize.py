@@ -110,7 +110,8 @@ def test_curves(tool, tmp_path, capsys):
     files = []
     for seed in (1, 3):
         figures = {"1": {"rank1": 60.0 + seed, "mAP": 50.0}, "2": {"rank1": 40.0, "mAP": 30.0}}
-        record = {"dataset": "folder", "model": "net", "rank1": 1.0, "curve": figures, "by_rate": {"2": figures["2"]}}
+        record = {"dataset": "folder", "model": "net", "rank1": 1.0, "curve": figures, "by_rate": {}}
+        record["by_rate"]["2"] = {**figures["2"], "queries": 4}
         files.append(tmp_path / f"{seed}.json")
         files[-1].write_text(json.dumps(record))
     out = tmp_path / "curves.pdf"
