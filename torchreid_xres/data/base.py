@@ -6,7 +6,6 @@ import bisect
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -20,7 +19,7 @@ from torchvision.transforms import InterpolationMode, Resize
 from torchreid_xres import host
 from torchreid_xres.data.cache import cache_for
 from torchreid_xres.data.degrade import degrade_image, low_size, round_trip
-from torchreid_xres.data.io import BITS, image_size, read_image
+from torchreid_xres.data.io import BITS, image_size, look_for_few_bits, read_image
 from torchreid_xres.data.options import DATASETS, dataset_options, naming_root, resolve_options
 from torchreid_xres.data.protocol import Manifest, draw_rate, file_sha256
 
@@ -131,17 +130,12 @@ class CrossResolutionDataset(host.ImageDataset):
         for part in getattr(self.transform, "transforms", []):
             if isinstance(part, Resize):
                 part.interpolation = InterpolationMode(self.options["interpolation"])
-        self._look_at_first()
+        for path, *_ in self.data[:1]:  # before loader processes start
+            look_for_few_bits(path, self.options["grey_bits"])
         room = self.options["cache_mb"] if self.mode == "train" else 0  # test images are read once
         self._cache = cache_for(self.transform, len(self.data), room)
         if verbose:
             self.show_summary()
-
-    def _look_at_first(self) -> None:
-        """Read an image now, so that what is to be warned of is warned of before loader processes start."""
-        for path, *_ in self.data[:1]:
-            with suppress(OSError):  # told where it is used
-                read_image(path, self.options["grey_bits"])
 
     def load(self, root: Path, split_id: int, **options: Any) -> Split:
         """Read the set as it is distributed; the one method that a reader writes.

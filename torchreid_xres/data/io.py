@@ -11,7 +11,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from os import PathLike
 from pathlib import Path
@@ -78,6 +78,15 @@ def read_image(path: str | PathLike, grey_bits: int = BITS) -> PIL.Image.Image:
     """
     with _naming_file(path), _whole_images_only(), PIL.Image.open(path) as img:
         return to_rgb(img, grey_bits, os.fspath(path))
+
+
+def look_for_few_bits(path: str | PathLike, grey_bits: int = BITS) -> None:
+    """Read a picture that is of 16 bits by its header, so that a warning of it comes now; faults are told elsewhere."""
+    with suppress(*_DAMAGE):
+        with PIL.Image.open(path) as img:
+            deep = img.mode.startswith("I") or ";16" in str(getattr(img, "tile", ""))
+        if deep:
+            read_image(path, grey_bits)
 
 
 def check_grey_bits(bits: Any) -> int:
