@@ -10,9 +10,11 @@ from yacs.config import CfgNode
 from torchreid_xres import host
 from torchreid_xres.config import (
     ConfigError,
+    _deciding,
     check_config,
     config_hash,
     config_text,
+    differing_keys,
     file_of,
     load_config,
     value_of,
@@ -284,6 +286,14 @@ def test_the_hash_forgets_where_things_lie_and_remembers_what_matters():
     assert config_hash(load_config(None, ["data.root", "/x", "data.workers", "0", "test.evaluate", "True"])) == base
     for change in (["train.lr", "0.1"], ["data.kernel", "bicubic"], ["sr.options", "{depth: 3}"]):
         assert config_hash(load_config(None, change)) != base
+
+
+def test_bits_of_grey_count_only_where_they_are_not_the_files():
+    assert "grey_bits" not in _deciding(load_config())["data"]  # jobs made before there was the key go on
+    deep = load_config(None, ["data.grey_bits", "12"])
+    assert differing_keys(deep, load_config()) == ["data.grey_bits"]
+    with pytest.raises(ConfigError, match=r"data\.grey_bits must be from 8 to 16, not 20"):
+        load_config(None, ["data.grey_bits", "20"])
 
 
 def test_every_config_in_the_project_loads(repo):

@@ -20,16 +20,16 @@ import sys
 from pathlib import Path
 
 import torch
-from tabulate import tabulate
 from torchvision.transforms.functional import pil_to_tensor
 
 from torchreid_xres.data.io import read_image
 from torchreid_xres.data.walk import images_at
-from torchreid_xres.engine.command import program, tell_of_others
+from torchreid_xres.engine.command import tell_of_others, tool
 from torchreid_xres.files import require_place
 from torchreid_xres.inference.accuracy import compare_accuracy
 from torchreid_xres.inference.export import BOUNDS, INPUTS, LEAST_OPSET, ROLES, Recipe, export_onnx
 from torchreid_xres.inference.network import find_run, host_config, load_network
+from torchreid_xres.report.text import text_table
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,13 +60,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def pictures(path: Path | None, count: int) -> list[torch.Tensor]:
+def pictures(path: Path | None, count: int, grey_bits: int) -> list[torch.Tensor]:
     """Return images (3, h, w), uint8; of many, evenly spread ones."""
     found = tell_of_others(images_at(path)) if path else []
-    return [pil_to_tensor(read_image(file, upright=True)) for file in found[:: max(1, len(found) // count)][:count]]
+    return [pil_to_tensor(read_image(file, grey_bits)) for file in found[:: max(1, len(found) // count)][:count]]
 
 
-@program("stopped; no file is half written")
+@tool("no file is half written")
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     require_place(args.out)
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         precision=args.precision,
         input_type=args.input,
         opset=args.opset,
-        images=pictures(args.images, args.count),
+        images=pictures(args.images, args.count, run.cfg.data.grey_bits),
         bound=args.bound,
         facts={"model": run.label},
     )
@@ -95,12 +95,12 @@ def main(argv: list[str] | None = None) -> int:
         }
         for file in files
     ]
-    print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
+    print(text_table(rows))
     if args.dataset:
         found = compare_accuracy(args.run, files, args.dataset, args.root)
         found["difference"] = {key: found["onnx"][key] - value for key, value in found["torch"].items()}
         table = [{args.dataset: name, **figures} for name, figures in found.items()]
-        print("\n" + tabulate(table, headers="keys", tablefmt="github", floatfmt=".2f"))
+        print("\n" + text_table(table, floatfmt=".2f", disable_numparse=[0]))
     return 0
 
 

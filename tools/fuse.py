@@ -19,11 +19,9 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
-from tabulate import tabulate
-
 from torchreid_xres.data import DATASETS
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.command import program
+from torchreid_xres.engine.command import tool
 from torchreid_xres.engine.extraction import require_trained, run_features
 from torchreid_xres.engine.features import FeatureSet, evaluate_features
 from torchreid_xres.engine.fusion import OBJECTIVES, Search, evaluate_reciprocal_ranks, fused_sets, search_weights
@@ -33,6 +31,7 @@ from torchreid_xres.files import require_writable
 from torchreid_xres.metrics.distance import METRICS
 from torchreid_xres.metrics.fusion import SizeWeights, default_weights
 from torchreid_xres.report.tables import rank1_by_resolution
+from torchreid_xres.report.text import text_table
 
 RANKS = (1, 5, 10)
 
@@ -90,15 +89,25 @@ def read_branch(folder: Path, roles: Sequence[str]) -> dict[str, FeatureSet]:
     return found
 
 
-@program("stopped; no file is half written")
+@tool("no file is half written")
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    records = fuse(args)
+    if args.out and args.out.resolve() in {folder.resolve() for folder in args.branches}:
+        raise ValueError(f"--out {args.out} is the folder of a branch, whose features it would overwrite")
+    records, fused, search = fuse(args)
+    if args.out:
+        for role, features in fused.items():
+            features.save(args.out / f"{role}.npz")
+        write_json(records, args.out / "fusion.json")
+    print(table(records, args.branches))
+    if search is not None:
+        print("\n" + search_text(search))
     print(json.dumps({"out": str(args.out) if args.out else None, "records": len(records)}))
     return 0
 
 
-def fuse(args: argparse.Namespace) -> list[dict]:
+def fuse(args: argparse.Namespace) -> tuple[list[dict], dict[str, FeatureSet], Search | None]:
+    """Return the records of the branches and of the fusion, the fused features by role, and what was searched."""
     searched = args.search or args.by_size
     if args.out:
         require_writable(args.out)
@@ -137,15 +146,7 @@ def fuse(args: argparse.Namespace) -> list[dict]:
         evaluate_features(q, g, metric=args.metric, rerank=args.rerank, **how)
         for q, g in zip(query, gallery, strict=True)
     ]
-    records = [*alone, record]
-    print(table(records, args.branches))
-    if search is not None:
-        print("\n" + search_text(search))
-    if args.out:
-        for role, features in fused.items():
-            features.save(args.out / f"{role}.npz")
-        write_json(records, args.out / "fusion.json")
-    return records
+    return [*alone, record], fused, search
 
 
 def as_json(value: Search | SizeWeights | Sequence[float] | None) -> dict | list | None:
@@ -165,7 +166,7 @@ def table(records: Sequence[dict], folders: Sequence[Path]) -> str:
         row = {"branch": branch, "model": "" if record is fused else record["model"]}
         row |= {key.replace("rank", "rank-"): record[key] for key in (*(f"rank{r}" for r in RANKS), "mAP", "mINP")}
         rows.append(row | by_resolution)
-    return tabulate(rows, headers="keys", tablefmt="github", floatfmt=".1f")
+    return text_table(rows, floatfmt=".1f", disable_numparse=[0])
 
 
 def search_text(search: Search) -> str:
@@ -179,7 +180,7 @@ def search_text(search: Search) -> str:
         return text
     rows = [[side, *weights] for side, weights in zip(search.weights.sides, search.weights.weights, strict=True)]
     headers = ["sqrt(height x width)", *(f"weight {j + 1}" for j in range(len(rows[0]) - 1))]
-    return text + "\n\n" + tabulate(rows, headers=headers, tablefmt="github", floatfmt=".2f")
+    return text + "\n\n" + text_table(rows, headers=headers, floatfmt=".2f", disable_numparse=False)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from torchreid_xres.config import get_config
 from torchreid_xres.data import DATASETS
 from torchreid_xres.data.prepare import FORMATS, verify_source, verify_written, write_set
 from torchreid_xres.data.protocol import Manifest
-from torchreid_xres.engine.command import program
+from torchreid_xres.engine.command import tool
+from torchreid_xres.terminal import printable
 from torchreid_xres.yaml_text import read_yaml
 
 
@@ -94,13 +95,13 @@ def verify(args: argparse.Namespace) -> int:
     else:
         faults = verify_source(Manifest.load(args.what), args.root)
     for name, fault in faults.items():
-        print(f"{fault}: {name}")
+        print(f"{fault}: {printable(name)}")
     kinds = Counter("at another rate" if fault.startswith("at rate") else fault for fault in faults.values())
     print(", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "all files are as recorded")
     return 1 if faults else 0
 
 
-@program("stopped; the same command goes on where it was")
+@tool("the same command goes on where it was")
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     return write(args) if args.task == "write" else verify(args)

@@ -350,6 +350,8 @@ def _deciding(cfg: CfgNode) -> dict:
         plain.pop("vpfa")
     for key in ("root", "save_dir", "workers", "cache_mb"):
         plain["data"].pop(key)
+    if plain["data"]["grey_bits"] == get_config().data.grey_bits:  # as before there was the key
+        plain["data"].pop("grey_bits")
     plain["model"].pop("resume")
     plain["train"].pop("print_freq")
     plain["test"].pop("evaluate")

@@ -41,6 +41,7 @@ CHOICES_OF_LISTS = {
 # Of numbers, and of the numbers in lists: the least and the largest. None is infinite or NaN.
 ABOVE_0, BELOW_1 = math.ulp(0.0), math.nextafter(1.0, 0.0)
 LIMITS: dict[str, tuple[float, float]] = {
+    "data.grey_bits": (8, 16),
     **dict.fromkeys(
         (
             "data.height", "data.width", "data.k_tfm", "data.num_splits", "data.rates", "data.pair_rates",
@@ -166,6 +167,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.data.kernel = "area"  # down-sampling kernel: area, bilinear, bicubic, lanczos, bilinear_plain
     cfg.data.protocol_seed = 0  # which rate each file gets; splits are drawn by data.split_id
     cfg.data.interpolation = "bilinear"  # how images come to the network's size: bilinear, bicubic
+    cfg.data.grey_bits = 16  # that grey pixels in files of 16 bits really have: thermal cameras give 10, 12 or 14
     cfg.data.pad = 10  # pixels of black border from which the transform "pad_crop" cuts a piece of the input's size
     cfg.data.pictures = ""  # folder of pictures to read in place of the sets' own, one PNG for each manifest name
     cfg.data.cache_mb = 2048  # a training set that takes no more than so many MiB at the network's size stays in memory

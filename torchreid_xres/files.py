@@ -8,7 +8,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -49,9 +49,29 @@ def whole_file(path: str | os.PathLike, needed: int = 0) -> Iterator[Path]:
 
 
 def write_text(text: str, path: str | os.PathLike) -> None:
-    """Write UTF-8 text, whole or not at all; the folder is made."""
+    """Write UTF-8 text, whole or not at all; the folder is made. What is no text (parts of some names) is escaped."""
     with whole_file(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def require_other_file(path: Path, read: Iterable[str | os.PathLike], flag: str) -> None:
+    """Make sure that a file to be written takes the place of none that is read.
+
+    Args:
+        path: to be written.
+        read: files, and folders with all that is in and below them.
+        flag: by which the user named the path.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if not path.exists():
+        return
+    real = path.resolve()
+    for given in map(Path, read):
+        if given.resolve() in (real, *real.parents):
+            where = f"lies in {given}, from which files are read" if given.is_dir() else "is read"
+            raise ValueError(f"{flag} {path} is there already and {where}: name another file")
 
 
 def require_writable(folder: Path) -> None:

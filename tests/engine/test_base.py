@@ -220,7 +220,9 @@ def test_ranked_lists_are_drawn_of_what_was_seen_and_how_it_was_ranked(tiny_conf
 
     def draw(distances, dataset, data_type, **how):
         query, gallery = dataset
-        drawn.update(distances=distances, sizes={Image.open(path).size for path, *_ in query}, gallery=len(gallery))
+        sizes = {Image.open(path).size for path, *_ in query}
+        names = {Path(path).stem for path, *_ in query}
+        drawn.update(distances=distances, sizes=sizes, gallery=len(gallery), names=names)
 
     monkeypatch.setattr("torchreid_xres.engine.evaluation.host.visualize_ranked_results", draw)
     monkeypatch.setattr(
@@ -228,4 +230,5 @@ def test_ranked_lists_are_drawn_of_what_was_seen_and_how_it_was_ranked(tiny_conf
     )
     run_job(cfg)
     assert drawn["gallery"] == 18 and (drawn["distances"] == 7).all()  # not the features' own
+    assert {"008_c1_0", "013_c1_2"} <= drawn["names"] and len(drawn["names"]) == 18
     assert drawn["sizes"] <= {(16, 32), (10, 21), (8, 16)} and len(drawn["sizes"]) > 1  # of 32x64, at the rates 2 to 4

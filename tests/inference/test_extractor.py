@@ -152,6 +152,13 @@ def test_extreme_sizes(method, run_of):
     assert torch.isfinite(found).all()
 
 
+def test_grey_of_fewer_bits_is_read_as_in_the_data_set(extractor, tmp_path, monkeypatch):
+    PIL.Image.fromarray(np.full((64, 32), 1023, np.uint16)).save(tmp_path / "a.png")
+    monkeypatch.setitem(extractor.cfg.data, "grey_bits", 10)
+    white = PIL.Image.new("RGB", (32, 64), "white")
+    assert torch.equal(extractor.prepare(tmp_path / "a.png").pixels, extractor.prepare(white).pixels)
+
+
 def test_a_photo_is_turned_as_its_exif_says(extractor, picture, tmp_path):
     turned, exif = picture.transpose(PIL.Image.Transpose.ROTATE_90), PIL.Image.Exif()
     exif[0x0112] = 6  # to be shown rotated by 90 degrees clockwise

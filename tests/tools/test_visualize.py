@@ -111,7 +111,8 @@ def test_curves(tool, tmp_path, capsys):
     files = []
     for seed in (1, 3):
         figures = {"1": {"rank1": 60.0 + seed, "mAP": 50.0}, "2": {"rank1": 40.0, "mAP": 30.0}}
-        record = {"dataset": "folder", "model": "net", "rank1": 1.0, "curve": figures, "by_rate": {"2": figures["2"]}}
+        record = {"dataset": "folder", "model": "net", "rank1": 1.0, "curve": figures, "by_rate": {}}
+        record["by_rate"]["2"] = {**figures["2"], "queries": 4}
         files.append(tmp_path / f"{seed}.json")
         files[-1].write_text(json.dumps(record))
     out = tmp_path / "curves.pdf"
@@ -152,6 +153,15 @@ def test_guidance(tool, run_of, tiny_root, tmp_path, capsys):
     assert tool.main(argv) == 0
     assert [row[0][:3] for row in rows_of(capsys.readouterr().out)] == ["008", "010", "012"]
     assert PIL.Image.open(out).size == (13 * 68 + 4, 16 + 3 * 68 + 4)
+
+
+def test_a_picture_that_is_read_is_not_drawn_over(tool, tmp_path, capsys):
+    PIL.Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    for images in (tmp_path, tmp_path / "a.png"):
+        assert tool.main(["restored", "no run", str(images), "--out", str(tmp_path / "a.png")]) == 2
+        assert "a.png is there already" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == before
 
 
 def test_it_says_what_it_lacks(tool, run_of, tiny_root, tmp_path, capsys):

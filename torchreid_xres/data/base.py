@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode, Resize
 from torchreid_xres import host
 from torchreid_xres.data.cache import cache_for
 from torchreid_xres.data.degrade import degrade_image, low_size, round_trip
-from torchreid_xres.data.io import image_size, read_image
+from torchreid_xres.data.io import BITS, image_size, look_for_few_bits, read_image
 from torchreid_xres.data.options import DATASETS, dataset_options, naming_root, resolve_options
 from torchreid_xres.data.protocol import Manifest, draw_rate, file_sha256
 
@@ -130,6 +130,8 @@ class CrossResolutionDataset(host.ImageDataset):
         for part in getattr(self.transform, "transforms", []):
             if isinstance(part, Resize):
                 part.interpolation = InterpolationMode(self.options["interpolation"])
+        for path, *_ in self.data[:1]:  # before loader processes start
+            look_for_few_bits(path, self.options["grey_bits"])
         room = self.options["cache_mb"] if self.mode == "train" else 0  # test images are read once
         self._cache = cache_for(self.transform, len(self.data), room)
         if verbose:
@@ -218,7 +220,7 @@ class CrossResolutionDataset(host.ImageDataset):
 
     def read(self, path: str) -> PIL.Image.Image:
         """Return an image as captured; a set whose captured size is fixed brings it there."""
-        return read_image(path)
+        return read_image(path, self.options["grey_bits"])
 
     def down_sampling(self, path: str) -> float:
         """Return by which rate the protocol makes an image smaller: 1.0 where a low resolution is the file's own."""
@@ -243,9 +245,10 @@ class CrossResolutionDataset(host.ImageDataset):
                 "identities": len({image.pid for image in part}),
                 "low": sum(self.rate_of[image.path] != 1.0 for image in part),
             }
+        own = [*self.defaults, *["grey_bits"] * (self.options["grey_bits"] != BITS)]
         return Manifest(
             dataset=self.name,
-            options={key: self.options[key] for key in self.defaults},
+            options={key: self.options[key] for key in own},
             split_id=self.split_id,
             kernel=self.options["kernel"],
             rates=list(self.options["rates"]),

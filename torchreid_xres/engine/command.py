@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from yacs.config import CfgNode
 
@@ -23,6 +23,7 @@ from torchreid_xres.engine.job import missed_figures, run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.report.tables import record_tables
+from torchreid_xres.terminal import any_text, printable
 
 # What a user's mistake, a file, a disk, the memory or a network of torchreid at another input size can raise.
 USER_ERRORS = (
@@ -35,7 +36,7 @@ INTERRUPTED = 130
 def tell(error: Exception) -> int:
     """Print an error, whose message names the key, path or value, in a line on standard error; return the status 2."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError quotes its message
-    line = " ".join(str(text).split())
+    line = printable(re.sub(r"\s*\n\s*", " ", str(text)).strip())  # a YAML parser's message has several
     if not line and error.__traceback__ is not None:
         at = traceback.extract_tb(error.__traceback__)[-1]
         line = f"at {at.filename}:{at.lineno}, {at.line}"
@@ -50,31 +51,40 @@ def tell_of_others(found: FoundImages) -> list[Path]:
     return list(found.images.values())
 
 
-def program(stopped: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Let a program end in one line: its own exit status, 2 for a user's mistake, 130 if interrupted.
+def tool(stopped: str = "the same command starts again") -> Callable[[Callable], Callable]:
+    """Make a function of the command line's arguments the main function of a program.
+
+    Whatever it prints reaches the terminal or, if nobody reads it any more, nobody; a user's error and an interruption
+    end in one line.
 
     Args:
-        stopped: told when it is interrupted.
+        stopped: what becomes of an interrupted command.
 
     Example:
-        >>> program("stopped")(lambda: 0)()
-        0
+        >>> @tool()
+        ... def main(argv=None):
+        ...     return 0 if argv else [][1]
+        >>> main(["here"]), main()
+        (0, 2)
     """
 
-    def ending(work: Callable[..., int]) -> Callable[..., int]:
-        @functools.wraps(work)
-        def run(*args: Any, **kwargs: Any) -> int:
-            try:
-                return work(*args, **kwargs)
-            except KeyboardInterrupt:
-                print(stopped, file=sys.stderr)
-                return INTERRUPTED
-            except USER_ERRORS as error:  # of a training the traceback is in the log
-                return tell(error)
+    def made(main: Callable[[Sequence[str] | None], int]) -> Callable:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None) -> int:
+            with any_text():
+                try:
+                    status = main(argv)
+                    sys.stdout.flush()
+                    return status
+                except KeyboardInterrupt:
+                    print(f"stopped; {stopped}", file=sys.stderr)
+                    return INTERRUPTED
+                except USER_ERRORS as error:
+                    return tell(error)
 
         return run
 
-    return ending
+    return made
 
 
 def parse(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -116,7 +126,6 @@ def part_pairs(parser: argparse.ArgumentParser, args: argparse.Namespace, lists:
         parser.error(f"{flag} stands behind KEY VALUE pairs; flags go before them")
 
 
-@program("stopped; the same command goes on after the last finished epoch")
 def train(description: str, argv: Sequence[str] | None = None, models: Sequence[str] = ()) -> int:
     """Run the job that a command line describes and print its tables.
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from torchreid_xres import host
 from torchreid_xres.data.base import DATASETS
+from torchreid_xres.data.io import BITS, FAST, read_image, save_image
 from torchreid_xres.engine import board, checkpoint, distributed, parallel
 from torchreid_xres.engine.proof import Proof
 from torchreid_xres.engine.record import make_record, scores
@@ -27,10 +28,14 @@ from torchreid_xres.engine.threads import THREADS
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import RankResult, Roc, distance_matrix, rank_distances, rank_features
 from torchreid_xres.metrics.rerank import reranked_distances
+from torchreid_xres.terminal import printable
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+LONGEST_STEM = 120  # letters of a drawing's name
+READ_ALIKE = (".jpg", ".jpeg", ".png", ".bmp")  # by OpenCV and by us
 
 
 class _Ranked(NamedTuple):
@@ -205,7 +210,10 @@ class Evaluation:
             with tempfile.TemporaryDirectory() as folder:
                 host.visualize_ranked_results(
                     distance_matrix(qf, gf, dist_metric).numpy() if distances is None else distances,
-                    (_queries_as_seen(query_loader.dataset, Path(folder)), dataset.gallery),
+                    (
+                        _queries_as_seen(query_loader.dataset, Path(folder, "query")),
+                        _gallery_as_seen(dataset, Path(folder, "gallery")),
+                    ),
                     self.datamanager.data_type,
                     width=self.datamanager.width,
                     height=self.datamanager.height,
@@ -229,17 +237,34 @@ def _require_unchanged(manager: Any) -> None:
 
 
 def _queries_as_seen(dataset: Any, folder: Path) -> list[tuple]:
-    """Return the queries for the host's drawing, which reads files: low ones as the camera saw them, in ``folder``."""
+    """Return the queries for the host's drawing, which reads files: as the camera saw them, in ``folder``.
+
+    The host calls its drawings as the files are called, whatever folders those are in.
+    """
+    stems = [printable(Path(path).stem)[:LONGEST_STEM] for path, *_ in dataset.query]
+    if len({stem.lower() for stem in stems}) < len(stems):
+        stems = [f"{i:0{len(str(len(stems)))}}_{stem}" for i, stem in enumerate(stems, 1)]
     plain, queries = copy.copy(dataset), []
     plain.transform = None
-    for i, (path, *labels) in enumerate(dataset.query):
-        item = plain[i] if getattr(dataset, "name", "") in DATASETS else {}
-        if item.get("low"):
-            path = str(folder / str(i) / Path(path).name)
-            Path(path).parent.mkdir()
-            item["img"].save(path, format="PNG")
-        queries.append((path, *labels))
+    for i, (stem, (path, *labels)) in enumerate(zip(stems, dataset.query, strict=True)):
+        shown = plain[i]["img"] if getattr(dataset, "name", "") in DATASETS else read_image(path)
+        file = folder / f"{stem}.png"
+        save_image(shown, file, **FAST)
+        queries.append((str(file), *labels))
     return queries
+
+
+def _gallery_as_seen(dataset: Any, folder: Path) -> list[tuple]:
+    """Return the gallery for the host's drawing: what OpenCV would show otherwise, or not at all, in ``folder``."""
+    bits = getattr(dataset, "options", {}).get("grey_bits", BITS)
+    gallery = []
+    for i, (path, *labels) in enumerate(dataset.gallery):
+        file = Path(path)
+        if bits != BITS or file.suffix.lower() not in READ_ALIKE:
+            file = folder / f"{i}.png"
+            save_image(read_image(path, bits), file, **FAST)
+        gallery.append((str(file), *labels))
+    return gallery
 
 
 def to_device(batch: dict, device: torch.device | str) -> dict:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.base import CrossResolutionDataset
 from torchreid_xres.data.degrade import low_size
-from torchreid_xres.data.io import FAST, save_image
+from torchreid_xres.data.io import BITS, FAST, image_size, save_image
 from torchreid_xres.engine import distributed
 from torchreid_xres.engine.precision import autocast
 from torchreid_xres.engine.proof import proved_precision
@@ -183,6 +183,8 @@ def _pictures(datasets: Mapping[str, CrossResolutionDataset], restorer: str) -> 
         for path, name in dataset.names.items():
             rate, checksum = dataset.down_sampling(path), dataset.manifest.images[name]["sha256"]
             source = f"{dataset.name} {checksum} {rate} {dataset.options['kernel']}"
+            if dataset.options["grey_bits"] != BITS:
+                source += f" {dataset.options['grey_bits']} bits"
             key = hashlib.sha256(f"{source} {restorer}".encode()).hexdigest()
             made = Picture(name, path, rate, key, dataset)
             other = pictures.setdefault(name, made)
@@ -200,8 +202,7 @@ def _names_to_do(folder: Path, pictures: Mapping[str, Picture]) -> list[str]:
 
 
 def _seen_size(picture: Picture) -> tuple[int, int]:
-    with PIL.Image.open(picture.path) as image:  # the header only
-        return low_size(image.height, image.width, picture.rate)
+    return low_size(*image_size(picture.path), picture.rate)
 
 
 def _still_true(folder: Path, pictures: Mapping[str, Picture]) -> set[str]:

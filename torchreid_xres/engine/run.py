@@ -227,6 +227,7 @@ class Run:
         common: dict[str, Any] = {
             "kernel": cfg.data.kernel,
             "interpolation": cfg.data.interpolation,
+            "grey_bits": cfg.data.grey_bits,
             "seed": cfg.data.protocol_seed,
             "pictures": file_of(cfg, cfg.data.pictures),
             "cache_mb": cfg.data.cache_mb,

@@ -16,6 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 from yacs.config import CfgNode
 
 from torchreid_xres.data.degrade import check_rate
+from torchreid_xres.data.io import BITS
 from torchreid_xres.data.manager import ToNormalized
 from torchreid_xres.data.native import check_full_size, low_by_size, native_rate
 from torchreid_xres.engine.proof import Proof
@@ -116,6 +117,8 @@ class Extractor:
             "normalize": test.normalize_feature,
             "options": options,
         }
+        if data.grey_bits != BITS:
+            facts["grey_bits"] = data.grey_bits
         self.about: dict[str, Any] = json.loads(json.dumps(facts))  # tuples are lists there
         layout = torch.channels_last if self.cfg.train.channels_last else torch.preserve_format
         self.model = model.to(self.device, memory_format=layout)
@@ -189,8 +192,12 @@ class Extractor:
 
     def prepare(self, picture: Picture) -> Prepared:
         """Read a picture and bring it to the network's size, as the loader of an evaluation does."""
-        img = as_image(picture)
+        img = self.image(picture)
         return Prepared(self._normalised(self._resize(img)), (img.height, img.width))
+
+    def image(self, picture: Picture) -> PIL.Image.Image:
+        """Return a picture as the network's data sets read it, 8-bit RGB, at its own size."""
+        return as_image(picture, self.cfg.data.grey_bits)
 
     @torch.no_grad()
     def describe(

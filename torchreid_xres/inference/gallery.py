@@ -159,9 +159,9 @@ class Gallery:
                 f"with {theirs['weights_sha256'][:12]}. Features of two models cannot be compared: name another folder"
             )
         # A model goes by other names in other configurations.
-        differing = [key for key in theirs if key != "model" and ours.get(key) != theirs[key]]
+        differing = [key for key in {**ours, **theirs} if key != "model" and ours.get(key) != theirs.get(key)]
         if differing:
-            told = "; ".join(f"{key} is {ours.get(key)} there, {theirs[key]} here" for key in differing)
+            told = "; ".join(f"{key} is {ours.get(key)} there, {theirs.get(key)} here" for key in differing)
             raise ValueError(f"{where} with these weights but other settings: {told}")
 
     def make_extractor(self, weights: str | Path = "", **kwargs: Any) -> Extractor:

@@ -9,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
 from yacs.config import CfgNode
 
 from torchreid_xres import host, losses
@@ -21,6 +20,7 @@ from torchreid_xres.data.datasets.mlr_cuhk03 import MAT, MLRCUHK03, RELEASE
 from torchreid_xres.engine.base import ENGINES
 from torchreid_xres.host_mends import MENDS
 from torchreid_xres.models import MODELS
+from torchreid_xres.report.text import text_table
 from torchreid_xres.sr import FRONT_ENDS
 
 NOT_FOUND = "not found"
@@ -36,7 +36,7 @@ def registry_table(kind: str, style: str = "github") -> str:
     Raises:
         KeyError: for another kind.
     """
-    return tabulate(REGISTRIES[kind](), headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(REGISTRIES[kind](), style)
 
 
 def _models() -> list[dict]:
