@@ -1,11 +1,13 @@
 """Every registered network at sizes that few were made for: it trains and evaluates, or ends in one line."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from torchreid_xres import host
-from torchreid_xres.engine.command import train
+from torchreid_xres.engine.command import tool, train
 from torchreid_xres.models import MODELS
 
 SIZES = [(64, 32), (100, 50), (33, 17)]
@@ -33,7 +35,7 @@ def ends(capsys, root, tmp_path, name, height, width, *more):
         "use_gpu": False,
     }  # fmt: skip
     pairs = [str(part) for pair in keys.items() for part in pair]
-    status = train("", ["--root", str(root), "-s", "folder", "-t", "folder", *pairs, *more])
+    status = tool()(partial(train, ""))(["--root", str(root), "-s", "folder", "-t", "folder", *pairs, *more])
     said = [line for line in capsys.readouterr().err.splitlines() if "Error" in line or "Traceback" in line]
     assert (status, len(said)) in ((0, 0), (2, 1)) and "Traceback" not in "".join(said), said
     return status, "".join(said)

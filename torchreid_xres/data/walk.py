@@ -13,6 +13,8 @@ from pathlib import Path
 import PIL.features
 import PIL.Image
 
+from torchreid_xres.terminal import printable
+
 # Endings of the kinds that are taken where Pillow, or a plug-in of it, reads them.
 _SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
@@ -96,10 +98,10 @@ class FoundImages:
     def _told_of_others(self) -> list[str]:
         told = []
         if self.left_out:
-            counts = (f"{len(names)} {why}, e.g. {shown(min(names))}" for why, names in self.left_out.items())
+            counts = (f"{len(names)} {why}, e.g. {printable(min(names))}" for why, names in self.left_out.items())
             told.append(f"left out: {'; '.join(counts)}")
         if self.unseen:
-            first = [f"{shown(name)} ({why.strerror or why})" for name, why in list(self.unseen.items())[:_NAMED]]
+            first = [f"{printable(name)} ({why.strerror or why})" for name, why in list(self.unseen.items())[:_NAMED]]
             more = f" and {len(self.unseen) - _NAMED} more" if len(self.unseen) > _NAMED else ""
             told.append(f"cannot look at {', '.join(first)}{more}")
         return told
@@ -224,7 +226,7 @@ def images_at(path: Path, without: Path | None = None) -> FoundImages:
 
 def holds(folder: Path) -> str:
     """Return the first names in a folder, for a message that says what was found in place of what is wanted."""
-    names = sorted(shown(name) for name in os.listdir(folder) if not name.startswith("."))
+    names = sorted(printable(name) for name in os.listdir(folder) if not name.startswith("."))
     more = f" and {len(names) - _HELD} more" if len(names) > _HELD else ""
     return (", ".join(names[:_HELD]) or "nothing") + more
 
@@ -246,8 +248,3 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:  # Python's stand-in for bytes that are no UTF-8
         return False
     return True
-
-
-def shown(name: str) -> str:
-    """Return a file's name as it may be printed: in ASCII where it has signs that steer a terminal or are no text."""
-    return name if name.isprintable() else ascii(name)

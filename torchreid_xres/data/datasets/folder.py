@@ -13,7 +13,8 @@ from typing import ClassVar, NamedTuple
 
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, Image, Split
 from torchreid_xres.data.datasets.reading import read_text, whole
-from torchreid_xres.data.walk import holds, shown, walk_images
+from torchreid_xres.data.walk import holds, walk_images
+from torchreid_xres.terminal import printable
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def _read_table(table: Path) -> list[_Row]:
     if missing:
         raise ValueError(
             f"{table}: without the column {', '.join(missing)}; the header must have {','.join(COLUMNS)}, it is "
-            f"{shown(text.partition(chr(10))[0].strip())!r}"
+            f"{printable(text.partition(chr(10))[0].strip())!r}"
         )
     rows = []
     for number, line in lines:
@@ -160,12 +161,12 @@ def _read_tree(base: Path) -> list[_Row]:
         astray = found.images.keys() - placed.keys()
         if not placed:
             told = f"{base / part}: there are no images in <identity> folders, or in <camera> folders in these"
-            elsewhere = f"; {len(astray)} lie elsewhere, e.g. {shown(min(astray))}" if astray else ""
+            elsewhere = f"; {len(astray)} lie elsewhere, e.g. {printable(min(astray))}" if astray else ""
             raise FileNotFoundError(told + elsewhere)
         if astray:
             logger.warning(
                 "%s: %d images are left out: they lie neither in <identity> nor in <identity>/<camera>, e.g. %s",
-                base / part, len(astray), shown(min(astray)),
+                base / part, len(astray), printable(min(astray)),
             )  # fmt: skip
         for name, path in placed.items():
             identity, *camera, _ = name.split("/")
