@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.data.io import read_image
+from torchreid_xres.data.walk import images_at
 from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.metrics.image import psnr
 from torchreid_xres.models import build_model
@@ -69,9 +70,7 @@ def crops(root: Path, folder: str, count: int) -> Tensor:
     Raises:
         FileNotFoundError: if there are none.
     """
-    files = sorted(p for p in (root / folder).rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    if not files:
-        raise FileNotFoundError(f"no images under {root / folder}")
+    files = list(images_at(root / folder).images.values())
     chosen = files[:: max(1, len(files) // count)][:count]
     return torch.stack([_tensor(read_image(path).resize(HIGH[::-1])) for path in chosen])
 

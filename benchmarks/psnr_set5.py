@@ -30,6 +30,7 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from torchreid_xres import __version__
+from torchreid_xres.data.io import read_image
 from torchreid_xres.metrics.image import psnr, ssim
 from torchreid_xres.sr import build_front_end
 
@@ -70,8 +71,7 @@ def read_pairs(root: Path, scale: int) -> list[tuple[str, torch.Tensor, torch.Te
 
 
 def _read(path: Path) -> torch.Tensor:
-    with Image.open(path) as image:
-        return _tensor(image.convert("RGB"))
+    return _tensor(read_image(path))
 
 
 def _tensor(image: Image.Image) -> torch.Tensor:

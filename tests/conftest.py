@@ -1,4 +1,4 @@
-"""Shared fixtures: one thread, seeded generators, and the folder of real data where there is one."""
+"""Shared fixtures: one thread where none are asked for, an own cache, seeded generators, the folder of real data."""
 
 import os
 from pathlib import Path
@@ -10,8 +10,17 @@ REPO = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config):
-    # Two spinning threads on a busy two-core machine are many times slower than one.
-    torch.set_num_threads(1)
+    # Two spinning threads on a busy two-core machine are many times slower than one, in the tests' commands, too.
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+
+
+def pytest_report_header(config):
+    return f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread(s)"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 def pytest_collection_modifyitems(items):

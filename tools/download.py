@@ -15,13 +15,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from tabulate import tabulate
-
 from torchreid_xres.config import get_config
 from torchreid_xres.data import DATASETS
 from torchreid_xres.data.catalogue import catalogue, how_to_get
 from torchreid_xres.data.download import fetch, fetch_set
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.engine.command import USER_ERRORS, tell, tool
+from torchreid_xres.report.text import text_table
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,7 +44,7 @@ def show() -> None:
         {"name": offer.name, "what": offer.what, "goes to": offer.use or "--root", "terms": offer.terms}
         for offer in catalogue().values()
     ]
-    print(tabulate(rows, headers="keys", tablefmt="github"))
+    print(text_table(rows, disable_numparse=[0]))
     others = ", ".join(name for name in DATASETS if name not in catalogue())
     print(f"\nSets that are not fetched; get NAME says how to get them: {others}")
 
@@ -73,6 +72,7 @@ def get(name: str, args: argparse.Namespace) -> int:
     return 0
 
 
+@tool("the same command goes on where it was")
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.task == "list":
@@ -82,9 +82,6 @@ def main(argv: list[str] | None = None) -> int:
     for name in args.names:
         try:
             statuses.append(get(name, args))
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on where it was", file=sys.stderr)
-            return 130
         except USER_ERRORS as error:
             statuses.append(tell(error))
     return max(statuses)

@@ -20,15 +20,16 @@ import sys
 from pathlib import Path
 
 import torch
-from tabulate import tabulate
 from torchvision.transforms.functional import pil_to_tensor
 
-from torchreid_xres.data.datasets.reading import images_at
 from torchreid_xres.data.io import read_image
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.data.walk import images_at
+from torchreid_xres.engine.command import tell_of_others, tool
+from torchreid_xres.files import require_place
 from torchreid_xres.inference.accuracy import compare_accuracy
 from torchreid_xres.inference.export import BOUNDS, INPUTS, LEAST_OPSET, ROLES, Recipe, export_onnx
 from torchreid_xres.inference.network import find_run, host_config, load_network
+from torchreid_xres.report.text import text_table
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -59,48 +60,47 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def pictures(path: Path | None, count: int) -> list[torch.Tensor]:
+def pictures(path: Path | None, count: int, grey_bits: int) -> list[torch.Tensor]:
     """Return images (3, h, w), uint8; of many, evenly spread ones."""
-    found = images_at(path) if path else []
-    return [pil_to_tensor(read_image(file, upright=True)) for file in found[:: max(1, len(found) // count)][:count]]
+    found = tell_of_others(images_at(path)) if path else []
+    return [pil_to_tensor(read_image(file, grey_bits)) for file in found[:: max(1, len(found) // count)][:count]]
 
 
+@tool("no file is half written")
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    try:
-        run, weights = find_run(args.run, host_config(args.model, tuple(args.size)) if args.model else None)
-        model, _ = load_network(run, weights)
-        files = export_onnx(
-            model,
-            args.out,
-            Recipe.of(run.cfg, args.low_size),
-            roles=(args.role,) if args.role else ROLES,
-            precision=args.precision,
-            input_type=args.input,
-            opset=args.opset,
-            images=pictures(args.images, args.count),
-            bound=args.bound,
-            facts={"model": run.label},
-        )
-        rows = [
-            {
-                "file": file.path,
-                "for": file.role or "all images",
-                "descriptor": file.dim,
-                "MB": f"{file.size / 1e6:.2f}",
-                "largest difference": f"{file.difference:.2g}",
-                "least cosine": f"{file.cosine:.6f}",
-            }
-            for file in files
-        ]
-        print(tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True))
-        if args.dataset:
-            found = compare_accuracy(args.run, files, args.dataset, args.root)
-            found["difference"] = {key: found["onnx"][key] - value for key, value in found["torch"].items()}
-            table = [{args.dataset: name, **figures} for name, figures in found.items()]
-            print("\n" + tabulate(table, headers="keys", tablefmt="github", floatfmt=".2f"))
-    except USER_ERRORS as error:
-        return tell(error)
+    require_place(args.out)
+    run, weights = find_run(args.run, host_config(args.model, tuple(args.size)) if args.model else None)
+    model, _ = load_network(run, weights)
+    files = export_onnx(
+        model,
+        args.out,
+        Recipe.of(run.cfg, args.low_size),
+        roles=(args.role,) if args.role else ROLES,
+        precision=args.precision,
+        input_type=args.input,
+        opset=args.opset,
+        images=pictures(args.images, args.count, run.cfg.data.grey_bits),
+        bound=args.bound,
+        facts={"model": run.label},
+    )
+    rows = [
+        {
+            "file": file.path,
+            "for": file.role or "all images",
+            "descriptor": file.dim,
+            "MB": f"{file.size / 1e6:.2f}",
+            "largest difference": f"{file.difference:.2g}",
+            "least cosine": f"{file.cosine:.6f}",
+        }
+        for file in files
+    ]
+    print(text_table(rows))
+    if args.dataset:
+        found = compare_accuracy(args.run, files, args.dataset, args.root)
+        found["difference"] = {key: found["onnx"][key] - value for key, value in found["torch"].items()}
+        table = [{args.dataset: name, **figures} for name, figures in found.items()]
+        print("\n" + text_table(table, floatfmt=".2f", disable_numparse=[0]))
     return 0
 
 

@@ -19,19 +19,19 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
-from tabulate import tabulate
-
 from torchreid_xres.data import DATASETS
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.command import USER_ERRORS, tell
-from torchreid_xres.engine.extraction import run_features
+from torchreid_xres.engine.command import tool
+from torchreid_xres.engine.extraction import require_trained, run_features
 from torchreid_xres.engine.features import FeatureSet, evaluate_features
 from torchreid_xres.engine.fusion import OBJECTIVES, Search, evaluate_reciprocal_ranks, fused_sets, search_weights
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.files import require_writable
 from torchreid_xres.metrics.distance import METRICS
 from torchreid_xres.metrics.fusion import SizeWeights, default_weights
 from torchreid_xres.report.tables import rank1_by_resolution
+from torchreid_xres.report.text import text_table
 
 RANKS = (1, 5, 10)
 
@@ -60,39 +60,64 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def is_saved(folder: Path, roles: Sequence[str]) -> bool:
+    """Return whether a folder holds a branch's features, and not a trained run that is to make them.
+
+    Raises:
+        ValueError: if it is neither, or has no features of a role.
+    """
+    if (folder / LAST).is_file() and not (folder / "query.npz").is_file():
+        return False
+    missing = [f"{role}.npz" for role in roles if not (folder / f"{role}.npz").is_file()]
+    if missing:
+        raise ValueError(f"{folder} has no {' and no '.join(missing)}, and no {LAST} of a trained run to make it")
+    return True
+
+
 def read_branch(folder: Path, roles: Sequence[str]) -> dict[str, FeatureSet]:
     """Return a branch's features by role, from its files or from the model of a trained run.
 
     Raises:
-        ValueError: if the folder is neither, or has no features of a role.
+        ValueError: if a file holds the features of another role.
     """
-    if (folder / "query.npz").is_file() or not (folder / LAST).is_file():
-        missing = [f"{role}.npz" for role in roles if not (folder / f"{role}.npz").is_file()]
-        if missing:
-            raise ValueError(f"{folder} has no {' and no '.join(missing)}, and no {LAST} of a trained run to make it")
-        found = {role: FeatureSet.load(folder / f"{role}.npz") for role in roles}
-        for role, features in found.items():
-            if features.role != role:
-                raise ValueError(f"{folder / role}.npz holds the features of {features.role} images")
-        return found
-    return run_features(folder, roles)
+    if not is_saved(folder, roles):
+        return run_features(folder, roles)
+    found = {role: FeatureSet.load(folder / f"{role}.npz") for role in roles}
+    for role, features in found.items():
+        if features.role != role:
+            raise ValueError(f"{folder / role}.npz holds the features of {features.role} images")
+    return found
 
 
+@tool("no file is half written")
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    try:
-        records = fuse(args)
-    except USER_ERRORS as error:
-        return tell(error)
+    if args.out and args.out.resolve() in {folder.resolve() for folder in args.branches}:
+        raise ValueError(f"--out {args.out} is the folder of a branch, whose features it would overwrite")
+    records, fused, search = fuse(args)
+    if args.out:
+        for role, features in fused.items():
+            features.save(args.out / f"{role}.npz")
+        write_json(records, args.out / "fusion.json")
+    print(table(records, args.branches))
+    if search is not None:
+        print("\n" + search_text(search))
     print(json.dumps({"out": str(args.out) if args.out else None, "records": len(records)}))
     return 0
 
 
-def fuse(args: argparse.Namespace) -> list[dict]:
+def fuse(args: argparse.Namespace) -> tuple[list[dict], dict[str, FeatureSet], Search | None]:
+    """Return the records of the branches and of the fusion, the fused features by role, and what was searched."""
     searched = args.search or args.by_size
+    if args.out:
+        require_writable(args.out)
     keep_freed_memory()
+    roles = ("query", "gallery", *["train"] * searched)
     with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
-        branches = [read_branch(folder, ("query", "gallery", *["train"] * searched)) for folder in args.branches]
+        for folder in args.branches:  # all of them, before the images of one are read
+            if not is_saved(folder, roles):
+                require_trained(folder)
+        branches = [read_branch(folder, roles) for folder in args.branches]
     query, gallery = ([branch[role] for branch in branches] for role in ("query", "gallery"))
     name = query[0].dataset
     protocol = args.protocol or (DATASETS[name].build.metric if name in DATASETS else "market")
@@ -121,15 +146,7 @@ def fuse(args: argparse.Namespace) -> list[dict]:
         evaluate_features(q, g, metric=args.metric, rerank=args.rerank, **how)
         for q, g in zip(query, gallery, strict=True)
     ]
-    records = [*alone, record]
-    print(table(records, args.branches))
-    if search is not None:
-        print("\n" + search_text(search))
-    if args.out:
-        for role, features in fused.items():
-            features.save(args.out / f"{role}.npz")
-        write_json(records, args.out / "fusion.json")
-    return records
+    return [*alone, record], fused, search
 
 
 def as_json(value: Search | SizeWeights | Sequence[float] | None) -> dict | list | None:
@@ -149,7 +166,7 @@ def table(records: Sequence[dict], folders: Sequence[Path]) -> str:
         row = {"branch": branch, "model": "" if record is fused else record["model"]}
         row |= {key.replace("rank", "rank-"): record[key] for key in (*(f"rank{r}" for r in RANKS), "mAP", "mINP")}
         rows.append(row | by_resolution)
-    return tabulate(rows, headers="keys", tablefmt="github", floatfmt=".1f")
+    return text_table(rows, floatfmt=".1f", disable_numparse=[0])
 
 
 def search_text(search: Search) -> str:
@@ -163,7 +180,7 @@ def search_text(search: Search) -> str:
         return text
     rows = [[side, *weights] for side, weights in zip(search.weights.sides, search.weights.weights, strict=True)]
     headers = ["sqrt(height x width)", *(f"weight {j + 1}" for j in range(len(rows[0]) - 1))]
-    return text + "\n\n" + tabulate(rows, headers=headers, tablefmt="github", floatfmt=".2f")
+    return text + "\n\n" + text_table(rows, headers=headers, floatfmt=".2f", disable_numparse=False)
 
 
 if __name__ == "__main__":

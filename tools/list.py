@@ -15,12 +15,11 @@ import sys
 import textwrap
 from pathlib import Path
 
-from tabulate import tabulate
-
 from torchreid_xres.config import get_config
-from torchreid_xres.engine.command import USER_ERRORS, tell
-from torchreid_xres.files import whole_file
+from torchreid_xres.engine.command import tool
+from torchreid_xres.files import require_other_file, write_text
 from torchreid_xres.report.registries import KINDS, inventory
+from torchreid_xres.report.text import text_table
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -30,6 +29,7 @@ def shown(row: dict, width: int) -> dict:
     return {key: textwrap.fill(str(value), width, break_long_words=False) for key, value in row.items()}
 
 
+@tool("no file is half written")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; default: all")
@@ -41,17 +41,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.width < 1:
         parser.error(f"--width must be at least 1, not {args.width}")
-    try:
-        found = {kind: inventory(kind, args.root, args.configs) for kind in args.kinds or KINDS}
-        for kind, rows in found.items():
-            texts = (" ".join(map(str, row.values())).lower() for row in rows)
-            found[kind] = [row for row, text in zip(rows, texts, strict=True) if args.match.lower() in text]
-        text = json.dumps(found, indent=1)
-        if args.json and str(args.json) != "-":
-            with whole_file(args.json) as path:
-                path.write_text(text + "\n", encoding="utf-8")
-    except USER_ERRORS as error:
-        return tell(error)
+    if args.json:
+        require_other_file(args.json, [args.configs], "--json")
+    found = {kind: inventory(kind, args.root, args.configs) for kind in args.kinds or KINDS}
+    for kind, rows in found.items():
+        texts = (" ".join(map(str, row.values())).lower() for row in rows)
+        found[kind] = [row for row, text in zip(rows, texts, strict=True) if args.match.lower() in text]
+    text = json.dumps(found, indent=1)
+    if args.json and str(args.json) != "-":
+        write_text(text + "\n", args.json)
     if str(args.json) == "-":
         print(text)
         return 0
@@ -60,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         if rows:
             lines = [shown(row, args.width) for row in rows]
             broken = any("\n" in text for line in lines for text in line.values())
-            print(tabulate(lines, headers="keys", tablefmt="grid" if broken else "github", disable_numparse=True))
+            print(text_table(lines, "grid" if broken else "github"))
         print()
     return 0
 

@@ -18,13 +18,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import yaml
-
 from torchreid_xres.config import get_config
 from torchreid_xres.data import DATASETS
 from torchreid_xres.data.prepare import FORMATS, verify_source, verify_written, write_set
 from torchreid_xres.data.protocol import Manifest
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.engine.command import tool
+from torchreid_xres.terminal import printable
+from torchreid_xres.yaml_text import read_yaml
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -56,9 +56,9 @@ def read_options(pairs: list[str]) -> dict:
         if not equals:
             raise ValueError(f"--options takes KEY=VALUE, not {pair!r}")
         try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as fault:
-            raise ValueError(f"--options {pair}: no value in YAML") from fault
+            options[key] = read_yaml(value)
+        except ValueError as fault:
+            raise ValueError(f"--options {pair}: no value in YAML: {fault}") from fault
     return options
 
 
@@ -95,21 +95,16 @@ def verify(args: argparse.Namespace) -> int:
     else:
         faults = verify_source(Manifest.load(args.what), args.root)
     for name, fault in faults.items():
-        print(f"{fault}: {name}")
+        print(f"{fault}: {printable(name)}")
     kinds = Counter("at another rate" if fault.startswith("at rate") else fault for fault in faults.values())
     print(", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "all files are as recorded")
     return 1 if faults else 0
 
 
+@tool("the same command goes on where it was")
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    try:
-        return write(args) if args.task == "write" else verify(args)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        return 130
-    except USER_ERRORS as error:
-        return tell(error)
+    return write(args) if args.task == "write" else verify(args)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -37,10 +36,11 @@ else:
 
     from torchreid_xres.config import as_dict, file_of, load_config, stage_configs
     from torchreid_xres.data.degrade import low_size
-    from torchreid_xres.engine.command import USER_ERRORS, tell
+    from torchreid_xres.engine.command import tool
     from torchreid_xres.engine.record import versions
     from torchreid_xres.engine.run import model_options
-    from torchreid_xres.files import whole_file
+    from torchreid_xres.engine.stages import write_json
+    from torchreid_xres.files import require_other_file, require_place
     from torchreid_xres.models import MODELS, build_model
     from torchreid_xres.report.complexity import comparison_table, complexity, complexity_table
     from torchreid_xres.report.latency import latency, latency_by_part
@@ -166,44 +166,49 @@ def measure(args: argparse.Namespace, name: str, build: Callable[[], nn.Module],
         raise RuntimeError(f"{name} cannot run on {args.batch} image(s) of this size: {reason}") from error
 
 
-def main(argv: list[str] | None = None) -> int:
+def work(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    try:
-        torch.set_num_threads(args.threads)
-        cfg = load_config(args.config_file or None, args.opts)
-        check_device(args.device)
-        wanted = list(subjects(args, cfg))
-        depth = args.depth if args.depth is not None else int(len(wanted) == 1)
-        counts, times = {}, {}
-        height, width = args.height or cfg.data.height, args.width or cfg.data.width
-        print(f"{args.batch} image(s), {height}x{width}, evaluation mode, without gradients")
-        for name, build, batch in wanted:
-            counts[name], times[name] = measure(args, name, build, batch, depth)
-            if depth:
-                in_layers, held = counts[name].in_layers / 1e9, counts[name].tensor_bytes / 2**20
-                print(f"\n{name}: {in_layers:.3f} G of the multiply-adds are in convolutions and linear layers;")
-                print(f"{held:.1f} MiB of tensors at once besides the weights")
-                print(complexity_table(counts[name], times[name]))
-            if args.latency:
-                print(f"{name}: {times[name]['']}")
-        if len(wanted) > 1 or not depth:
-            print("\n" + comparison_table(counts, {name: took[""] for name, took in times.items() if took}))
-        if args.json:
-            record = {
-                "input": {"batch": args.batch, "height": height, "width": width, "low_size": list(args.low_size)},
-                "rate": args.rate,
-                "num_classes": args.num_classes,
-                "versions": versions(),
-                "models": {
-                    name: {**found.as_dict(), "latency": {part: vars(took) for part, took in times[name].items()}}
-                    for name, found in counts.items()
-                },
-            }
-            with whole_file(args.json) as path:
-                path.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    except USER_ERRORS as error:
-        return tell(error)
+    if args.json:
+        require_place(args.json)
+    torch.set_num_threads(args.threads)
+    cfg = load_config(args.config_file or None, args.opts)
+    if args.json and args.config_file:
+        require_other_file(args.json, [args.config_file], "--json")
+    check_device(args.device)
+    wanted = list(subjects(args, cfg))
+    depth = args.depth if args.depth is not None else int(len(wanted) == 1)
+    height, width = args.height or cfg.data.height, args.width or cfg.data.width
+    told, counts, times = [f"{args.batch} image(s), {height}x{width}, evaluation mode, without gradients"], {}, {}
+    for name, build, batch in wanted:
+        counts[name], times[name] = measure(args, name, build, batch, depth)
+        if depth:
+            in_layers, held = counts[name].in_layers / 1e9, counts[name].tensor_bytes / 2**20
+            told.append(f"\n{name}: {in_layers:.3f} G of the multiply-adds are in convolutions and linear layers;")
+            told.append(f"{held:.1f} MiB of tensors at once besides the weights")
+            told.append(complexity_table(counts[name], times[name]))
+        if args.latency:
+            told.append(f"{name}: {times[name]['']}")
+    if len(wanted) > 1 or not depth:
+        told.append("\n" + comparison_table(counts, {name: took[""] for name, took in times.items() if took}))
+    if args.json:
+        record = {
+            "input": {"batch": args.batch, "height": height, "width": width, "low_size": list(args.low_size)},
+            "rate": args.rate,
+            "num_classes": args.num_classes,
+            "versions": versions(),
+            "models": {
+                name: {**found.as_dict(), "latency": {part: vars(took) for part, took in times[name].items()}}
+                for name, found in counts.items()
+            },
+        }
+        write_json(record, args.json)
+    print("\n".join(told))
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    # No decorator: as the standard library's module this one has not imported it.
+    return tool("no file is half written")(work)(argv)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.engine.command import tool
 from torchreid_xres.engine.memory import keep_freed_memory
-from torchreid_xres.files import whole_file
+from torchreid_xres.files import require_place, write_text
 from torchreid_xres.report.evaluation import read_record
 from torchreid_xres.report.page import Evaluation, evaluation_page
 from torchreid_xres.report.queries import MOST, run_queries
@@ -29,6 +29,7 @@ def read(path: Path, dataset: str) -> Evaluation:
     return Evaluation(read_record(path, dataset), str(path), training_lines(path) if path.is_dir() else {})
 
 
+@tool("no file is half written")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a trained run, or a record")
@@ -39,21 +40,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", default="", help="folder of the data sets, if not where the run had them")
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="default report.html")
     args = parser.parse_args(argv)
-    try:
-        here = read(args.run, args.dataset)
-        there = read(args.against, here.record["dataset"]) if args.against else None
-        queries = None
-        if not args.no_images:
-            keep_freed_memory()
-            with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
-                queries = run_queries(
-                    args.run, here.record, args.against, there and there.record, args.count, args.root
-                )
-        page = evaluation_page(here, there, queries)
-        with whole_file(args.out) as scratch:
-            scratch.write_text(page, encoding="utf-8")
-    except USER_ERRORS as error:
-        return tell(error)
+    if args.out.suffix.lower() not in (".html", ".htm"):
+        parser.error(f"--out {args.out}: a page's name ends in .html")
+    require_place(args.out)
+    here = read(args.run, args.dataset)
+    there = read(args.against, here.record["dataset"]) if args.against else None
+    queries = None
+    if not args.no_images:
+        keep_freed_memory()
+        with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
+            queries = run_queries(args.run, here.record, args.against, there and there.record, args.count, args.root)
+    write_text(evaluation_page(here, there, queries), args.out)
     print(f"{args.out}: {args.out.stat().st_size / 1e3:.0f} kB, {'with' if queries else 'without'} pictures")
     return 0
 

@@ -20,19 +20,21 @@ import sys
 from pathlib import Path
 
 import PIL.Image
-from tabulate import tabulate
 
 from torchreid_xres.data.io import picture_path, save_image
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.data.walk import images_at
+from torchreid_xres.engine.command import tell_of_others, tool
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.precision import PRECISIONS
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.files import require_other_file
 from torchreid_xres.inference import Extractor, Gallery, Hit
 from torchreid_xres.inference.acceptance import Acceptance, acceptance
 from torchreid_xres.inference.extractor import native_rate
-from torchreid_xres.inference.folder import image_files
-from torchreid_xres.inference.pictures import as_image, cropped
+from torchreid_xres.inference.pictures import cropped
 from torchreid_xres.report.sheet import Cell, contact_sheet
+from torchreid_xres.report.text import text_table
+from torchreid_xres.terminal import printable
 
 COLUMNS, HEIGHT = 6, 192  # of a contact sheet
 SHOWN = 10  # unusable files that are named one by one
@@ -78,15 +80,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+@tool("the same command goes on from here")
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
-    try:
-        return build(args) if args.command == "build" else query(args)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except USER_ERRORS as error:
-        return tell(error)
+    return build(args) if args.command == "build" else query(args)
 
 
 def build(args: argparse.Namespace) -> int:
@@ -99,12 +96,17 @@ def build(args: argparse.Namespace) -> int:
     keep_freed_memory()
     done = gallery.update(args.images)
     for name, fault in list(done.faults.items())[:SHOWN]:
-        print(f"left out: {name}: {fault}", file=sys.stderr)
+        print(f"left out: {printable(name)}: {printable(fault)}", file=sys.stderr)
     if len(done.faults) > SHOWN:
         print(f"left out: {len(done.faults) - SHOWN} more", file=sys.stderr)
+    tell_of_others(done.tree)
+    if not len(gallery):
+        name, fault = next(iter({**gallery.faults, **done.faults}.items()))
+        raise ValueError(f"none of the images in {args.images} can be used; the first is {name}: {fault}")
     print(
         f"{args.gallery}: {len(gallery)} images by {gallery.about['model']}; {done.added} new, {done.changed} changed, "
-        f"{done.removed} gone, {len(gallery.faults)} that cannot be used, {done.ignored} other files ignored"
+        f"{done.removed} gone, {len(gallery.faults.keys() | done.faults.keys())} that cannot be used"
+        + f", {done.unseen} kept that could not be looked for" * bool(done.unseen)
     )
     return 0
 
@@ -116,31 +118,35 @@ def query(args: argparse.Namespace) -> int:
     if several and args.box:
         raise ValueError("--box is a part of one picture: name that one alone")
     files = asked(args.images, args.gallery)
+    sheets = sheet_files(args.sheet, len(files), several) if args.sheet else []
+    for path in sheets:
+        require_other_file(path, [*args.images, gallery.images, args.gallery], "--sheet")
+    if args.json:
+        require_other_file(args.json, [*files, args.gallery], "--json")
     extractor = gallery.make_extractor(args.run or "", device=args.device, precision=args.precision)
-    records = []
+    records, told = [], []
     for start in range(0, len(files), extractor.batch_size):
         read = []
-        for number, file in enumerate(files[start : start + extractor.batch_size], start + 1):
+        for number, file in enumerate(files[start : start + extractor.batch_size], start):
             try:
-                read.append((number, file, extractor.prepare(picture(file, args.box))))
+                read.append((number, file, extractor.prepare(picture(extractor, file, args.box))))
             except OSError as error:
                 if not several:
                     raise
-                print(f"left out: {error}", file=sys.stderr)
+                print(f"left out: {printable(error)}", file=sys.stderr)
         found = gallery.search(extractor.describe([one for *_, one in read]), args.top) if read else []
         for (number, file, prepared), hits in zip(read, found, strict=True):
             low, rate = extractor.is_low(prepared.size), native_rate(prepared.size, extractor.full_size)
-            if args.sheet:
+            if sheets:
                 restored = extractor.restored(prepared) if low else None
-                drawn = sheet(picture(file, args.box), restored, hits, limit)
-                count = f"_{number:0{len(str(len(files)))}}" if several else ""
-                save_image(drawn, args.sheet.with_stem(args.sheet.stem + count))
+                save_image(sheet(extractor, picture(extractor, file, args.box), restored, hits, limit), sheets[number])
             asked_for = {"file": str(file), "box": args.box, "size": list(prepared.size), "rate": rate, "low": low}
             records.append({"query": asked_for, "hits": [hit_record(hit, limit) for hit in hits]})
             height, width = prepared.size
             kind = f"low resolution, {rate:.1f} times smaller than {{}}x{{}}" if low else "full resolution for {}x{}"
-            print(f"query: {f'{file}, ' * several}{height}x{width}, {kind.format(*extractor.full_size)}")
-            show(hits, limit)
+            name = f"{printable(file)}, " if several else ""
+            told.append(f"query: {name}{height}x{width}, {kind.format(*extractor.full_size)}")
+            told.append(shown(hits, limit))
     if not records:
         raise ValueError(f"none of the {len(files)} pictures can be read")
     if args.json:
@@ -149,22 +155,26 @@ def query(args: argparse.Namespace) -> int:
         about |= {} if limit is None else {"accept": limit._asdict()}
         write_json(about | ({"queries": records} if several else records[0]), args.json)
     if limit is not None:
-        print(
+        told.append(
             f"That score is of the test images of {limit.dataset}: {limit.tpr:.1f} % of the pairs of one identity and "
             f"at most {100 * limit.fpr:g} % of the others reach it; of other images other shares do."
         )
+    print("\n".join(told))
     return 0
+
+
+def sheet_files(path: Path, count: int, several: bool) -> list[Path]:
+    """Return where the contact sheet of each picture goes: there, or of several numbered."""
+    if not several:
+        return [path]
+    return [path.with_stem(f"{path.stem}_{number:0{len(str(count))}}") for number in range(1, count + 1)]
 
 
 def asked(images: list[Path], without: Path) -> list[Path]:
     """Return the pictures named, and those in and below the folders named, but for the gallery's own."""
     files = []
     for path in images:
-        if path.is_dir():
-            found, _ = image_files(path.absolute(), without.absolute())
-            files += sorted(path / name for name in found)
-        else:
-            files.append(path)
+        files += tell_of_others(images_at(path, without=without)) if path.is_dir() else [path]
     return files
 
 
@@ -174,26 +184,31 @@ def hit_record(hit: Hit, limit: Acceptance | None) -> dict:
     return record if limit is None else record | {"accepted": limit.accepts(hit)}
 
 
-def picture(file: Path, box: list[int] | None) -> PIL.Image.Image:
+def picture(extractor: Extractor, file: Path, box: list[int] | None) -> PIL.Image.Image:
     """Read a picture, or a box of it."""
-    img = as_image(file)
+    img = extractor.image(file)
     return cropped(img, tuple(box)) if box else img
 
 
-def show(hits: list[Hit], limit: Acceptance | None) -> None:
-    """Print what was found, and what of it is near enough."""
+def shown(hits: list[Hit], limit: Acceptance | None) -> str:
+    """Return what was found, and what of it is near enough, as text."""
     rows = [[hit.rank, hit.score, hit.name] for hit in hits]
     headers = ["rank", "score", "file"]
     if limit is not None:
         rows = [[*row, "yes" if limit.accepts(hit) else "no"] for row, hit in zip(rows, hits, strict=True)]
         headers.append("accepted")
-    print(tabulate(rows, headers=headers, tablefmt="github", floatfmt=".4f"))
+    text = text_table(rows, headers=headers, floatfmt=".4f", disable_numparse=[2])
     if limit is not None:
-        print(f"accepted: {sum(map(limit.accepts, hits))} of {len(hits)}, from score {limit.score:.4f} on")
+        text += f"\naccepted: {sum(map(limit.accepts, hits))} of {len(hits)}, from score {limit.score:.4f} on"
+    return text
 
 
 def sheet(
-    img: PIL.Image.Image, restored: PIL.Image.Image | None, hits: list[Hit], limit: Acceptance | None
+    extractor: Extractor,
+    img: PIL.Image.Image,
+    restored: PIL.Image.Image | None,
+    hits: list[Hit],
+    limit: Acceptance | None,
 ) -> PIL.Image.Image:
     """Draw the query as seen, restored if it was, then what was found, what is near enough in a green frame.
 
@@ -204,9 +219,9 @@ def sheet(
         width = max(1, round(restored.height * img.width / img.height))  # the network's input has another shape
         cells.append(Cell(restored.resize((width, restored.height)), "restored", "blue"))
     for hit in hits:
-        picture = as_image(hit.path) if hit.path.is_file() else None
+        picture = extractor.image(hit.path) if hit.path.is_file() else None
         frame = "green" if limit and limit.accepts(hit) else ""
-        cells.append(Cell(picture, f"{hit.rank}: {hit.score:.3f}\n{hit.name}", frame))
+        cells.append(Cell(picture, f"{hit.rank}: {hit.score:.3f}\n{printable(hit.name)}", frame))
     return contact_sheet(cells, COLUMNS, HEIGHT)
 
 

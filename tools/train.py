@@ -7,9 +7,10 @@
 
 import sys
 
-from torchreid_xres.engine.command import train
+from torchreid_xres.engine.command import tool, train
 
 
+@tool("the same command goes on after the last finished epoch")
 def main(argv: list[str] | None = None) -> int:
     return train(__doc__, argv)
 

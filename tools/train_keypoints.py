@@ -8,10 +8,11 @@
 import sys
 
 from torchreid_xres.engine import ENGINES
-from torchreid_xres.engine.command import train
+from torchreid_xres.engine.command import tool, train
 from torchreid_xres.engine.keypoints import KeypointEngine
 
 
+@tool("the same command goes on after the last finished epoch")
 def main(argv: list[str] | None = None) -> int:
     models = [name for name in ENGINES if issubclass(ENGINES[name].build, KeypointEngine)]
     return train(__doc__, argv, models)

@@ -22,14 +22,14 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
-from tabulate import tabulate
 
-from torchreid_xres.data.datasets.reading import images_at
-from torchreid_xres.data.io import picture_path, read_image, save_image
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.data.io import picture_path, save_image
+from torchreid_xres.data.walk import images_at
+from torchreid_xres.engine.command import tell_of_others, tool
 from torchreid_xres.engine.extraction import engine_features, trained_engine
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.run import ranking_options
+from torchreid_xres.files import require_other_file, require_place
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.report.activations import activation_cells
 from torchreid_xres.report.curves import FIGURES, QUERIES, draw_curves, labelled_records, resolution_curves
@@ -43,6 +43,8 @@ from torchreid_xres.report.restored import restorations, restored_cells
 from torchreid_xres.report.scales import draw_scales, scales_from_rates
 from torchreid_xres.report.seen import trained_model
 from torchreid_xres.report.sheet import contact_sheet
+from torchreid_xres.report.text import text_table
+from torchreid_xres.terminal import printable
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -106,13 +108,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def image_files(args: argparse.Namespace) -> list[Path]:
     if args.count < 1:
         raise ValueError(f"--count is {args.count}; at least 1 image is drawn")
-    paths = images_at(args.images)
+    paths = tell_of_others(images_at(args.images))
     count = min(args.count, len(paths))
     return [paths[i * len(paths) // count] for i in range(count)]
 
 
 def ranks(args: argparse.Namespace) -> str:
     """Rank lists: queries as seen, restored by the model's front end, then what is found, hits and misses framed."""
+    if min(args.count, args.top) < 1:
+        raise ValueError(f"--count {args.count} and --top {args.top} must be at least 1")
     run, engine = trained_engine(args.run, args.dataset, args.root)
     query, gallery = engine_features(run, engine, ("query", "gallery")).values()
     lists = RankedLists(query, gallery, ranking_options(run.cfg, query.dataset))
@@ -124,27 +128,27 @@ def ranks(args: argparse.Namespace) -> str:
         {"query": query.names[q], "rate": query.rate[q], "first match": lists.rank[q], "AP": lists.ap[q]}
         for q in chosen
     ]
-    return tabulate(rows, headers="keys", tablefmt="github", floatfmt=("", "g", "g", ".3f"))
+    return text_table(rows, floatfmt=("", "g", "g", ".3f"), disable_numparse=[0])
 
 
 def restored(args: argparse.Namespace) -> str:
     """Triptychs: images at low resolution, restored by the model's front end, and as they were, with PSNR and SSIM."""
     trained = trained_model(args.run)
-    images = [restorations(trained, read_image(path), args.rates) for path in image_files(args)]
+    images = [restorations(trained, trained.read(path), args.rates) for path in image_files(args)]
     save_image(contact_sheet(*restored_cells(images, args.height), args.height), args.out)
     quality = torch.stack([one.quality() for one in images]).mean(dim=0)
     rows = [[f"x{rate:g}", *made.T.flatten().tolist()] for rate, made in zip(args.rates, quality, strict=True)]
     headers = ["rate", "PSNR enlarged", "PSNR restored", "SSIM enlarged", "SSIM restored"]
-    return tabulate(rows, headers, tablefmt="github", floatfmt=("", ".2f", ".2f", ".4f", ".4f"))
+    return text_table(rows, headers=headers, floatfmt=("", ".2f", ".2f", ".4f", ".4f"), disable_numparse=[0])
 
 
 def activations(args: argparse.Namespace) -> str:
     """Where the last feature map is strong, over what the re-ID network sees of images at each rate."""
     trained = trained_model(args.run)
     paths = image_files(args)
-    cells = activation_cells(trained, [read_image(path) for path in paths], args.rates, args.height)
+    cells = activation_cells(trained, [trained.read(path) for path in paths], args.rates, args.height)
     save_image(contact_sheet(*cells, args.height), args.out)
-    return "\n".join(map(str, paths))
+    return "\n".join(map(printable, paths))
 
 
 def embedding(args: argparse.Namespace) -> str:
@@ -169,7 +173,7 @@ def curves(args: argparse.Namespace) -> str:
         for one in found
         for key, name in FIGURES.items()
     ]
-    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    return text_table(rows)
 
 
 def scales(args: argparse.Namespace) -> str:
@@ -178,7 +182,7 @@ def scales(args: argparse.Namespace) -> str:
     data, model = trained.data, trained.model
     drawn = [
         scales_from_rates(
-            model.cascade, read_image(path), (data.height, data.width), args.rates, data.kernel, trained.normalize
+            model.cascade, trained.read(path), (data.height, data.width), args.rates, data.kernel, trained.normalize
         )
         for path in image_files(args)
     ]
@@ -192,7 +196,7 @@ def scales(args: argparse.Namespace) -> str:
         }
         for rate, line in zip(args.rates, quality, strict=True)
     ]
-    return f"PSNR in dB to each scale's target, in brackets the input's own\n\n{tabulate(rows, 'keys', 'github')}"
+    return f"PSNR in dB to each scale's target, in brackets the input's own\n\n{text_table(rows)}"
 
 
 def guidance(args: argparse.Namespace) -> str:
@@ -202,25 +206,26 @@ def guidance(args: argparse.Namespace) -> str:
     rate = args.rate or max(data.pair_rates, default=model.scale)
     paths = image_files(args)
     vehicles = [
-        guidance_images(model, read_image(path), (data.height, data.width), rate, data.kernel) for path in paths
+        guidance_images(model, trained.read(path), (data.height, data.width), rate, data.kernel) for path in paths
     ]
     save_image(draw_guidance(vehicles), args.out)
     rows = []
     for path, one in zip(paths, vehicles, strict=True):
         enlarged, made = (f"{figure:.1f}" for figure in one.quality())
         rows.append({"image": path.name, "points": one.visible(), "enlarged (dB)": enlarged, "restored (dB)": made})
-    return tabulate(rows, headers="keys", tablefmt="github")
+    return text_table(rows, disable_numparse=[0])
 
 
+@tool("no file is half written")
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    require_place(args.out)
+    if "images" in args:
+        require_other_file(args.out, [args.images], "--out")
     keep_freed_memory()
-    try:
-        with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
-            table = args.work(args)
-        print(table)
-    except USER_ERRORS as error:
-        return tell(error)
+    with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
+        table = args.work(args)
+    print(table)
     return 0
 
 

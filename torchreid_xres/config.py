@@ -11,18 +11,21 @@ import difflib
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
-from torchreid_xres.config_keys import CHOICES, CHOICES_OF_LISTS, get_config
+from torchreid_xres.config_keys import ABOVE_0, BELOW_1, CHOICES, CHOICES_OF_LISTS, LIMITS, WHOLE, get_config
 from torchreid_xres.registry import did_you_mean
+from torchreid_xres.yaml_text import read_yaml, write_yaml
 
 BASE_KEY = "_BASE_"
+MOST_FILES = 100  # that a file may be built on
+MOST_BYTES = 2**20  # of a file
 
 
 class ConfigError(ValueError):
@@ -52,6 +55,8 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         for name in reversed(key.split(".")):
             nested = {name: nested}
         _merge(cfg, nested, "the command line")
+    for key in ("root", "save_dir"):
+        cfg.data[key] = os.path.expanduser(cfg.data[key])
     check_config(cfg)
     return cfg
 
@@ -70,10 +75,8 @@ def _parse(text: Any, cfg: CfgNode, key: str) -> Any:
 
 def _read_yaml(text: str, complaint: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except RecursionError:
-        raise ConfigError(f"{complaint}: brackets within brackets without end") from None
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError: a date that is none, a number with too many digits
+        return read_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"{complaint}: {error}") from error
 
 
@@ -101,23 +104,35 @@ def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[dict, str]]:
         raise ConfigError(f"no configuration file can be called {str(path)!r}{by}: {error}") from error
     if path in seen:
         raise ConfigError(f"{BASE_KEY} goes in a circle: {' -> '.join(p.name for p in (*seen, path))}")
+    part = _read_yaml(_text_of(path, by), f"{path} is not YAML") or {}
+    if not isinstance(part, dict):
+        raise ConfigError(f"{path} holds a {type(part).__name__}, not keys and values")
+    _require_plain(part, "", str(path))
+    bases = part.pop(BASE_KEY, [])
+    older: list[tuple[dict, str]] = []
+    for base in bases if isinstance(bases, list) else [bases]:
+        if len(older) + len(seen) >= MOST_FILES:
+            raise ConfigError(f"{path} is built on more than {MOST_FILES} files by {BASE_KEY}")
+        older += _chain(path.parent / str(base), (*seen, path))
+    return [*older, (part, str(path))]
+
+
+def _text_of(path: Path, by: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        if not path.is_file() and path.exists():
+            kind = "a folder" if path.is_dir() else "no file that ends, such as a pipe or a device"
+            raise ConfigError(f"the configuration file {path}{by} cannot be read: it is {kind}")
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ConfigError(f"{path}{by} has more than {MOST_BYTES} bytes, which no configuration has")
+        return content.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"no configuration file {path}{by}") from None
     except OSError as error:
         raise ConfigError(f"the configuration file {path}{by} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
-    part = _read_yaml(text, f"{path} is not YAML") or {}
-    if not isinstance(part, dict):
-        raise ConfigError(f"{path} holds a {type(part).__name__}, not keys and values")
-    _require_plain(part, "", str(path))
-    bases = part.pop(BASE_KEY, [])
-    older = []
-    for base in bases if isinstance(bases, list) else [bases]:
-        older += _chain(path.parent / str(base), (*seen, path))
-    return [*older, (part, str(path))]
 
 
 def _merge(node: CfgNode, part: Mapping, source: str, prefix: str = "") -> None:
@@ -156,14 +171,8 @@ def _plain(value: Any) -> Any:
 
 def _coerce(old: Any, new: Any, key: str, source: str) -> Any:
     """Return ``new`` in the type of ``old``; whole numbers serve as floats, nothing else is bent."""
-    if isinstance(old, float) and not isinstance(new, bool):
-        if isinstance(new, int) and abs(new) < 2**1000:
-            return float(new)
-        if isinstance(new, str):  # YAML reads 1e-3 as text
-            try:
-                return float(new)
-            except ValueError:
-                pass
+    if isinstance(old, float) and type(new) is int and abs(new) < 2**1000:
+        return float(new)
     if isinstance(old, list) and isinstance(new, tuple):
         return list(new)
     if type(new) is not type(old):
@@ -194,20 +203,42 @@ def check_config(cfg: CfgNode) -> None:
     for key, allowed in CHOICES_OF_LISTS.items():
         for value in value_of(cfg, key):
             _require_choice(key, value, allowed)
-    for key in ("height", "width", "num_splits"):
-        if cfg.data[key] < 1:
-            raise ConfigError(f"data.{key} must be at least 1, not {cfg.data[key]}")
-    for key in ("data.rates", "data.pair_rates", "test.query_rates"):
-        rates = value_of(cfg, key)
-        if any(not isinstance(r, (int, float)) or not 1 <= r < math.inf for r in rates):
-            raise ConfigError(f"{key} must be numbers of at least 1, not {list(rates)}")
-    if not cfg.test.ranks or any(type(rank) is not int or rank < 1 for rank in cfg.test.ranks):
-        raise ConfigError(f"test.ranks must be whole numbers of at least 1, not {cfg.test.ranks}")
+    for key in LIMITS:
+        _require_within(key, value_of(cfg, key))
+    for key in ("norm_mean", "norm_std"):
+        if len(cfg.data[key]) != 3:
+            raise ConfigError(f"data.{key} holds a number for each of the three colours, not {cfg.data[key]}")
+    _require_finite(cfg)
+    if not cfg.data.save_dir.strip():
+        raise ConfigError("data.save_dir is empty; it names the folder of the run ('.' is the current one)")
     if cfg.train.precision == "fp16" and not cfg.use_gpu:
         raise ConfigError("train.precision fp16 needs a GPU; on the CPU use bf16 or fp32")
     if cfg.stages:
         for stage in stage_configs(cfg).values():
             check_config(stage)
+
+
+def _require_within(key: str, value: Any) -> None:
+    least, most = LIMITS[key]
+    bounds = "above 0" if least == ABOVE_0 else f"at least {least:g}" if least > -math.inf else "finite"
+    bounds += " and below 1" if most == BELOW_1 else f" and at most {most:g}" if most < math.inf else ""
+    if not isinstance(value, list):
+        if not (math.isfinite(value) and least <= value <= most):
+            raise ConfigError(f"{key} must be {bounds}, not {value}")
+        return
+    kinds = (int,) if key in WHOLE else (int, float)
+    fit = all(type(one) in kinds and math.isfinite(one) and least <= one <= most for one in value)
+    if not fit or (key in WHOLE and not value):
+        raise ConfigError(f"{key} must be {'whole ' * (key in WHOLE)}numbers of {bounds}, not {value}")
+
+
+def _require_finite(node: Any, key: str = "") -> None:
+    """Refuse an infinite number or one that is none, wherever it is."""
+    if isinstance(node, (Mapping, list, tuple)):
+        for name, inner in node.items() if isinstance(node, Mapping) else enumerate(node):
+            _require_finite(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise ConfigError(f"{key} is {node}, which is no finite number")
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:
@@ -232,6 +263,11 @@ def stage_configs(cfg: CfgNode) -> dict[str, CfgNode]:
         return {"": cfg}
     made: dict[str, CfgNode] = {}
     for name, changes in cfg.stages.items():
+        if not re.fullmatch(r"\w[\w.-]*", name) or name == "root":
+            raise ConfigError(
+                f"stages.{name} cannot be the name of a stage, which is that of a folder: letters, digits, '_', '-' "
+                "and '.', the first no '-' or '.'; {root} is data.root"
+            )
         if not isinstance(changes or {}, Mapping) or "stages" in (changes or {}):
             raise ConfigError(f"stages.{name} must be the keys that change in it, without stages of its own")
         own = cfg.clone()
@@ -273,8 +309,13 @@ def as_dict(cfg: CfgNode) -> dict:
 
 
 def file_of(cfg: CfgNode, text: str) -> str:
-    """Return the path that a key names: ``{root}`` in it is ``data.root``, so a configuration holds anywhere."""
-    return text.replace("{root}", cfg.data.root)
+    """Return the path that a key names: ``{root}`` in it is ``data.root``, so a configuration holds anywhere; ``~``."""
+    return os.path.expanduser(text.replace("{root}", cfg.data.root))
+
+
+def config_text(cfg: CfgNode) -> str:
+    """Return a configuration as the YAML that :func:`load_config` reads; stages keep their order."""
+    return write_yaml(as_dict(cfg))
 
 
 def config_hash(cfg: CfgNode) -> str:
@@ -309,6 +350,8 @@ def _deciding(cfg: CfgNode) -> dict:
         plain.pop("vpfa")
     for key in ("root", "save_dir", "workers", "cache_mb"):
         plain["data"].pop(key)
+    if plain["data"]["grey_bits"] == get_config().data.grey_bits:  # as before there was the key
+        plain["data"].pop("grey_bits")
     plain["model"].pop("resume")
     plain["train"].pop("print_freq")
     plain["test"].pop("evaluate")

@@ -6,6 +6,8 @@ The keys that torchreid's own scripts use keep their names and meaning (KaiyangZ
 
 from __future__ import annotations
 
+import math
+
 import torch
 from yacs.config import CfgNode
 
@@ -25,7 +27,7 @@ CHOICES = {
     "loss.msifla.coupling": ("alternate", "joint", "detached"),
     "train.optim": ("adam", "amsgrad", "sgd", "rmsprop", "radam"),
     "train.lr_scheduler": ("single_step", "multi_step", "cosine"),
-    "train.precision": ("auto", "fp32", "bf16", "fp16"),
+    "train.precision": ("auto", "fp32", "bf16", "bf16_unchecked", "fp16"),
     "train.warmup_shape": ("linear", "constant"),
     "test.dist_metric": ("euclidean", "cosine"),
     "test.metric": ("", "market", "single_shot"),
@@ -36,6 +38,44 @@ CHOICES_OF_LISTS = {
     "loss.ps.terms": ("seq1", "seq2", "seq3", "seq4", "seq5", "logits"),
     "fusion.search": ("all", "size"),
 }
+# Of numbers, and of the numbers in lists: the least and the largest. None is infinite or NaN.
+ABOVE_0, BELOW_1 = math.ulp(0.0), math.nextafter(1.0, 0.0)
+LIMITS: dict[str, tuple[float, float]] = {
+    "data.grey_bits": (8, 16),
+    **dict.fromkeys(
+        (
+            "data.height", "data.width", "data.k_tfm", "data.num_splits", "data.rates", "data.pair_rates",
+            "sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "video.seq_len", "sr.scale",
+            "loss.msifla.rates", "train.batch_size", "train.epoch_batches", "train.stepsize", "train.print_freq",
+            "test.batch_size", "test.ranks", "test.visrank_topk", "test.draws", "test.query_rates",
+            "vpfa.rates", "vpfa.hidden", "vpfa.epochs", "vpfa.batch_size", "vpfa.stepsize",
+        ),
+        (1, math.inf),
+    ),
+    **dict.fromkeys(
+        (
+            "data.workers", "data.split_id", "data.pad", "data.cache_mb", "sampler.num_low",
+            "train.lr", "train.weight_decay", "train.max_epoch", "train.start_epoch", "train.fixbase_epoch",
+            "train.base_lr_mult", "train.gamma", "train.warmup_epochs", "train.clip_grad",
+            "sgd.momentum", "sgd.dampening", "loss.triplet.margin", "loss.triplet.weight_t", "loss.triplet.weight_x",
+            "loss.sr.weight", "loss.distill.weight", "loss.ps.weight",
+            "loss.dgrl.l1", "loss.dgrl.id", "loss.dgrl.wrt", "loss.dgrl.kl", "loss.dgrl.side",
+            "test.start_eval", "test.seed", "fusion.weights", "vpfa.lr", "vpfa.weight_decay", "vpfa.gamma",
+        ),
+        (0, math.inf),
+    ),
+    "data.norm_mean": (-math.inf, math.inf),
+    "data.norm_std": (ABOVE_0, math.inf),
+    "data.protocol_seed": (-math.inf, math.inf),  # hashed
+    "train.seed": (0, 2**32 - 1),  # numpy's
+    "train.warmup_factor": (ABOVE_0, 1),
+    "test.eval_freq": (-1, math.inf),
+    "rmsprop.alpha": (0, 1),
+    "adam.beta1": (0, BELOW_1),
+    "adam.beta2": (0, BELOW_1),
+}  # fmt: skip
+# Lists of whole numbers, and those that cannot be empty.
+WHOLE = ("train.stepsize", "test.ranks")
 
 
 def host_config() -> CfgNode:
@@ -46,7 +86,7 @@ def host_config() -> CfgNode:
                 "name": "resnet50",
                 "pretrained": True,  # start from weights on the internet where the model offers them
                 "load_weights": "",  # file of weights to start from
-                "resume": "",  # checkpoint to go on from; empty: the run's own last one, if there is one
+                "resume": "",  # state of another run of the same optimiser and schedule to go on from; empty: its own
             },
             "data": {
                 "type": "image",
@@ -127,6 +167,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.data.kernel = "area"  # down-sampling kernel: area, bilinear, bicubic, lanczos, bilinear_plain
     cfg.data.protocol_seed = 0  # which rate each file gets; splits are drawn by data.split_id
     cfg.data.interpolation = "bilinear"  # how images come to the network's size: bilinear, bicubic
+    cfg.data.grey_bits = 16  # that grey pixels in files of 16 bits really have: thermal cameras give 10, 12 or 14
     cfg.data.pad = 10  # pixels of black border from which the transform "pad_crop" cuts a piece of the input's size
     cfg.data.pictures = ""  # folder of pictures to read in place of the sets' own, one PNG for each manifest name
     cfg.data.cache_mb = 2048  # a training set that takes no more than so many MiB at the network's size stays in memory
@@ -184,7 +225,9 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.train.warmup_epochs = 0  # first epochs at a lower learning rate
     cfg.train.warmup_factor = 0.1  # what they begin with, as a part of train.lr
     cfg.train.warmup_shape = "linear"  # linear: up to train.lr in steps; constant: all at warmup_factor
-    cfg.train.precision = "auto"  # bf16 where that is faster; fp32, bf16, fp16 (GPU, with loss scaling)
+    # auto: bf16 where that is faster and, on a CPU, proved right on the first batch; fp32; bf16: stops where that is
+    # wrong; bf16_unchecked; fp16: GPU, with loss scaling
+    cfg.train.precision = "auto"
     cfg.train.channels_last = True  # memory layout of convolutions; same numbers up to rounding, faster
     cfg.train.compile = False  # torch.compile, in training and evaluation: minutes at the start, faster afterwards
     cfg.train.clip_grad = 0.0  # largest norm of the whole gradient; 0: no clipping

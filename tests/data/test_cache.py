@@ -16,9 +16,9 @@ def reads(monkeypatch):
     """The files that are read, in order."""
     seen = []
 
-    def counted(path):
+    def counted(path, *how):
         seen.append(str(path))
-        return read_image(path)
+        return read_image(path, *how)
 
     monkeypatch.setattr(base, "read_image", counted)
     return seen

@@ -1,9 +1,16 @@
 """Fetching from a server of our own that cuts, refuses, changes and lies; archives that must not be unpacked."""
 
+import bz2
+import copy
 import errno
+import gzip
 import hashlib
 import io
+import lzma
+import os
 import re
+import shutil
+import signal
 import tarfile
 import threading
 import zipfile
@@ -16,7 +23,8 @@ import pytest
 from torchreid_xres.data import DATASETS, datasets  # noqa: F401
 from torchreid_xres.data import download as module
 from torchreid_xres.data.catalogue import Offer, catalogue, how_to_get
-from torchreid_xres.data.download import DownloadError, fetch, fetch_set, unpack
+from torchreid_xres.data.download import ArchiveError, DownloadError, fetch, fetch_set, unpack
+from torchreid_xres.lock import InUseError
 from torchreid_xres.sr import FRONT_ENDS
 
 DATA = np.random.default_rng(0).bytes(300_000)
@@ -204,15 +212,119 @@ def test_a_disk_without_room_is_told_before_anything_comes(server, tmp_path, mon
     assert files(tmp_path) == []
 
 
-def test_a_disk_that_fills_up_is_left_without_a_rest(server, tmp_path, monkeypatch):
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_told_in_a_line_and_the_next_call_fetches_it_whole(server, tmp_path, monkeypatch, fault):
     def full(response, part, start, total):
         part.write_bytes(response.read(1000))
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(fault, os.strerror(fault))
 
-    monkeypatch.setattr(module, "_copy", full)
-    with pytest.raises(OSError, match=r"no room for net\.pth, what had come of it was removed"):
-        fetch(offer(server), tmp_path)
-    assert files(tmp_path) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_copy", full)
+        told = r"no room for net\.pth, what had come of it was removed \(.*\); make room and start again"
+        with pytest.raises(OSError, match=told) as caught:
+            fetch(offer(server), tmp_path)
+    assert caught.value.errno == fault and files(tmp_path) == []
+    assert fetch(offer(server), tmp_path).path.read_bytes() == DATA
+
+
+def forked(work):
+    """Do something in a process of its own; return by which signal it ended, 0 for none."""
+    process = os.fork()
+    if not process:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.WTERMSIG(os.waitpid(process, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_file_that_may_not_grow_is_a_full_disk(server, tmp_path):
+    """By the system's own limit."""
+    resource = pytest.importorskip("resource")
+
+    def work():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        try:
+            fetch(offer(server), tmp_path / "weights")
+        except OSError as fault:
+            (tmp_path / "told").write_text(str(fault))
+
+    assert forked(work) == 0
+    assert "no room for net.pth, what had come of it was removed" in (tmp_path / "told").read_text()
+    assert files(tmp_path / "weights") == []
+
+
+# -- two at once, and killed ones ------------------------------------------------------------------------------
+
+
+def test_a_file_is_fetched_by_one_process_at_a_time(server, tmp_path, monkeypatch):
+    """Two that write one part both say that all is well, and one of them has damaged what the other checked."""
+    refused, receive = [], module._receive
+
+    def meanwhile(url, part):
+        with pytest.raises(InUseError, match=r"net\.pth is being fetched by process \d+ .* wait until") as caught:
+            fetch(offer(server), tmp_path)
+        refused.append(caught.value)
+        receive(url, part)
+
+    monkeypatch.setattr(module, "_receive", meanwhile)
+    server.cuts = [1000]
+    assert fetch(offer(server), tmp_path).path.read_bytes() == DATA
+    assert len(refused) == 2 and files(tmp_path) == ["SHA256SUMS", "net.pth"]
+    assert not fetch(offer(server), tmp_path).new
+
+
+def test_other_files_are_fetched_at_the_same_time_and_both_are_recorded(server, tmp_path, monkeypatch):
+    receive = module._receive
+
+    def meanwhile(url, part):
+        monkeypatch.setattr(module, "_receive", receive)
+        fetch(Offer("other", server.url, "other.pth", "", ""), tmp_path)
+        receive(url, part)
+
+    monkeypatch.setattr(module, "_receive", meanwhile)
+    assert fetch(offer(server, ""), tmp_path).how == "first use"
+    assert sorted((tmp_path / "SHA256SUMS").read_text().splitlines()) == [f"{SHA256}  net.pth", f"{SHA256}  other.pth"]
+
+
+def test_a_line_of_checksums_that_was_cut_spoils_no_other(server, tmp_path):
+    (tmp_path / "SHA256SUMS").write_text(f"{SHA256}  other.pth\n{SHA256[:20]}")
+    fetch(offer(server, ""), tmp_path)
+    assert (tmp_path / "SHA256SUMS").read_text().splitlines()[::2] == [f"{SHA256}  other.pth", f"{SHA256}  net.pth"]
+    assert fetch(offer(server, ""), tmp_path).how == "recorded"
+
+
+def test_a_call_killed_before_the_first_byte_of_another_file_mixes_nothing(server, tmp_path, monkeypatch):
+    server.cuts = [1000] * 4
+    with pytest.raises(DownloadError):
+        fetch(offer(server, ""), tmp_path)
+    server.data, server.tag = DATA[::-1], '"two"'
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_copy", killed)
+        fetch(offer(server, ""), tmp_path)
+    assert fetch(offer(server, ""), tmp_path).path.read_bytes() == DATA[::-1]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_killed_download_goes_on(server, tmp_path, monkeypatch):
+    """Kill -9 in the middle: its lock does not count, its bytes do."""
+
+    def killed(response, part, start, total):
+        part.write_bytes(response.read(5000))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_copy", killed)
+        assert forked(lambda: fetch(offer(server), tmp_path)) == signal.SIGKILL
+    assert files(tmp_path) == [".net.pth.lock", ".net.pth.part", ".net.pth.part.json"]
+    assert fetch(offer(server), tmp_path).path.read_bytes() == DATA
+    assert server.asked[-1] == "bytes=5000-" and files(tmp_path) == ["SHA256SUMS", "net.pth"]
 
 
 # -- Google Drive ----------------------------------------------------------------------------------------------
@@ -352,6 +464,155 @@ def test_links_in_a_zip_are_refused(tmp_path):
     with pytest.raises(ValueError, match="neither a file nor a folder"):
         unpack(tmp_path / "set.zip", tmp_path / "set")
     assert files(tmp_path) == ["set.zip"]
+
+
+def header(kind, size, name="x", more=b""):
+    """A tar header as no writer makes it, and what follows."""
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT) + more
+
+
+def pax(**values):
+    """A header that changes what the next one says."""
+    lines = b""
+    for key, value in values.items():
+        body = f" {key}={value}\n".encode()
+        length = len(body) + 1
+        length = len(str(length + len(str(length)) - 1)) + len(body)
+        lines += str(length).encode() + body
+    return header(tarfile.XHDTYPE, len(lines), more=lines.ljust(512, b"\0"))
+
+
+END = bytes(1024)
+FILE = header(tarfile.REGTYPE, 3, "a.txt", b"abc".ljust(512, b"\0"))
+HUGE = 5 * 2**30
+RAW = {
+    "pax header of 5 GB": header(tarfile.XHDTYPE, HUGE),
+    "global pax header of 5 GB": header(tarfile.XGLTYPE, HUGE),
+    "long name of 5 GB": header(tarfile.GNUTYPE_LONGNAME, HUGE),
+    "long link of 5 GB": header(tarfile.GNUTYPE_LONGLINK, HUGE),
+    "behind a file": FILE + header(tarfile.XHDTYPE, HUGE),
+    "many pax headers": pax(comment="x" * 100) * 1500 + FILE + END,
+    "file of 5 GB that is not there": header(tarfile.REGTYPE, 2**32, "a.txt"),
+    "negative size": header(tarfile.REGTYPE, -512, "a.txt") + FILE + END,
+    "negative size in pax": pax(size=-1024) + FILE + END,
+    "size that is no number": pax(size="many") + FILE + END,
+    "sparse map of any length": pax(**{"GNU.sparse.major": 1, "GNU.sparse.minor": 0}) + header(
+        tarfile.REGTYPE, 2**18, "a.txt", b"90000\n" + b"0\n" * 2**17) + END,
+    "sparse map that is cut": pax(**{"GNU.sparse.major": 1, "GNU.sparse.minor": 0}) + FILE + END,
+    "name out of the folder in pax": pax(path="../a.txt") + FILE + END,
+    "absolute name in pax": pax(path="/a.txt") + FILE + END,
+    "name with a zero": pax(path="a\0b") + FILE + END,
+    "name too long": pax(path="a" * 300) + FILE + END,
+    "file below a file": FILE + header(tarfile.REGTYPE, 0, "a.txt/b") + END,
+    "folder in a file's place": FILE + header(tarfile.DIRTYPE, 0, "a.txt") + END,
+    "no name": header(tarfile.REGTYPE, 0, "") + END,
+    "cut header": FILE + header(tarfile.REGTYPE, 0)[:300],
+    "wrong checksum": FILE + header(tarfile.REGTYPE, 0).replace(b"x", b"y", 1),
+    "nothing": b"",
+    "text": b"hello" * 1000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress, bz2.compress, lzma.compress], ids=["tar", "gz", "bz2", "xz"])
+@pytest.mark.parametrize("kind", RAW)
+def test_hostile_tars_are_refused_in_one_line_before_they_take_memory(tmp_path, kind, packed):
+    path = tmp_path / "set.tar"
+    path.write_bytes(packed(RAW[kind]))
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ArchiveError) as caught:
+        unpack(path, tmp_path / "in" / "set", limit=2**31)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert files(tmp_path / "in") == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+@pytest.mark.parametrize("spoil", ["flip", "cut", "fill"])
+def test_any_damage_is_refused_in_one_line_or_was_of_no_account(tmp_path, pack, spoil):
+    members = {f"{i}.bin": np.random.default_rng(i).bytes(300) for i in range(3)}
+    whole, rng = pack(tmp_path / "set", members).read_bytes(), np.random.default_rng(1)
+    for place in rng.integers(0, len(whole), 40):
+        data = bytearray(whole)
+        if spoil == "flip":
+            data[place] ^= 1 << rng.integers(8)
+        elif spoil == "cut":
+            del data[place:]
+        else:
+            data[place : place + 8] = b"\xff" * 8
+        (tmp_path / "set").write_bytes(data)
+        try:
+            unpack(tmp_path / "set", tmp_path / "out")
+            shutil.rmtree(tmp_path / "out")
+        except ValueError as fault:
+            assert str(tmp_path / "set") in str(fault) and "\n" not in str(fault)
+        assert files(tmp_path) == ["set"]
+
+
+def test_any_number_of_files_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MOST", 5)
+    for pack in (zipped, tarred):
+        path = pack(tmp_path / "set", {f"{i}.bin": b"" for i in range(6)})
+        with pytest.raises(ArchiveError, match="more than 5 files"):
+            unpack(path, tmp_path / "out")
+    unpack(zipped(tmp_path / "set", {f"{i}.bin": b"" for i in range(5)}), tmp_path / "out")
+
+
+def test_a_zip_of_one_content_many_times_is_refused(tmp_path):
+    """All entries of the table point at one member."""
+    with zipfile.ZipFile(zipped(tmp_path / "set.zip", {"0.bin": bytes(10_000_000)}), "a") as archive:
+        for number in range(1, 100):
+            info = copy.copy(archive.infolist()[0])
+            info.filename = f"{number}.bin"
+            archive.filelist.append(info)
+        archive._didModify = True
+    with pytest.raises(ArchiveError, match=r"more than 100,000,000 bytes|cannot be unpacked"):
+        unpack(tmp_path / "set.zip", tmp_path / "out", limit=100_000_000)
+    assert files(tmp_path) == ["set.zip"]
+
+
+def test_a_pipe_is_no_archive(tmp_path):
+    os.mkfifo(tmp_path / "set.tar")
+    with pytest.raises(OSError, match=r"set\.tar is a pipe, not a file"):
+        unpack(tmp_path / "set.tar", tmp_path / "out")
+
+
+def test_unpacking_on_a_full_disk_leaves_nothing_and_is_told(tmp_path, monkeypatch):
+    def full(source, target, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = zipped(tmp_path / "set.zip", {"a.bin": b"1"})
+    with monkeypatch.context() as patch:
+        patch.setattr(module.shutil, "copyfileobj", full)
+        with pytest.raises(OSError, match=r"no room to unpack .*set\.zip, .*; make room and start again") as caught:
+            unpack(path, tmp_path / "out")
+    assert caught.value.errno == errno.ENOSPC and files(tmp_path) == ["set.zip"]
+    unpack(path, tmp_path / "out")
+
+
+def test_what_a_killed_one_unpacked_goes_when_it_is_unpacked_again(tmp_path):
+    path = zipped(tmp_path / "set.zip", {"a.bin": b"1"})
+    (tmp_path / ".out.unpacking").mkdir()
+    (tmp_path / ".out.unpacking" / "half.bin").touch()
+    (tmp_path / ".out.lock").write_text("process 1")
+    unpack(path, tmp_path / "out")
+    assert files(tmp_path) == ["out", "set.zip"] and files(tmp_path / "out") == ["a.bin"]
+
+
+def test_an_archive_is_unpacked_by_one_process_at_a_time(tmp_path, monkeypatch):
+    path, extract, told = zipped(tmp_path / "set.zip", {"a.bin": b"1"}), module._extract, []
+
+    def meanwhile(*args):
+        with pytest.raises(InUseError, match="out is being unpacked by process") as caught:
+            unpack(path, tmp_path / "out")
+        told.append(caught.value)
+        extract(*args)
+
+    monkeypatch.setattr(module, "_extract", meanwhile)
+    unpack(path, tmp_path / "out")
+    assert told and files(tmp_path / "out") == ["a.bin"]
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred])

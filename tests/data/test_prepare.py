@@ -198,8 +198,21 @@ def test_a_comparison_names_missing_changed_and_extra_files(written):
     query[0].unlink()
     PIL.Image.new("RGB", (4, 4)).save(query[1])
     (written / "query" / "notes.txt").write_text("mine")
+    (written / "query" / ".DS_Store").touch()
+    (written / "more").mkdir()
+    (written / "more" / "a.png").touch()
+    (written / "link").symlink_to(written / "nowhere")
     names = [f"query/{file.name}" for file in query]
-    assert verify_written(written) == {names[0]: "missing", names[1]: "changed", "query/notes.txt": "extra"}
+    assert verify_written(written) == {
+        names[0]: "missing", names[1]: "changed", "query/notes.txt": "extra", "more/a.png": "extra", "link": "unseen",
+    }  # fmt: skip
+
+
+def test_a_comparison_of_a_set_without_images(written):
+    names = {f"{role}/{file.name}" for role in ("train", "query", "gallery") for file in (written / role).iterdir()}
+    for role in ("train", "query", "gallery"):
+        shutil.rmtree(written / role)
+    assert verify_written(written) == dict.fromkeys(names, "missing")
 
 
 def test_a_damaged_manifest_is_refused(written):

@@ -3,13 +3,15 @@
 CASES is JSON, {name: {"keys": {dotted key: value}, "stop": epoch}}; a run with ``stop`` is interrupted in that epoch
 and goes on. OUT gets {name: {"steps": [losses], "records": [record], "shares": [identities of each process, each step],
 "draws": [random numbers of each process]}}. Networks keep their batch normalisation, which knows its own share only on
-CPUs, and drop nothing out.
+CPUs, and drop nothing out. All is computed in double precision: that batches are cut in two changes the order of sums,
+which training in single precision makes visible.
 """
 
 import json
 import sys
 
 import torch
+from doubles import cast, everything_in_double
 from torch import distributed as dist
 from torch import nn
 
@@ -49,16 +51,17 @@ class Watch:
 
     def engine(self, engine):
         engine.model.apply(calmed)
-        step = engine.forward_backward
+        step, extract = engine.forward_backward, engine.extract
 
         def kept(data):
             if self.stop == engine.epoch:
                 self.stop = None
                 raise StopHereError
-            self.steps.append(step(data))
+            self.steps.append(step(cast(data, torch.float64)))
             return self.steps[-1]
 
         engine.forward_backward = kept
+        engine.extract = lambda batch: extract(cast(batch, torch.float64))
         return engine
 
     def whole(self, loader, part):
@@ -80,7 +83,7 @@ def main(cases, out):
     found = {}
     with open(cases, encoding="utf-8") as file:
         wanted = json.load(file)
-    with distributed.processes(use_gpu=False):
+    with everything_in_double(), distributed.processes(use_gpu=False):
         for name, case in wanted.items():
             cfg = load_config(None, [part for pair in case["keys"].items() for part in pair])
             with Watch() as watch, logged_to(cfg.data.save_dir, "train"):

@@ -13,6 +13,7 @@ from PIL import Image
 from tiny_jobs import same
 
 from torchreid_xres import host
+from torchreid_xres.config import config_text
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, NotFiniteError
 from torchreid_xres.engine.job import own_runs, run_job
@@ -60,7 +61,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(tiny_config, tmp_p
 
 def test_a_kill_in_the_middle_of_an_epoch_leaves_the_last_good_state(tiny_config, tmp_path):
     cfg = tiny_config(train__max_epoch=4)
-    (tmp_path / "cfg.yaml").write_text(cfg.dump())
+    (tmp_path / "cfg.yaml").write_text(config_text(cfg))
     script = """
         import os, signal, sys
         from torchreid_xres.config import load_config
@@ -219,7 +220,9 @@ def test_ranked_lists_are_drawn_of_what_was_seen_and_how_it_was_ranked(tiny_conf
 
     def draw(distances, dataset, data_type, **how):
         query, gallery = dataset
-        drawn.update(distances=distances, sizes={Image.open(path).size for path, *_ in query}, gallery=len(gallery))
+        sizes = {Image.open(path).size for path, *_ in query}
+        names = {Path(path).stem for path, *_ in query}
+        drawn.update(distances=distances, sizes=sizes, gallery=len(gallery), names=names)
 
     monkeypatch.setattr("torchreid_xres.engine.evaluation.host.visualize_ranked_results", draw)
     monkeypatch.setattr(
@@ -227,4 +230,5 @@ def test_ranked_lists_are_drawn_of_what_was_seen_and_how_it_was_ranked(tiny_conf
     )
     run_job(cfg)
     assert drawn["gallery"] == 18 and (drawn["distances"] == 7).all()  # not the features' own
+    assert {"008_c1_0", "013_c1_2"} <= drawn["names"] and len(drawn["names"]) == 18
     assert drawn["sizes"] <= {(16, 32), (10, 21), (8, 16)} and len(drawn["sizes"]) > 1  # of 32x64, at the rates 2 to 4

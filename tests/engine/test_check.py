@@ -5,7 +5,7 @@ import torch
 
 from torchreid_xres import host
 from torchreid_xres.config import ConfigError, load_config
-from torchreid_xres.engine.check import check_names, check_weights
+from torchreid_xres.engine.check import check_names, check_networks, check_weights
 
 
 @pytest.fixture
@@ -59,7 +59,11 @@ def test_every_configuration_of_the_project_passes(repo):
          r"sr\.options: the front end 'vdsr' takes no option 'dept'; it takes: scale, .*depth, "),
         (["test.expected", {"folder": 60}], r"test\.expected\.folder holds the least value .*not 60"),
         (["train.max_epoch", 0], r"train\.max_epoch must be at least 1, not 0"),
-        (["train.max_epoch", -1], r"train\.max_epoch must be at least 1, not -1"),
+        (["train.max_epoch", 3, "train.start_epoch", 3], r"train\.start_epoch is 3, so that nothing is left to train"),
+        (["test.expected", {"folder": {"rank2": 60}}],
+         r"test\.expected\.folder names 'rank2'; there are rank1, rank5, rank10, rank20, mAP, mINP"),
+        (["model.name", "prpr_restorer", "test.expected", {"folder": {"psnr_x5": 20}}],
+         r"test\.expected\.folder names 'psnr_x5'; there are those like \(psnr\|ssim\)_\(bicubic_\)\?x\[234\]"),
         (["stages", {"a": {}, "b": {"model": {"name": "x"}}}], r"stages\.b: model\.name is 'x'\. There are: "),
     ],
 )  # fmt: skip
@@ -97,6 +101,8 @@ def test_a_task_without_training_and_an_evaluation_need_no_epoch(given):
         (["model.name", "sr_reid", "sr.weights", "x.pth"], r"sr\.weights is 'x\.pth'"),
         (["model.name", "psh_rnet", "loss.ps.teacher", "x.pth"], r"loss\.ps\.teacher is 'x\.pth'"),
         (["compare.models", ["resnet50"], "compare.weights", "x.pth"], r"compare\.weights is 'x\.pth'"),
+        (["model.resume", "x.pth"], r"model\.resume is 'x\.pth'"),
+        (["model.name", "kgnet", "model.options", {"hourglass_weights": "{root}/x"}], r"hourglass_weights is .* 'd/x'"),
         (["test.evaluate", True, "model.load_weights", "x.pth"], r"model\.load_weights is 'x\.pth'"),
         (["stages", {"a": {}, "b": {"model": {"load_weights": "x"}}}], r"stages\.b: model\.load_weights is 'x'"),
     ],
@@ -110,7 +116,8 @@ def test_weights_that_are_there_or_not_read_or_yet_to_come(given, tmp_path):
     (tmp_path / "x.pth").touch()
     check_weights(given("data.root", str(tmp_path), "model.load_weights", "{root}/x.pth"))
     check_weights(given("model.name", "resnet50", "model.reid_weights", "none", "compare.weights", "none"))
-    check_weights(given("model.name", "sr_reid", "test.evaluate", True, "sr.weights", "none"))
+    check_weights(given("model.name", "sr_reid", "test.evaluate", True, "sr.weights", "none", "model.resume", "none"))
+    check_weights(given("model.name", "msifla", "model.options", {"scale_weights": [3.0, 1.0]}))
     check_weights(given("stages", {"a": {}, "b": {"model": {"load_weights": "{a}/last.pth.tar"}}}))
 
 
@@ -126,3 +133,28 @@ def test_a_gpu_that_is_not_there(given, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"use_gpu is True, and torch finds no GPU here; use_gpu False works"):
         check_names(given("use_gpu", True))
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["model.name", "hacnn"], "data.height 256 and data.width 128 do not fit hacnn: Input size does not"),
+        (["model.name", "sr_reid", "model.reid", "mudeep", "data.height", 64], "do not fit mudeep: mat1 and mat2"),
+        (["compare.models", ["densenet121"], "data.height", 33, "data.width", 17], "do not fit densenet121: Given inp"),
+        (["model.name", "sr_reid", "sr.name", "vdsr", "sr.options", {"depth": 1}], "sr_reid cannot be built: .*at"),
+        (["model.name", "kgnet"], "kgnet needs a trained hourglass: set model.options.hourglass_weights"),
+        (["stages", {"a": {"model": {"name": "hacnn"}}, "b": {}}], "stages.a: data.height 256"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_before_data(given, overrides, message):
+    overrides = ["model.reid", "osnet_x0_25", "model.name", "osnet_x0_25", *overrides]
+    state = torch.get_rng_state()
+    with pytest.raises(ConfigError, match=message):
+        check_networks(given(*overrides))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_networks_that_fit_pass_and_what_is_not_trained_is_not_built(given):
+    check_networks(given("model.name", "hacnn", "data.height", 160, "data.width", 64))
+    check_networks(given("model.name", "hacnn", "test.evaluate", True))
+    check_networks(given("model.name", "hacnn", "task", "fuse"))

@@ -49,7 +49,7 @@ def test_a_bad_file_is_named_and_never_run(tmp_path, spoil):
         path.write_bytes(path.read_bytes()[:500])
     elif spoil == "text":
         path.write_text("not a checkpoint")
-    with pytest.raises(ValueError, match=r"bad\.pth is not a readable checkpoint"):
+    with pytest.raises(ValueError, match=r"bad\.pth (cannot be read|is no checkpoint)[^\n]*$"):
         checkpoint.load(path)
 
 

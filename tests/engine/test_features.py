@@ -1,7 +1,9 @@
 """Saved features, the check that several are of the same images, and the search of fusion weights on training ones."""
 
+import io
 import json
 import logging
+import zipfile
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -111,6 +113,72 @@ def test_a_damaged_file_is_named(tmp_path, damage, message):
     with pytest.raises(ValueError, match=message) as caught:
         FeatureSet.load(path)
     assert str(path) in str(caught.value)
+
+
+def _written(path, **changes):
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays | changes)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("features", np.zeros((160, 6), int)), ("features", np.zeros((160, 6), complex)), ("features", np.zeros(160)),
+        ("features", np.full((160, 6), np.nan, np.float32)), ("features", np.zeros((0, 6), np.float32)),
+        ("pid", np.full(160, 1.5)), ("pid", np.full(160, "1")), ("pid", np.zeros((160, 1), int)), ("pid", np.array(1)),
+        ("camid", np.full(160, True)), ("low", np.zeros(160)), ("low", np.full(160, "x")), ("names", np.zeros(160)),
+        ("names", np.full(160, b"a")), ("rate", np.full(160, np.nan)), ("rate", np.zeros(160)),
+        ("rate", np.full(160, "2")), ("size", np.zeros((160, 2), int)), ("size", np.full((160, 2), 1.5)),
+        ("about", np.array("[1]")), ("about", np.array("{")), ("about", np.array(3)),
+        ("about", np.array('{"format": 1}')), ("about", np.array(["a", "b"])),
+        ("about", np.array('{"format": 1, "role": ["train"], "dataset": 3}')),
+    ],
+)
+def test_another_type_or_length_is_told_in_one_line_and_not_cast(tmp_path, name, value):
+    path = tmp_path / "train.npz"
+    make().save(path)
+    _written(path, **{name: value})
+    with pytest.raises(ValueError, match=r"is not a readable feature file: .*; remove it") as caught:
+        FeatureSet.load(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_any_damage_is_told_in_one_line_or_was_of_no_account(tmp_path):
+    path, right, rng = tmp_path / "train.npz", make(), np.random.default_rng(0)
+    right.save(path)
+    whole = path.read_bytes()
+    for place, bit in zip(rng.integers(0, len(whole), 100), rng.integers(0, 8, 100), strict=True):
+        data = bytearray(whole)
+        data[place] ^= 1 << bit
+        path.write_bytes(data)
+        try:
+            found = FeatureSet.load(path)
+        except ValueError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            assert torch.equal(found.features, right.features) and found.names == right.names
+            assert np.array_equal(found.pid, right.pid)
+
+
+def test_a_file_that_takes_all_memory_is_refused(tmp_path):
+    path = tmp_path / "train.npz"
+    make().save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez_compressed(path, **arrays | {"features": np.zeros((160, 100_000), np.float32)})
+    with pytest.raises(ValueError, match=r"it unpacks to 64,.* bytes"):
+        FeatureSet.load(path)
+    make().save(path)
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (2**50, 2**10)})
+    with zipfile.ZipFile(path) as file:
+        members = {info: file.read(info) for info in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for member, content in members.items():
+            file.writestr(member, head.getvalue() if member == "features.npy" else content)
+    with pytest.raises(ValueError, match="is not a readable feature file"):
+        FeatureSet.load(path)
 
 
 def test_no_file(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -6,8 +7,9 @@ import torch
 
 from torchreid_xres.config import ConfigError
 from torchreid_xres.engine import checkpoint
-from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.job import clear, compared_runs, missed_figures, own_runs, run_job
+from torchreid_xres.engine.base import LAST, XresMixin
+from torchreid_xres.engine.fresh import ASIDE
+from torchreid_xres.engine.job import compared_runs, missed_figures, own_runs, run_job
 from torchreid_xres.engine.run import Run, build_scheduler
 from torchreid_xres.report.tables import accuracy_table
 
@@ -64,21 +66,49 @@ def test_another_configuration_does_not_go_on_from_a_runs_state(tiny_config):
         run_job(tiny_config(train__max_epoch=2))
 
 
-def test_clear_removes_a_jobs_folder_and_nothing_else(tiny_config, tmp_path):
+def test_a_fresh_start_removes_the_old_runs_by_name_and_nothing_else(tiny_config, tmp_path):
     cfg = tiny_config(train__max_epoch=1)
     run_job(cfg)
     home = Path(cfg.data.save_dir)
     other = tiny_config(train__max_epoch=1, data__save_dir=str(home / "other"))
     run_job(other)
-    clear(home)
-    assert [path.name for path in home.iterdir()] == ["other"] and len(run_job(other)) == 1
-    clear(home / "other")
-    assert not (home / "other").exists()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    mine = ["split0_backup/last.pth.tar", "split1-notes/a.txt", "split0/notes.txt", "split3/a/last.pth.tar", "a.log"]
+    for name in mine:
+        (home / name).parent.mkdir(exist_ok=True, parents=True)
+        (home / name).write_text("years")
+    (new,) = run_job(tiny_config(train__max_epoch=1, model__name="osnet_x0_25", data__pairs=False), fresh=True)
+    assert new["model"] == "osnet_x0_25" and not (home / "split0" / "sr_reid").exists()
+    assert all((home / name).read_text() == "years" for name in mine) and not (home / ASIDE).exists()
+    assert list(json.loads((home / "stages.json").read_text())["done"]) == ["split0/osnet_x0_25"]
+    assert len(run_job(other)) == 1
+
+
+def test_a_fresh_start_needs_a_jobs_folder(tiny_config):
+    home = Path(tiny_config().data.save_dir)
+    (home / "split0" / "sr_reid").mkdir(parents=True)
+    (home / "split0" / "sr_reid" / "thesis.txt").write_text("years")
     with pytest.raises(ValueError, match="was not made by a run"):
-        clear(tmp_path / "mine")
-    assert (tmp_path / "mine" / "thesis.txt").exists()
+        run_job(tiny_config(), fresh=True)
+    assert (home / "split0" / "sr_reid" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [{"data__root": "/none"}, {"train__batch_size": 4096}, {"model__resume": "/none.pth.tar"}, {"sr__scale": 0.5}],
+)
+def test_a_fresh_start_that_fails_leaves_the_old_job_as_it_was(tiny_config, mistake):
+    cfg = tiny_config(train__max_epoch=1)
+    records = run_job(cfg)
+    home = Path(cfg.data.save_dir)
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    wrong = tiny_config(train__max_epoch=1, stages={"a": {}, "b": {}})
+    key, value = next(iter(mistake.items()))
+    part, name = key.split("__")
+    wrong[part][name] = value
+    with pytest.raises((ValueError, OSError, TypeError)):
+        run_job(wrong, fresh=True)
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
+    assert run_job(cfg) == records
 
 
 def test_expected_figures_are_checked_against_the_mean_of_the_splits(tiny_config):
@@ -89,6 +119,8 @@ def test_expected_figures_are_checked_against_the_mean_of_the_splits(tiny_config
         {"dataset": "folder", "model": "osnet_x0_25", "stage": "", "rank1": 90.0, "mAP": 90.0},
     ]
     assert missed_figures(cfg, records) == ["folder rank1: 47.50 %, expected at least 50.00 %"]
+    records = [record | {"mAP": float("nan")} for record in records]
+    assert missed_figures(cfg, records)[1].startswith("folder mAP: nan %")
     cfg = tiny_config(test__expected={"market": {"rank1": 1.0}})
     with pytest.raises(ConfigError, match="names 'market', which is not among"):
         missed_figures(cfg, records)
@@ -117,6 +149,26 @@ def test_a_longer_run_goes_on_from_another_runs_checkpoint(tiny_config, tmp_path
     run_job(tiny_config(train__max_epoch=2, **long))
     shown = capsys.readouterr().out.split("=> Final test")[1]
     assert "epoch: [2/2]" in shown and "epoch: [1/2]" not in shown
+
+
+def test_a_clock_set_back_between_two_starts_changes_nothing(tiny_config, tmp_path, monkeypatch):
+    whole = run_job(tiny_config(data__save_dir=str(tmp_path / "whole")))
+    cfg = tiny_config()
+    real = XresMixin.train
+
+    def stopped(self, *args, **kwargs):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(XresMixin, "train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(cfg)
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    (record,) = run_job(cfg)
+    assert record["weights_sha256"] == whole[0]["weights_sha256"] and record["cmc"] == whole[0]["cmc"]
+    assert record["train_seconds"] > 0
 
 
 STAGES = {"first": {"model": {"name": "osnet_x0_25"}, "data": {"pairs": False}}, "second": {}}

@@ -155,7 +155,7 @@ def test_natural_low_images_have_no_original_to_follow(engine_of):
     spoilt = {**natural, "img_hr": data["img_hr"].clone()}
     spoilt["img_hr"][:3] += 1
     a, b = engine.losses(natural), engine.losses(spoilt)
-    same = {name for name in a if a[name].item() == pytest.approx(b[name].item())}
+    same = {name for name in a if a[name].item() == pytest.approx(b[name].item(), rel=1e-4)}
     assert same == {"rec", "distill", "stu", "acc"}  # the teacher learns its identity from the image as it is
     assert set(engine.losses({**natural, "low": low | True, "rate_lr": 0 * low + 1.0})) == {"loss", "stu", "tea", "acc"}
 

@@ -186,6 +186,15 @@ def test_a_record_that_was_cut_short_anywhere_is_made_good(root, tmp_path, model
         assert len((out / DONE).read_text().splitlines()) == 8
 
 
+def test_a_record_with_an_altered_byte_is_made_good(root, tmp_path, model):
+    out = tmp_path / "out"
+    write(model, root, out)
+    whole, record = pictures(out), (out / DONE).read_bytes()
+    (out / DONE).write_bytes(record[:20] + b"\xff" + record[21:])
+    assert write(model, root, out)["restored"] == 1
+    assert same(pictures(out), whole)
+
+
 def test_a_stop_on_the_way_to_another_file_and_back_is_noticed(root, tmp_path, model, monkeypatch):
     out, file = tmp_path / "out", root / "gallery" / "21" / "21_c2_0.png"
     write(model, root, out)

@@ -15,7 +15,7 @@ from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.engine.job import own_runs, run_job
 from torchreid_xres.engine.pair_features import camera_gap, identity_means, resolution_direction, views_by_rate
 from torchreid_xres.engine.run import Run
-from torchreid_xres.engine.vpfa import Settings, fit, load_panning, moved, searched
+from torchreid_xres.engine.vpfa import Settings, fit, load_panning, moved, save_panning, searched
 from torchreid_xres.models.vpfa import PANNINGS, PerRate
 
 SMALL = {"hidden": 8, "epochs": 2, "batch_size": 8}
@@ -261,4 +261,18 @@ def test_what_cannot_be_moved_is_refused(tiny_config, tmp_path):
 def test_a_file_that_is_no_module_is_named(tmp_path):
     torch.save({"models": {}}, tmp_path / "mean.pth.tar")
     with pytest.raises(ValueError, match="holds no module of VPFA"):
+        load_panning(tmp_path / "mean.pth.tar")
+
+
+def test_a_module_that_is_not_finite_is_neither_kept_nor_read(tmp_path, monkeypatch):
+    module = fit("mean", pairs_of())
+    for tensor in module.state_dict().values():
+        tensor.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"the module mean holds NaN or infinity, in .*; a smaller vpfa\.lr may help"):
+        save_panning(module, "mean", tmp_path / "mean.pth.tar")
+    assert not any(tmp_path.iterdir())
+    monkeypatch.setattr("torchreid_xres.engine.vpfa.require_finite", lambda *_: None)
+    save_panning(module, "mean", tmp_path / "mean.pth.tar")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"mean\.pth\.tar holds NaN or infinity, .*; remove it to learn it again"):
         load_panning(tmp_path / "mean.pth.tar")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,8 +42,8 @@ def fork():
     )
     assert server.stdout.readline() == "ready\n"
 
-    def do(job, *args, watched, **how):
-        request = {"job": job, "args": [str(arg) for arg in args], "watched": str(watched), **how}
+    def do(job, *args, watched, signal=signal.SIGKILL, **how):
+        request = {"job": job, "args": [str(arg) for arg in args], "watched": str(watched), "signal": signal, **how}
         server.stdin.write(json.dumps(request) + "\n")
         return json.loads(server.stdout.readline())
 

@@ -1,14 +1,14 @@
 """Does jobs in forks of one process that has torch loaded, and kills them where it is told: forks.py, JSON lines.
 
-A request is {"job": name, "args": [...], "watched": folder, "moment": number or null, "delay": seconds}. The fork
-counts how often it opens, renames or removes a file in or below the watched folder; at number ``moment``, and ``delay``
-seconds later, it is killed with SIGKILL. The reply is {"status", "events", "writes" (the numbers of those that change
-something), "result", "output"}.
+A request is {"job": name, "args": [...], "watched": folder, "moment": number or null, "delay": seconds,
+"signal": number}. The fork counts how often it opens, renames or removes a file in or below the watched folder; at
+number ``moment``, and ``delay`` seconds later, it gets the signal. The reply is {"status", "events", "writes" (the
+numbers of those that change something), "result", "output"}.
 """
 
 import json
+import logging
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -16,8 +16,14 @@ import time
 import traceback
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
+
+from scripts import script
+
 from torchreid_xres.config import load_config
+from torchreid_xres.engine.fresh import set_aside, settle
 from torchreid_xres.engine.job import run_job
+from torchreid_xres.files import write_text
 from torchreid_xres.inference import Extractor, Gallery
 
 
@@ -30,37 +36,60 @@ def index(trained, gallery, images):
     return vars(Gallery(gallery, Extractor(trained, batch_size=2)).update(images))
 
 
-JOBS = {"run": run, "index": index}
+def start_over(folder):
+    """A job in the place of an old one (see test_fresh.py), without networks."""
+    folder = Path(folder)
+    settle(folder)
+    with set_aside(folder, ["split0/old", "split0/both"], ["split0/both", "split0/new/stage"]):
+        for name in ("config.yaml", "stages.json", "split0/both/run.json", "split0/both/last.pth.tar"):
+            write_text("new", folder / name)
+        write_text("new", folder / "split0" / "new" / "stage" / "last.pth.tar")
+
+
+def settled(folder):
+    settle(Path(folder))
+
+
+def tool(name, *args):
+    """A program of the project, as its command line says."""
+    return script(Path(__file__).parents[2] / "tools" / f"{name}.py").main(list(args))
+
+
+JOBS = {"tool": tool, "run": run, "index": index, "start_over": start_over, "settle": settled}
+
+
+EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 
 
 class Watch:
     """Counts, and kills this process when the time has come."""
 
-    def __init__(self, folder, moment, delay):
-        self.folder, self.moment, self.delay = folder, moment, delay
+    def __init__(self, folder, moment, delay, number):
+        self.folder, self.moment, self.delay, self.signal = folder, moment, delay, number
         self.events, self.writes = 0, []
         sys.addaudithook(self)
 
     def __call__(self, event, args):
-        if event not in ("open", "os.rename", "os.remove", "os.mkdir") or not str(args[0]).startswith(self.folder):
+        if event not in EVENTS or not str(args[0]).startswith(self.folder):
             return
         if event != "open" or (isinstance(args[1], str) and args[1][:1] in "wax") or args[2] & os.O_CREAT:
             self.writes.append(self.events)
         if self.events == self.moment:
             if not self.delay:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self.signal)
             threading.Thread(target=self._later, daemon=True).start()
         self.events += 1
 
     def _later(self):
         time.sleep(self.delay)
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), self.signal)
 
 
 def child(request, reply, output):
     os.dup2(output, 1)
     os.dup2(output, 2)
-    watch = Watch(request["watched"], request.get("moment"), request.get("delay", 0))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    watch = Watch(request["watched"], request.get("moment"), request.get("delay", 0), request["signal"])
     status, result = 0, None
     try:
         result = JOBS[request["job"]](*request["args"])

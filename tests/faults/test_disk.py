@@ -14,6 +14,7 @@ from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.job import run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.files import remove_scratch, whole_file, write_text
+from torchreid_xres.inference.storage import Row, Storage
 
 resource = pytest.importorskip("resource", reason="this system cannot bound the size of files")
 
@@ -48,6 +49,22 @@ def test_text_that_does_not_fit_leaves_the_old_one(tmp_path):
     with small_files(1000), pytest.raises(OSError, match=r"a\.txt cannot be written: .* make room and start again"):
         write_text("new" * 1000, tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_gallery_on_a_full_disk_goes_on_when_there_is_room(tmp_path):
+    storage = Storage(tmp_path / "gallery.sqlite")
+    storage.begin(about="{}", weights="w", images="i")
+    rows = [Row(f"{i}.jpg", 1, 1, 8, 4, bytes(4000), None) for i in range(100)]
+    with storage.changing() as changes:
+        changes.make(rows[:20])
+    told = r"gallery\.sqlite: .*(full|I/O).*; the same command goes on"
+    with small_files(300_000), pytest.raises(OSError, match=told), storage.changing() as changes:
+        changes.make(rows[20:40])
+        changes.make(rows[40:])
+    assert len(storage.rows()) == 40 and os.listdir(tmp_path) == ["gallery.sqlite"]
+    with storage.changing() as changes:
+        changes.make(rows[40:])
+    assert sorted(storage.rows()) == sorted(rows)
 
 
 def test_other_errors_pass_as_they_are(tmp_path):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from torchreid_xres.engine import lock
-from torchreid_xres.engine.job import clear, own_runs, run_job
+from torchreid_xres import lock
+from torchreid_xres.engine.job import own_runs, run_job
 from torchreid_xres.engine.lock import LOCK, InUseError, sole_use
 from torchreid_xres.inference import Gallery
 
@@ -76,6 +77,13 @@ time.sleep(60)
         assert re.match(rf"process {os.getpid()} on ", (tmp_path / LOCK).read_text())
 
 
+@pytest.mark.parametrize("pid", [1, os.getpid(), os.getppid()], ids=["first", "own", "parent"])
+def test_a_process_that_has_the_number_of_a_dead_one_holds_nothing(tmp_path, pid):
+    (tmp_path / LOCK).write_text(f"process {pid} on {socket.gethostname()} since 2020-01-01 00:00:00")
+    with sole_use(tmp_path):
+        assert re.match(rf"process {os.getpid()} on .* since (?!2020-01-01)", (tmp_path / LOCK).read_text())
+
+
 def test_a_loaders_worker_that_outlives_its_process_holds_nothing(tmp_path):
     """A killed process takes its lock along, but not its workers: they end when they notice, seconds later."""
     told, tell = os.pipe()
@@ -101,7 +109,7 @@ def test_a_disk_without_locks_is_said(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(lock.fcntl, "flock", none)
     with sole_use(tmp_path):
-        assert f"{tmp_path} cannot be kept from other processes: Operation not supported" in caplog.text
+        assert f"{tmp_path} is in use, and cannot be kept from other processes: Operation not supported" in caplog.text
 
 
 def test_jobs_are_refused_and_nothing_of_the_other_is_touched(tiny, tmp_path):
@@ -111,10 +119,8 @@ def test_jobs_are_refused_and_nothing_of_the_other_is_touched(tiny, tmp_path):
             run_job(cfg)
         (tmp_path / "run" / "stages.json").write_text("{}")
         with pytest.raises(InUseError):
-            clear(tmp_path / "run")
+            run_job(cfg, fresh=True)
         assert sorted(os.listdir(tmp_path / "run")) == [LOCK, "stages.json"]
-    clear(tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_shared_stage_is_one_jobs_at_a_time(tiny, tmp_path):

@@ -11,7 +11,7 @@ pytest.importorskip("hypothesis")
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from torchreid_xres.config import ConfigError, as_dict, config_hash, load_config
+from torchreid_xres.config import ConfigError, as_dict, config_hash, config_text, load_config
 from torchreid_xres.config_keys import get_config
 
 
@@ -44,7 +44,7 @@ def accepts(path, overrides=()):
         assert str(error)
         return False
     config_hash(cfg)
-    (path.parent / "again.yaml").write_text(cfg.dump(), encoding="utf-8")
+    (path.parent / "again.yaml").write_text(config_text(cfg), encoding="utf-8")
     assert json.dumps(as_dict(load_config(path.parent / "again.yaml")), sort_keys=True) == json.dumps(
         as_dict(cfg), sort_keys=True
     )

@@ -13,6 +13,13 @@ def awaken(model, monkeypatch):
         parameter.data += 0.02 * torch.randn_like(parameter)
 
 
+def keep_in_evaluation(model, kind):
+    """Put the layers of a kind of a network that trains back to evaluation."""
+    for module in model.modules():
+        if isinstance(module, kind):
+            module.eval()
+
+
 def watch_gradients(model):
     """Return a dictionary that holds a parameter's gradients' norms, summed over the passes of a step, once it has any.
 

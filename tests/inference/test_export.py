@@ -79,7 +79,7 @@ def test_a_file_takes_any_number_and_size_of_8_bit_images(tmp_path):
     assert model.training, "the network is left as it was"
     assert [path.name for path in file.path.parent.iterdir()] == ["m.onnx"]
     assert (file.role, file.precision, file.dim, file.size) == ("", "fp32", 6, file.path.stat().st_size)
-    assert 0 < file.difference < 1e-5 and file.cosine > 0.999999
+    assert 0 <= file.difference < 1e-5 and file.cosine > 0.999999
     assert b".py" not in file.path.read_bytes(), "no lines of Python, and no paths of this machine"
 
     session = Session(file.path)
@@ -219,7 +219,8 @@ def test_the_ways_of_a_model_are_those_of_its_extract(run_of, method):
         for role in found:
             chain = export.Chain(model, role, recipe).eval()
             outputs.append(chain(images))
-            assert torch.allclose(outputs[-1], chain.reference(images), atol=1e-5)
+            wanted = chain.reference(images)
+            torch.testing.assert_close(outputs[-1], wanted, rtol=0, atol=1e-4 * wanted.abs().max().item())
     assert len(outputs) == 1 or not torch.allclose(*outputs, atol=1e-4), "two files are worth it"
 
 

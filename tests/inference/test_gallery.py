@@ -89,7 +89,8 @@ def test_unusable_files_are_told_and_not_tried_again(built, images):
     (images / "notes.txt").touch()
     (images / "._cut.png").touch()
     done = built.update(images)
-    assert set(done.faults) == {"cut.png", "text.jpg", "empty.jpg"} and done.ignored == 2 and done.added == 0
+    assert set(done.faults) == {"cut.png", "text.jpg", "empty.jpg"} and done.added == 0
+    assert done.tree.left_out == {"hidden": ["._cut.png"], "other files": ["notes.txt"]}
     assert "cannot be read as an image" in done.faults["cut.png"] and str(images) not in done.faults["text.jpg"]
     assert built.faults == dict(sorted(done.faults.items())) and len(built) == 18
     done = built.update(images)
@@ -125,10 +126,10 @@ def test_folders_without_images(extractor, built, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         built.update(empty)
     empty.mkdir()
-    with pytest.raises(FileNotFoundError, match="is empty"):
+    with pytest.raises(FileNotFoundError, match="it is empty"):
         built.update(empty)
     (empty / "a.txt").touch()
-    with pytest.raises(FileNotFoundError, match=r"no images in .* only 1 other files"):
+    with pytest.raises(FileNotFoundError, match=r"no images in .*: left out: 1 other files"):
         built.update(empty)
     assert len(built) == 18
     with pytest.raises(FileNotFoundError, match="no gallery in"):
@@ -145,7 +146,73 @@ def test_names_that_are_no_text_are_left_out(built, images):
     except OSError:
         pytest.skip("this file system takes no such name")
     done = built.update(images)
-    assert done.ignored == 1 and done.faults == {}
+    assert sum(map(len, done.tree.left_out.values())) == 1 and done.faults == {}
+
+
+def test_what_could_not_be_looked_at_stays(built, images, tmp_path, monkeypatch):
+    scandir, closed = os.scandir, {os.fspath(images / "008")}
+
+    def scan(path):
+        if os.fspath(path) in closed:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    within = [name for name in built.names if name.startswith("008/")]
+    gone = next(name for name in built.names if name not in within)
+    (images / gone).unlink()
+    done = built.update(images)
+    assert counts(done) == (0, 0, 1, 17 - len(within)) and done.unseen == len(within) > 0
+    assert "cannot look at 008 (Permission denied)" in done.tree.told()
+    assert set(within) <= set(built.names) and len(built) == 17
+    closed.clear()
+    assert counts(built.update(images)) == (0, 0, 0, 17)
+
+    (images / "008").rename(tmp_path / "elsewhere")  # a disk that is linked, and not there for once
+    (images / "008").symlink_to(tmp_path / "elsewhere")
+    assert counts(built.update(images)) == (0, 0, 0, 17)
+    (tmp_path / "elsewhere").rename(tmp_path / "hidden")
+    done = built.update(images)
+    assert done.unseen == len(within) and done.removed == 0 and len(built) == 17
+    (images / "008").unlink()
+    assert built.update(images).removed == len(within)
+
+
+def test_a_file_that_cannot_be_opened_now_is_tried_again(built, images, monkeypatch):
+    first, new = sorted(images.rglob("*.png"))[0], images / "new.png"
+    shutil.copy(first, new)
+    os.utime(first, ns=(1, 1))
+    real_open, closed = open, {os.fspath(first), os.fspath(new)}
+
+    def opened(path, *args, **kwargs):
+        if os.fspath(path) in closed:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return real_open(path, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", opened)
+    for _ in range(2):
+        done = built.update(images)
+        assert counts(done) == (0, 0, 0, 17) and set(done.faults) == {first.relative_to(images).as_posix(), "new.png"}
+        assert "Permission denied" in done.faults["new.png"] and built.faults == {} and len(built) == 18
+    closed.clear()
+    assert counts(built.update(images)) == (1, 1, 0, 17)
+
+
+def test_thumbnails_that_an_earlier_build_took_come_out(built, images, monkeypatch):
+    shutil.copytree(images / "008", images / "@eaDir" / "008")
+    monkeypatch.setattr("torchreid_xres.data.walk._SYSTEM", set())
+    taken = built.update(images).added
+    monkeypatch.undo()
+    done = built.update(images)
+    assert taken == done.removed > 0 and len(built) == 18
+
+
+def test_linked_folders_are_searched(built, images, tiny_root):
+    (images / "more").symlink_to(tiny_root / "query")
+    added = built.update(images).added
+    assert added == len(list((tiny_root / "query").rglob("*.png"))) and len(built) == 18 + added
+    hit = built.search(built.features[-1:], 1)[0][0]
+    assert hit.name.startswith("more/") and hit.path.is_file()
 
 
 def test_galleries_of_other_models_are_refused(built, run_of):

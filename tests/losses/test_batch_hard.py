@@ -32,6 +32,11 @@ def test_is_the_formula(margin):
     assert batch_hard_triplet(features, pids, margin).item() == pytest.approx(oracle(features, pids, margin), rel=1e-5)
 
 
+def test_the_hardest_are_found_far_from_the_origin():
+    features, pids = 100 + 0.01 * torch.randn(12, 5), torch.arange(12) // 3
+    assert batch_hard_triplet(features, pids, 0.3).item() == pytest.approx(oracle(features, pids, 0.3), rel=1e-5)
+
+
 def test_is_the_hosts_value():
     features, pids = torch.randn(24, 64), torch.arange(24) // 6
     assert batch_hard_triplet(features, pids, 0.3).item() == pytest.approx(

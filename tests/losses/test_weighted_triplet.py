@@ -59,7 +59,8 @@ def test_half_precision_is_computed_in_full():
     with torch.autocast("cpu", torch.bfloat16):
         loss = weighted_regularised_triplet(features, pids)
     assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(oracle(features.float(), pids), rel=1e-5)
+    # Distances of about 35 are rounded by 4e-6, and the weights are exponentials of them.
+    assert loss.item() == pytest.approx(oracle(features.float(), pids), rel=1e-4)
 
 
 def test_one_identity_is_refused():

@@ -135,6 +135,37 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         GalleryIndex.load(folder)
 
 
+@pytest.mark.parametrize("name", ["index.faiss", "cameras.npy", "about.json"])
+def test_each_flipped_bit_is_told_or_changes_nothing(tmp_path, name):
+    index, folder, rng = GalleryIndex(12), tmp_path / "gallery", np.random.default_rng(3)
+    index.add(GALLERY, G_CAMERAS)
+    index.save(folder)
+    whole, told = (folder / name).read_bytes(), 0
+    for place, bit in zip(rng.integers(0, len(whole), 50), rng.integers(0, 8, 50), strict=True):
+        data = bytearray(whole)
+        data[place] ^= 1 << bit
+        (folder / name).write_bytes(data)
+        try:
+            again = GalleryIndex.load(folder)
+        except ValueError as error:
+            assert str(folder) in str(error) and "\n" not in str(error)
+            told += 1
+        else:
+            assert_found(again.search(QUERIES, 5, cameras=Q_CAMERAS), index.search(QUERIES, 5, cameras=Q_CAMERAS))
+    assert told == 50 or name == "about.json"
+
+
+def test_an_index_of_before_is_read(tmp_path):
+    exact("cosine").save(tmp_path)
+    about = json.loads((tmp_path / "about.json").read_text())
+    del about["crc32"]
+    (tmp_path / "about.json").write_text(json.dumps(about))
+    assert len(GalleryIndex.load(tmp_path)) == 500
+    (tmp_path / "index.faiss").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is not a readable index"):
+        GalleryIndex.load(tmp_path)
+
+
 def test_shards_answer_as_one_index(metric):
     edges = [0, 100, 103, 500]
     answers = []

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from torchreid_xres.report.curves import LEAST_SPAN, draw_curves, labelled_records, resolution_curves
+from torchreid_xres.report.figures import save_figure
 
 
 def record(model="net", shift=0.0, rates=(1, 2, 4), dataset="folder", **more):
@@ -21,7 +22,10 @@ def test_records_come_from_files_with_their_models_or_given_labels(tmp_path):
 
 
 def test_files_that_hold_no_record_are_named(tmp_path):
-    for text, message in (("{", "no JSON"), ("[]", "no record"), ('{"psnr_x2": 1}', "no record"), ("3", "no record")):
+    for text, message in (
+        ("{", "not readable as JSON"), ("[]", "no record"), ('{"psnr_x2": 1}', "no record"), ("3", "no record"),
+        ('{"rank1": 3}', "no dataset, no model"),
+    ):  # fmt: skip
         path = tmp_path / "odd.json"
         path.write_text(text)
         with pytest.raises(ValueError, match=f"odd.json.*{message}"):
@@ -72,3 +76,13 @@ def test_a_plot_for_each_figure_and_data_set_with_bands():
     assert all(np.ptp(axes.get_ylim()) >= LEAST_SPAN - 1e-9 for axes in figure.axes)
     said = [text.get_text() for text in figure.legends[0].get_texts()]
     assert said == ["net (2 runs, mean ± std)", "flat"]
+
+
+def test_labels_are_shown_as_they_are(tmp_path):
+    pytest.importorskip("matplotlib")
+    labels = ["$\\frac$", "a$b$c", "_hidden", "two\nlines\x1b", "\udcff"]
+    figure = draw_curves(resolution_curves([(label, record(dataset="$\\x$")) for label in labels]))
+    save_figure(figure, tmp_path / "curves.svg")
+    texts = figure.legends[0].get_texts()
+    assert [text.get_text() for text in texts] == [*labels[:3], r"two\nlines\x1b", r"\udcff"]
+    assert not any(text.get_parse_math() for text in [*texts, *(axes.title for axes in figure.axes)])

@@ -30,6 +30,9 @@ def test_a_failed_one_leaves_what_was_there(tmp_path):
     path.write_bytes(b"old")
 
     class Broken:
+        def findobj(self, kind):
+            return []
+
         def savefig(self, file, **how):
             file.write_bytes(b"half")
             raise OSError("no space")

@@ -2,17 +2,28 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from torch import nn
 from torchvision.transforms import ToTensor
 
 from torchreid_xres.config import load_config
 from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.models.layers import Normalization
-from torchreid_xres.report.seen import seen_at, squares
+from torchreid_xres.report.seen import Trained, seen_at, squares
 
 
 @pytest.fixture
 def picture():
     return PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 44, 3), np.uint8))
+
+
+def test_files_are_read_as_the_data_sets_read_them(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.new("RGB", (8, 4)).save(tmp_path / "turned.png", exif=exif)
+    PIL.Image.fromarray(np.full((4, 8), 1023, np.uint16)).save(tmp_path / "deep.png")
+    trained = Trained("net", nn.Identity(), load_config(None, ["data.grey_bits", "10"]).data, Normalization())
+    assert trained.read(tmp_path / "turned.png").size == (4, 8)
+    assert trained.read(tmp_path / "deep.png").getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_images_are_those_of_the_protocol(picture):

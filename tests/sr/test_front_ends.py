@@ -12,6 +12,8 @@ from tiny_front_ends import TINY, build
 from tiny_jobs import same
 
 from torchreid_xres.metrics.image import psnr
+from torchreid_xres.models import build_model
+from torchreid_xres.models.weights import load_weights as load_model_weights
 from torchreid_xres.sr import FRONT_ENDS, FrontEnd, FrontEndInfo, build_front_end, load_weights
 from torchreid_xres.sr.edsr import ResidualBlock
 from torchreid_xres.sr.image import resize
@@ -131,11 +133,12 @@ def test_a_saved_front_end_loads_into_a_new_one(case, tmp_path):
     assert torch.equal(loaded.eval()(x), saved.eval()(x))
 
 
-def measured(case):
+def measured(case, dtype):
     """Return the numbers that are kept of a front end: its size, what it says, a loss and its gradient."""
-    front_end = build(case)
+    front_end = build(case).to(dtype)
     fill(front_end)
-    small, large = (0.5 + 0.2 * noise(key, 2, 3, *size) for key, size in (("low", (12, 10)), ("high", (20, 30))))
+    sizes = {"low": (12, 10), "high": (20, 30)}
+    small, large = (0.5 + 0.2 * noise(key, 2, 3, *size).to(dtype) for key, size in sizes.items())
     with torch.no_grad():
         said = front_end.eval()(small, (20, 30))
     norms = watch_gradients(front_end)
@@ -150,7 +153,8 @@ def measured(case):
 
 
 def test_golden_values():
-    agree_with_kept("front_ends", {case: measured(case) for case, (name, _) in TINY.items() if name != "spandrel"})
+    ours = [case for case, (name, _) in TINY.items() if name != "spandrel"]
+    agree_with_kept("front_ends", lambda dtype: {case: measured(case, dtype) for case in ours})
 
 
 class Repeat(FrontEnd):
@@ -328,13 +332,80 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         load_weights(vdsr, tmp_path / "no_state.pth")
 
     (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
-    with pytest.raises(ValueError, match=r"broken\.pth cannot be read"):
+    with pytest.raises(ValueError, match=r"broken\.pth is no checkpoint: it begins with b\'not a checkpoint\'"):
         load_weights(vdsr, tmp_path / "broken.pth")
 
     # A whole pickled module is code: it must not be run.
     torch.save(vdsr, tmp_path / "module.pth")
-    with pytest.raises(ValueError, match=r"module\.pth cannot be read as a file of plain tensors"):
+    with pytest.raises(ValueError, match=r"module\.pth is no checkpoint, or holds more than tensors"):
         load_weights(vdsr, tmp_path / "module.pth")
+
+
+@pytest.fixture(scope="module")
+def magnifying(tmp_path_factory):
+    """A small FSRCNN of scale 3 that repeats pixels, and the file of its weights."""
+    net = build_front_end("fsrcnn", scale=3, features=6, shrunk=4, depth=1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+        net.first[0].weight[0, 0, 2, 2] = net.middle[0].weight[0, 0] = net.middle[2].weight[0, 0, 1, 1] = 1
+        net.middle[4].weight[0, 0] = 1
+        net.last.weight[0, 0, 4:7, 4:7] = 1
+    path = tmp_path_factory.mktemp("weights") / "three.pth"
+    torch.save(net.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_weights_of_another_scale_are_refused(magnifying, scale):
+    with pytest.raises(ValueError, match=rf"three\.pth is of FSRCNN at scale 3, not {scale}: .* Set scale 3"):
+        build_front_end("fsrcnn", scale=scale, features=6, shrunk=4, depth=1, weights=magnifying)
+
+
+def test_weights_of_the_asked_scale_are_read(magnifying):
+    net = build_front_end("fsrcnn", scale=3, features=6, shrunk=4, depth=1, weights=magnifying)
+    x = torch.rand(1, 3, 5, 4)
+    repeated = x.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3)
+    shown = net.net(repeated[:, :1, ::3, ::3])
+    torch.testing.assert_close(shown, repeated[:, :1])
+
+
+def test_a_model_refuses_a_front_end_of_another_scale(magnifying, tmp_path):
+    options = {"sr": "fsrcnn", "sr_options": {"features": 6, "shrunk": 4, "depth": 1}, "pretrained": False}
+    three = build_model("sr_reid", sr_scale=3, sr_weights=str(magnifying), **options)
+    torch.save({"models": {"model": three.state_dict()}}, tmp_path / "last.pth.tar")
+    load_model_weights(build_model("sr_reid", sr_scale=3, **options), tmp_path / "last.pth.tar", strict=True)
+    with pytest.raises(ValueError, match=r"last\.pth\.tar is of FSRCNN at scale 3, not 4"):
+        load_model_weights(build_model("sr_reid", sr_scale=4, **options), tmp_path / "last.pth.tar", strict=True)
+
+
+@every_front_end
+def test_shapes_or_a_picture_tell_the_scale_of_a_net_that_magnifies(case):
+    name, options = TINY[case]
+    front_end = build(case)
+    if front_end.pre_upsampled:
+        return  # works on the target grid, whatever the scale
+    own = {key: value.shape for key, value in front_end.state_dict().items()}
+    for scale in {2, 3, 4} - {front_end.scale}:
+        try:
+            other = build_front_end(name, **{**options, "scale": scale})
+        except ValueError:  # no such scale
+            continue
+        if {key: value.shape for key, value in other.state_dict().items()} == own:
+            twin = front_end.at_scale(scale)
+            assert twin(torch.rand(1, 3, 4, 4)).shape[-1] == 4 * scale and front_end.scale != scale
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    vdsr = VDSR(depth=3, features=4)
+    state = vdsr.state_dict()
+    state["last.weight"] = state["last.weight"].clone()
+    state["last.weight"][0, 0] = math.nan
+    torch.save(state, tmp_path / "failed.pth")
+    with pytest.raises(ValueError, match=r"failed\.pth holds NaN or infinity, in last\.weight"):
+        load_weights(VDSR(depth=3, features=4), tmp_path / "failed.pth")
+    with pytest.raises(ValueError, match=r"failed\.pth holds NaN or infinity, in last\.weight"):
+        load_model_weights(VDSR(depth=3, features=4), tmp_path / "failed.pth")
 
 
 def test_data_parallel_and_safetensors_files_load(tmp_path):

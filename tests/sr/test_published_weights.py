@@ -46,6 +46,13 @@ def test_the_command_line_writes_its_records(benchmark, shared_data, tmp_path, c
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
+@pytest.mark.parametrize("scale, asked", [(2, 3), (2, 4), (3, 2), (3, 4), (4, 2), (4, 3)])
+def test_a_file_of_another_scale_is_refused(shared_data, scale, asked):
+    weights = shared_data / "weights" / "sr" / f"fsrcnn_x{scale}.pth"
+    with pytest.raises(ValueError, match=rf"fsrcnn_x{scale}\.pth is of FSRCNN at scale {scale}, not {asked}"):
+        build_front_end("fsrcnn", scale=asked, weights=weights)
+
+
 def test_a_file_of_another_net_is_refused(shared_data):
     weights = shared_data / "weights" / "sr" / "vdsr_state_dict.pth"
     with pytest.raises(ValueError, match=r"does not fit FSRCNN.*lacks first\.0\.weight"):

@@ -28,11 +28,14 @@ def test_what_the_command_line_says_reaches_the_export(tool, run_tool, osnet, tm
     pictures.mkdir()
     for i in range(10):
         PIL.Image.fromarray(np.full((20 + i, 10, 3), i, np.uint8)).save(pictures / f"{i}.png")
+    (pictures / "._0.png").write_bytes(b"resource fork")
+    (pictures / "raw.cr2").touch()
     code, shown, said = run_tool(
         *osnet, "--out", "o.onnx", "--precision", "int8", "--images", pictures, "--count", 4, "--bound", 0.9,
         "--input", "float32", "--opset", 20, "--low-size", 8, 5, "--role", "query",
     )  # fmt: skip
-    assert (code, said) == (0, "")
+    told = "left out: 1 hidden, e.g. ._0.png; 1 pictures of kinds that Pillow does not read here, e.g. raw.cr2"
+    assert (code, said) == (0, f"{pictures}: 10 images; {told}\n")
     assert "| o.onnx | all images | 512 " in " ".join(shown.split()) and "0.999990" in shown
     ((name, path, recipe, options),) = asked
     assert (name, str(path), recipe.size, recipe.low_size) == ("OSNet", "o.onnx", (32, 16), (8, 5))

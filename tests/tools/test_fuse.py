@@ -133,6 +133,13 @@ def test_a_users_mistake_is_one_message(run_tool, branches, args, message):
     assert status == 2 and message in shown and "Traceback" not in shown
 
 
+def test_a_branch_is_not_overwritten(run_tool, branches):
+    before = [path.read_bytes() for path in sorted(branches[0].iterdir())]
+    status, _, shown = run_tool(*branches, "--out", branches[0] / ".." / branches[0].name)
+    assert status == 2 and "is the folder of a branch" in shown
+    assert [path.read_bytes() for path in sorted(branches[0].iterdir())] == before
+
+
 def test_one_branch_is_no_fusion(run_tool, branches):
     status, _, shown = run_tool(branches[0])
     assert status == 2 and "at least two folders" in shown

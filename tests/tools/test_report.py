@@ -96,6 +96,13 @@ def test_records_alone_need_no_images_and_no_run(report, runs, tmp_path, monkeyp
     assert status == 0 and "1.json is a record, which holds no ranked lists" in page
 
 
+def test_a_page_does_not_take_a_records_place(run_tool, tmp_path):
+    record = tmp_path / "record.json"
+    record.write_text("{}")
+    status, _, err = run_tool(record, "--no-images", "--out", record)
+    assert status == 2 and "a page's name ends in .html" in err and record.read_text() == "{}"
+
+
 def test_it_says_what_it_lacks(report, runs, tmp_path):
     record = runs[0] / "results" / "folder.json"
     stale = tmp_path / "stale"

@@ -1,7 +1,9 @@
 """tools/search.py as a user calls it: build, query, add, and what it says when something is wrong."""
 
+import io
 import json
 import shutil
+import sys
 
 import PIL.Image
 import pytest
@@ -34,7 +36,8 @@ def test_build_query_add_query(run_tool, run_folder, images, tmp_path):
     (images / "bad.png").write_text("no picture")
     status, out, err = run_tool("build", run_folder, images, "--gallery", place)
     assert status == 0 and "18 images by sr_reid (vdsr); 18 new, 0 changed, 0 gone, 1 that cannot be used" in out
-    assert "1 other files ignored" in out and "left out: bad.png: cannot be read as an image" in err
+    assert f"{images}: 19 images; left out: 1 other files, e.g. notes.txt" in err
+    assert "left out: bad.png: cannot be read as an image" in err
 
     known = images / "010" / "010_c2_1.png"
     found, sheet = tmp_path / "found.json", tmp_path / "sheet.png"
@@ -94,8 +97,9 @@ def test_many_queries_are_answered_as_one_by_one(run_tool, tool, run_folder, ima
     monkeypatch.setattr(tool.Gallery, "make_extractor", lambda *args, **kwargs: make(*args, **kwargs, batch_size=3))
     status, out, err = run_tool("query", alone, asked, *how, "--sheet", tmp_path / "sheets" / "hits.png")
     record = json.loads(found.read_text())
-    assert status == 0 and err.startswith("left out: ") and "b.png: cannot be read" in err
-    assert len(err.splitlines()) == 1
+    told, left_out = err.splitlines()
+    assert status == 0 and left_out.startswith("left out: ") and "b.png: cannot be read" in left_out
+    assert told == f"{asked}: {len(files)} images; left out: 1 hidden, e.g. ._b.png"
     assert [line for line in out.splitlines() if line.startswith("query: ")] == [
         f"query: {file}, 64x32, full resolution for 32x16" for file in files
     ]
@@ -166,10 +170,72 @@ def test_it_says_what_is_wrong_and_leaves_nothing(run_tool, run_folder, images, 
         ((tmp_path / "no.jpg",), "no.jpg: there is no such image file"),
         ((images / "008" / "008_c2_0.png", "--top", 0), "top is 0"),
         ((images / "008" / "008_c2_0.png", "--sheet", "a.txt"), "pictures end in"),
+        ((cut, "--sheet", cut), "cut.png is there already and is read"),
+        ((cut, "--json", cut), "cut.png is there already and is read"),
+        ((cut, "--sheet", images / "009" / "009_c2_0.png"), "is there already and lies in"),
+        ((cut, "--json", place / "config.yaml"), "is there already and lies in"),
         ((images / "008" / "008_c2_0.png", "--run", empty), "there is no run or checkpoint"),
     ):
         status, out, err = run_tool("query", *argv, "--gallery", place)
         assert status == 2 and message in err and not out, argv
+
+
+def test_a_folder_of_damaged_files_only_is_no_success(run_tool, run_folder, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in ("a.png", "b.jpg"):
+        (broken / name).write_text("no picture")
+    for _ in range(2):  # the second time it is known already
+        status, out, err = run_tool("build", run_folder, broken, "--gallery", tmp_path / "gallery")
+        assert status == 2 and not out
+        assert f"none of the images in {broken} can be used; the first is a.png: cannot be read" in err
+    PIL.Image.new("RGB", (16, 32)).save(broken / "c.png")
+    status, out, _ = run_tool("build", run_folder, broken, "--gallery", tmp_path / "gallery")
+    assert status == 0 and "1 images by" in out and "2 that cannot be used" in out
+
+
+def test_a_folder_that_cannot_be_read_costs_no_image(run_tool, run_folder, images, tmp_path):
+    place = tmp_path / "gallery"
+    (images / "010").rename(tmp_path / "disk")
+    (images / "010").symlink_to(tmp_path / "disk")
+    assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0
+    (tmp_path / "disk").rename(tmp_path / "unplugged")
+    status, out, err = run_tool("build", run_folder, images, "--gallery", place)
+    assert status == 0 and "18 images" in out and "0 gone" in out and "3 kept that could not be looked for" in out
+    assert "cannot look at 010 (the link leads nowhere)" in err
+
+
+def test_unusual_names_on_a_terminal_that_lacks_their_letters(tool, run_folder, images, tmp_path, monkeypatch):
+    place, found, odd = tmp_path / "gallery", tmp_path / "found.json", images / "a\x1b[2J|写.png"
+    shutil.copy(images / "008" / "008_c2_0.png", odd)
+    (images / "bad\x1b[2J\n.png").write_text("no picture")
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding="cp1252") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    assert tool.main([*map(str, ("build", run_folder, images, "--gallery", place))]) == 0
+    asked = ("query", odd, images / "009", "--gallery", place, "--json", found, "--top", "1")
+    assert tool.main([*map(str, (*asked, "--sheet", tmp_path / "sheet.png"))]) == 0
+    monkeypatch.undo()
+    for stream in streams.values():
+        stream.flush()
+    out, err = (stream.buffer.getvalue().decode("cp1252") for stream in streams.values())
+    assert r"left out: bad\x1b[2J\n.png: cannot be read" in err and "\x1b" not in out + err
+    assert rf"query: {images}/a\x1b[2J|\u5199.png, 64x32" in out
+    assert r"| a\x1b[2J\|\u5199.png |" in out or r"| 008/008_c2_0.png" in out  # the same picture twice
+    assert json.loads(found.read_text())["queries"][0]["query"]["file"] == str(odd)
+
+
+def test_what_was_found_is_written_before_a_word_is_said(tool, run_folder, images, tmp_path, monkeypatch):
+    place, found = tmp_path / "gallery", tmp_path / "found.json"
+    assert tool.main([*map(str, ("build", run_folder, images, "--gallery", place))]) == 0
+
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Broken())
+    assert tool.main([*map(str, ("query", images / "009", "--gallery", place, "--json", found))]) == 2
+    assert len(json.loads(found.read_text())["queries"]) == 3
 
 
 def test_a_stop_says_how_to_go_on(run_tool, tool, run_folder, images, tmp_path, monkeypatch):

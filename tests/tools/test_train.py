@@ -85,9 +85,17 @@ def test_a_users_mistake_is_one_message_and_no_traceback(mistaken, args, message
 
 
 def test_the_log_keeps_the_traceback(mistaken, tmp_path):
-    mistaken(*FOLDER, "sr.name", "vdsr", "sr.options", "{depth: 1}")
+    mistaken(*FOLDER, "train.batch_size", "4096")
     (log,) = (tmp_path / "log").glob("train-*.log")
-    assert "Traceback" in log.read_text() and "at least 2 layers" in log.read_text()
+    assert "Traceback" in log.read_text() and "4096" in log.read_text()
+
+
+def test_ranks_without_the_first_are_shown_beside_nothing_else(train, tmp_path):
+    done = train(*FOLDER, "sr.name", "bicubic", "test.ranks", "[5, 10]", "test.query_rates", "[2]")
+    assert done.returncode == 0, done.stderr
+    assert "rank-5 |" in done.stdout and "| rank-1 " in done.stdout.split("all queries at")[1]
+    (kept,) = (tmp_path / "log").rglob("results/folder.json")
+    assert {"rank1", "rank5", "rank10"} <= json.loads(kept.read_text()).keys()
 
 
 def test_a_mistake_with_fresh_removes_nothing(train, mistaken, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import PIL.Image
 import pytest
@@ -110,7 +111,8 @@ def test_curves(tool, tmp_path, capsys):
     files = []
     for seed in (1, 3):
         figures = {"1": {"rank1": 60.0 + seed, "mAP": 50.0}, "2": {"rank1": 40.0, "mAP": 30.0}}
-        record = {"dataset": "folder", "model": "net", "rank1": 1.0, "curve": figures, "by_rate": {"2": figures["2"]}}
+        record = {"dataset": "folder", "model": "net", "rank1": 1.0, "curve": figures, "by_rate": {}}
+        record["by_rate"]["2"] = {**figures["2"], "queries": 4}
         files.append(tmp_path / f"{seed}.json")
         files[-1].write_text(json.dumps(record))
     out = tmp_path / "curves.pdf"
@@ -131,12 +133,35 @@ def test_scales(tool, run_of, tiny_root, tmp_path, capsys):
     assert PIL.Image.open(out).size == (2 * (48 + 4 * 20 + 4), 16 + 5 * 36 + 4)
 
 
+def test_what_is_beside_the_images_is_told(tool, run_of, tiny_root, tmp_path, capsys):
+    folder = tmp_path / "images"
+    shutil.copytree(tiny_root / "gallery" / "008", folder / "x.jpg")
+    files = sorted((folder / "x.jpg").iterdir())
+    shutil.copy(files[0], folder / "a.PNG")
+    (folder / "._a.PNG").write_bytes(b"resource fork")
+    (folder / "@eaDir").mkdir()
+    argv = ["activations", str(run_of("sr_reid")), str(folder), "--out", str(tmp_path / "a.png"), "--count", "9"]
+    assert tool.main(argv) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines() == [str(path) for path in (folder / "a.PNG", *files)]
+    assert f"{folder}: {1 + len(files)} images; left out: 1 hidden, e.g. ._a.PNG; 1 of a system" in shown.err
+
+
 def test_guidance(tool, run_of, tiny_root, tmp_path, capsys):
     out = tmp_path / "guidance.png"
     argv = ["guidance", str(run_of("kgnet")), str(tiny_root / "gallery"), "--out", str(out), "--count", "3"]
     assert tool.main(argv) == 0
     assert [row[0][:3] for row in rows_of(capsys.readouterr().out)] == ["008", "010", "012"]
     assert PIL.Image.open(out).size == (13 * 68 + 4, 16 + 3 * 68 + 4)
+
+
+def test_a_picture_that_is_read_is_not_drawn_over(tool, tmp_path, capsys):
+    PIL.Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    for images in (tmp_path, tmp_path / "a.png"):
+        assert tool.main(["restored", "no run", str(images), "--out", str(tmp_path / "a.png")]) == 2
+        assert "a.png is there already" in capsys.readouterr().err
+    assert (tmp_path / "a.png").read_bytes() == before
 
 
 def test_it_says_what_it_lacks(tool, run_of, tiny_root, tmp_path, capsys):

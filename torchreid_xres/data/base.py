@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode, Resize
 from torchreid_xres import host
 from torchreid_xres.data.cache import cache_for
 from torchreid_xres.data.degrade import degrade_image, low_size, round_trip
-from torchreid_xres.data.io import image_size, read_image
+from torchreid_xres.data.io import BITS, image_size, look_for_few_bits, read_image
 from torchreid_xres.data.options import DATASETS, dataset_options, naming_root, resolve_options
 from torchreid_xres.data.protocol import Manifest, draw_rate, file_sha256
 
@@ -130,6 +130,8 @@ class CrossResolutionDataset(host.ImageDataset):
         for part in getattr(self.transform, "transforms", []):
             if isinstance(part, Resize):
                 part.interpolation = InterpolationMode(self.options["interpolation"])
+        for path, *_ in self.data[:1]:  # before loader processes start
+            look_for_few_bits(path, self.options["grey_bits"])
         room = self.options["cache_mb"] if self.mode == "train" else 0  # test images are read once
         self._cache = cache_for(self.transform, len(self.data), room)
         if verbose:
@@ -180,22 +182,25 @@ class CrossResolutionDataset(host.ImageDataset):
         for image in split.gallery:
             gallery_cameras.setdefault(image.pid, set()).add(image.camid)
         if self.disjoint_cameras and not self.natural:
-            low = {image.camid for image in split.query if image.low}
-            both = low & {image.camid for image in split.gallery}
-            if both:
+            low = {image.camid: image.path for image in split.query if image.low}
+            shared = [image for image in split.gallery if image.camid in low]
+            if shared:
                 raise ValueError(
-                    f"{self.name}: low-resolution queries (cameras {sorted(low)}) and the gallery share "
-                    f"the cameras {sorted(both)}"
+                    f"{self.name}: low-resolution queries and the gallery share a camera, for one that of "
+                    f"{low[shared[0].camid]} and {shared[0].path}"
                 )
-        test = {image.pid for image in (*split.query, *split.gallery)} - set(self._junk_pids)
-        both = {image.pid for image in split.train} & test
+        test = {image.pid: image.path for image in (*split.query, *split.gallery) if image.pid not in self._junk_pids}
+        both = [image for image in split.train if image.pid in test]
         if both:
-            raise ValueError(f"{self.name}: {len(both)} identities are in train and test, e.g. {sorted(both)[:5]}")
+            raise ValueError(
+                f"{self.name}: {len({image.pid for image in both})} identities are in train and test; of one are "
+                f"{both[0].path} and {test[both[0].pid]}"
+            )
         alone = [image for image in split.query if not gallery_cameras.get(image.pid, set()) - {image.camid}]
         if alone:
             raise ValueError(
                 f"{self.name}: {len(alone)} of {len(split.query)} queries have no match in the gallery under another "
-                f"camera; the first is {alone[0].path} (identity {alone[0].pid}, camera {alone[0].camid})"
+                f"camera; the first is {alone[0].path}"
             )
 
     def _check_mode(
@@ -215,7 +220,7 @@ class CrossResolutionDataset(host.ImageDataset):
 
     def read(self, path: str) -> PIL.Image.Image:
         """Return an image as captured; a set whose captured size is fixed brings it there."""
-        return read_image(path)
+        return read_image(path, self.options["grey_bits"])
 
     def down_sampling(self, path: str) -> float:
         """Return by which rate the protocol makes an image smaller: 1.0 where a low resolution is the file's own."""
@@ -240,9 +245,10 @@ class CrossResolutionDataset(host.ImageDataset):
                 "identities": len({image.pid for image in part}),
                 "low": sum(self.rate_of[image.path] != 1.0 for image in part),
             }
+        own = [*self.defaults, *["grey_bits"] * (self.options["grey_bits"] != BITS)]
         return Manifest(
             dataset=self.name,
-            options={key: self.options[key] for key in self.defaults},
+            options={key: self.options[key] for key in own},
             split_id=self.split_id,
             kernel=self.options["kernel"],
             rates=list(self.options["rates"]),

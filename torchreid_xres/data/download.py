@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
 import http.client
 import json
 import logging
+import lzma
+import math
 import os
 import re
 import shutil
 import stat
 import sys
 import tarfile
-import tempfile
 import time
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
@@ -31,7 +31,8 @@ from tqdm import tqdm
 
 from torchreid_xres.data.catalogue import Offer
 from torchreid_xres.data.protocol import file_sha256
-from torchreid_xres.files import whole_file
+from torchreid_xres.files import FULL, require_regular, whole_file
+from torchreid_xres.lock import locked
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,19 @@ BLOCK = 2**20
 DRIVE = re.compile(r"https://drive\.google\.com/")
 # Of an unpacked archive; the largest set of ours takes less than a tenth of it.
 LARGEST = 100 * 2**30
+MOST = 5_000_000  # files in it
+_HEADERS = 2**17  # bytes before a member of a tar archive
+_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+# What names can bring about that no file can have, or two files cannot have together.
+_BY_NAMES = (None, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
 class DownloadError(RuntimeError):
     """A file could not be fetched, or is not what was published; the message says which and why."""
+
+
+class ArchiveError(ValueError):
+    """An archive is damaged, or unpacks to what it must not."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +87,21 @@ def fetch(offer: Offer, folder: str | Path) -> Fetched:
     Raises:
         DownloadError: if the server refuses or cannot be reached, the connection breaks repeatedly, or the content is
             not what was published, or recorded, before.
-        OSError: if the disk is full, or the folder cannot be written.
+        OSError: if the disk is full, the folder cannot be written, or another process fetches the file.
     """
     folder = Path(folder).expanduser()
-    path, part = folder / offer.file, folder / f".{offer.file}.part"
+    path = folder / offer.file
+    if path.is_file():
+        return _checked(offer, path)
+    with _alone(path, "being fetched"):
+        return _checked(offer, path)
+
+
+def _checked(offer: Offer, path: Path) -> Fetched:
+    folder, part = path.parent, path.with_name(f".{offer.file}.part")
     recorded = _read_sums(folder).get(offer.file, "")
     new = not path.is_file()
     if new:
-        folder.mkdir(parents=True, exist_ok=True)
         with _room_left(part):
             receive = _fetch_drive if DRIVE.match(offer.url) else _fetch_http
             receive(offer.url, part)
@@ -104,6 +121,11 @@ def fetch(offer: Offer, folder: str | Path) -> Fetched:
     return Fetched(path, sha256, "published" if offer.sha256 else "recorded" if recorded else "first use", new)
 
 
+def _alone(path: Path, what: str) -> AbstractContextManager[None]:
+    """Keep other processes from making a file or folder for the length of a block."""
+    return locked(path.with_name(f".{path.name}.lock"), f"{path} is {what}", "wait until that has ended")
+
+
 def fetch_set(offer: Offer, root: str | Path) -> Path:
     """Fetch the archive of a set and unpack it below the root of the sets; the archive stays beside it.
 
@@ -116,7 +138,7 @@ def fetch_set(offer: Offer, root: str | Path) -> Path:
 
     Raises:
         DownloadError: as :func:`fetch` does.
-        ValueError: if the archive is damaged or unsafe.
+        ArchiveError: if the archive is damaged or unsafe.
         OSError: if the disk is full, or the folder cannot be written.
     """
     target = Path(root).expanduser() / offer.folder
@@ -134,11 +156,11 @@ def _room_left(part: Path) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        if fault.errno == errno.ENOSPC:
+        if fault.errno in FULL:
             for left in part.parent.glob(f"{part.name}*"):
                 left.unlink(missing_ok=True)
             reason = f"no room for {part.name[1:].removesuffix('.part')}, what had come of it was removed"
-            raise OSError(errno.ENOSPC, f"{reason} ({fault.strerror})") from fault
+            raise OSError(fault.errno, f"{reason} ({fault.strerror}); make room and start again") from fault
         raise
 
 
@@ -192,6 +214,7 @@ def _receive(url: str, part: Path) -> None:
             total = int(span[1])
         else:
             start, total = 0, response.length
+            part.unlink(missing_ok=True)  # or, stopped here, the note would be of other bytes than the part's
             _write_note(note, url, response.headers)
         free = shutil.disk_usage(part.parent).free
         if total is not None and total - start > free:
@@ -245,7 +268,7 @@ def _fetch_drive(url: str, part: Path) -> None:
     try:
         done = gdown.download(url, str(part), quiet=not sys.stderr.isatty(), resume=True)
     except Exception as fault:
-        if isinstance(fault, OSError) and fault.errno == errno.ENOSPC:
+        if isinstance(fault, OSError) and fault.errno in FULL:
             raise
         reason = " ".join(str(fault).split())
         raise DownloadError(f"{url}: Google Drive does not give the file ({type(fault).__name__}: {reason})") from fault
@@ -266,9 +289,10 @@ def _read_sums(folder: Path) -> dict[str, str]:
 
 
 def _record(folder: Path, file: str, sha256: str) -> None:
-    sums = {**_read_sums(folder), file: sha256}
-    with whole_file(folder / SUMS) as scratch:
-        scratch.write_text("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)), encoding="utf-8")
+    # Added at the end, so that of two processes neither loses the other's line.
+    with open(folder / SUMS, "a+b") as sums:
+        cut = sums.tell() and sums.seek(-1, os.SEEK_END) >= 0 and sums.read() != b"\n"
+        sums.write(f"{chr(10) * bool(cut)}{sha256}  {file}\n".encode())
 
 
 # -- archives --------------------------------------------------------------------------------------------------
@@ -288,50 +312,66 @@ def unpack(archive: str | Path, folder: str | Path, limit: int = LARGEST, strip:
 
     Raises:
         FileExistsError: if the folder is there.
-        ValueError: if the archive is unsafe, too large, damaged, or no archive.
-        OSError: if the disk has no room for it.
+        ArchiveError: if the archive is unsafe, too large, damaged, or no archive.
+        OSError: if the disk has no room for it, or another process unpacks into the folder.
     """
     archive, folder = Path(archive), Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} is there already; remove it to unpack {archive.name} anew")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    limit = min(limit, shutil.disk_usage(folder.parent).free)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    require_regular(archive)
+    with _alone(folder, "being unpacked"), _naming(archive):
+        scratch = folder.with_name(f".{folder.name}.unpacking")
+        shutil.rmtree(scratch, ignore_errors=True)  # of one that was killed
+        try:
+            scratch.mkdir()
+            _extract(archive, scratch, min(limit, shutil.disk_usage(folder.parent).free))
+            inside = list(scratch.iterdir())
+            content = inside[0] if strip and len(inside) == 1 and inside[0].is_dir() else scratch
+            os.replace(content, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _extract(archive: Path, folder: Path, limit: int) -> None:
     total = 0
+    for number, (name, size, file) in enumerate(_members(archive), start=1):
+        target = folder / _safe(archive, name)
+        total += size
+        if number > MOST or total > limit:
+            told = f"to more than {limit:,} bytes" if total > limit else f"to more than {MOST:,} files"
+            raise ArchiveError(f"{archive} unpacks {told}, the most that is allowed or free")
+        if file is None:
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with file, open(target, "wb") as copy:
+            shutil.copyfileobj(file, copy, BLOCK)
+
+
+@contextmanager
+def _naming(archive: Path) -> Iterator[None]:
+    """Let what an archive's content brings about, which may be any exception, name the archive."""
     try:
-        for name, size, file in _members(archive):
-            target = scratch / _safe(archive, name)
-            if file is None:
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            total += size
-            if total > limit:
-                raise ValueError(f"{archive} unpacks to more than {limit:,} bytes, the most that is allowed or free")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with file, open(target, "wb") as copy:
-                shutil.copyfileobj(file, copy, BLOCK)
-        inside = list(scratch.iterdir())
-        content = inside[0] if strip and len(inside) == 1 and inside[0].is_dir() else scratch
-        content.chmod(0o755)  # mkdtemp's folder is for its owner alone
-        os.replace(content, folder)
-    except (
-        zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, LZMAError, RuntimeError,
-    ) as fault:  # fmt: skip
-        raise ValueError(f"{archive} cannot be unpacked: {fault}") from fault
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        yield
+    except Exception as fault:
+        if isinstance(fault, OSError) and fault.errno in FULL:
+            reason = f"no room to unpack {archive}, what had come of it was removed"
+            raise OSError(fault.errno, f"{reason} ({fault.strerror}); make room and start again") from fault
+        if isinstance(fault, ArchiveError) or (isinstance(fault, OSError) and fault.errno not in _BY_NAMES):
+            raise
+        raise ArchiveError(f"{archive} cannot be unpacked: {' '.join(str(fault).split())}") from fault
 
 
 def _safe(archive: Path, name: str) -> PurePosixPath:
     inside, elsewhere = PurePosixPath(name), PureWindowsPath(name)
     if inside.is_absolute() or elsewhere.drive or elsewhere.root or ".." in (*inside.parts, *elsewhere.parts):
-        raise ValueError(f"{archive} is unsafe: its member {name!r} leads out of the folder")
+        raise ArchiveError(f"{archive} is unsafe: its member {name!r} leads out of the folder")
     return inside
 
 
 def _plain(archive: Path, name: str, plain: bool) -> None:
     if not plain:
-        raise ValueError(f"{archive} is unsafe: its member {name!r} is neither a file nor a folder")
+        raise ArchiveError(f"{archive} is unsafe: its member {name!r} is neither a file nor a folder")
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
@@ -343,10 +383,38 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
                 _plain(archive, info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
                 yield info.filename, info.file_size, None if info.is_dir() else packed.open(info)
     else:
-        with tarfile.open(archive) as packed:
-            for member in packed:
-                _plain(archive, member.name, member.isreg() or member.isdir())
-                yield member.name, member.size, packed.extractfile(member)
+        with archive.open("rb") as file:
+            head = file.read(6)
+        unpacked = next((opener for start, opener in _COMPRESSED.items() if head.startswith(start)), open)
+        with unpacked(archive, "rb") as file:
+            stream = _Stream(file)
+            with tarfile.open(fileobj=stream, mode="r:") as packed:
+                while member := packed.next():
+                    packed.members.clear()  # it would keep them all
+                    _plain(archive, member.name, (member.isreg() or member.isdir()) and member.size >= 0)
+                    stream.left = math.inf
+                    yield member.name, member.size, packed.extractfile(member)
+                    stream.left = _HEADERS
+            if stream.last.strip(b"\0") or not stream.last:  # tarfile takes what is no header for the end
+                raise ArchiveError(f"{archive} is cut, or damaged in the middle")
             # A compressed stream is checked at its end, which lies behind that of the last member.
-            while packed.fileobj.read(BLOCK):
+            while file.read(BLOCK):
                 pass
+
+
+class _Stream:
+    """An archive's bytes, of which no more than ``left`` are read: tarfile takes headers of any length into memory.
+
+    ``last`` are those of the last call.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.left, self.last = file, _HEADERS, b""
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if size < 0 or self.left < 0:
+            raise ValueError(f"a header takes more than {_HEADERS:,} bytes")
+        self.last = self._file.read(size)
+        return self.last

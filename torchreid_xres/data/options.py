@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from torchreid_xres.data.degrade import check_kernel, check_rate
+from torchreid_xres.data.io import BITS, check_grey_bits
+from torchreid_xres.data.walk import holds
 from torchreid_xres.registry import Registry, did_you_mean
 
 DATASETS = Registry("data set")
@@ -19,6 +21,7 @@ COMMON_OPTIONS: dict[str, Any] = {
     "rates": None,  # what low images' rates are drawn from; None = the set's own
     "kernel": "area",  # one of degrade.KERNELS
     "interpolation": "bilinear",  # one of INTERPOLATIONS: how images come to the network's size
+    "grey_bits": BITS,  # that grey pixels of 16 bits really have, see io.read_image
     "seed": 0,  # of the draw of rates
     "pictures": "",  # folder of <manifest name>.png to read in place of the set's files; empty = the set's files
     "query_rate": None,  # one rate for all low queries, for resolution curves
@@ -80,6 +83,7 @@ def resolve_options(
     if options["interpolation"] not in INTERPOLATIONS:
         allowed = ", ".join(INTERPOLATIONS)
         raise ValueError(f"{name}: no interpolation {options['interpolation']!r}; allowed: {allowed}")
+    check_grey_bits(options["grey_bits"])
     for key, kind in (("seed", int), ("pairs", bool), ("pictures", str), ("cache_mb", int)):
         if type(options[key]) is not kind:
             raise ValueError(f"{name}: the option {key!r} is of type {kind.__name__}, not {options[key]!r}")
@@ -120,7 +124,7 @@ def naming_root(name: str, root: Path) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, FileExistsError) as error:
         folder = f"folder of data sets, {root} (--root, or the key data.root),"
         if root.is_dir():
-            told = f"Is the {folder} the right one?"
+            told = f"Is the {folder} the right one? It holds {holds(root)}"
         else:
             told = f"The {folder} {'is a file' if root.exists() else 'does not exist'}"
         raise type(error)(f"{name}: {error}. {told}") from error

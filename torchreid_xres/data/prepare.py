@@ -20,8 +20,11 @@ from tqdm import tqdm
 from torchreid_xres.data.base import ROLES, CrossResolutionDataset
 from torchreid_xres.data.options import DATASETS, dataset_options
 from torchreid_xres.data.protocol import Manifest, file_sha256
-from torchreid_xres.files import whole_file
+from torchreid_xres.data.walk import OTHER, SPECIAL, UNREADABLE, walk_images
+from torchreid_xres.files import remove_scratch, whole_file
 
+# Of what is beside the images: hidden files do not count as extra.
+_COMPARED = (OTHER, UNREADABLE, SPECIAL)
 FORMATS = {"png": "PNG", "jpg": "JPEG"}
 MANIFEST, PROTOCOL, TABLE, UNFINISHED = "manifest.json", "protocol.json", "images.csv", "unfinished.json"
 
@@ -99,6 +102,9 @@ def write_set(
     if not 1 <= quality <= 100:
         raise ValueError(f"a JPEG quality is 1 to 100, not {quality}")
     out = Path(out).expanduser().absolute()
+    begun = any((out / name).is_file() for name in (MANIFEST, UNFINISHED))
+    if not begun and out.is_dir() and any(out.iterdir()):  # before a set is read
+        raise ValueError(f"{out} holds other files; name a new or an empty folder")
     dataset = _protocol_set(name, root, split_id, options or {})
     protocol = dataset.manifest
     how = {"format": suffix, "quality": quality if suffix == "jpg" else None, "protocol": protocol.sha256}
@@ -132,7 +138,8 @@ def verify_written(folder: str | Path) -> dict[str, str]:
     """Compare a folder that :func:`write_set` made with its manifest.
 
     Returns:
-        File name -> ``missing``, ``changed`` or ``extra``; empty if all is as written.
+        File name -> ``missing``, ``changed``, ``extra`` or, of what cannot be looked at, ``unseen``; empty if all is as
+        written. Hidden files, and what systems put there, do not count.
 
     Raises:
         FileNotFoundError: if the folder has no manifest: it is no written set, or not yet a whole one.
@@ -144,8 +151,10 @@ def verify_written(folder: str | Path) -> dict[str, str]:
         raise FileNotFoundError(f"{folder} has no {MANIFEST}{begun}")
     manifest = Manifest.load(folder / MANIFEST)
     known = {*manifest.images, MANIFEST, PROTOCOL, TABLE, UNFINISHED}
-    present = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return dict(sorted({**manifest.verify(folder), **{file: "extra" for file in present if file not in known}}.items()))
+    found = walk_images(folder)
+    present = {*found.images, *(name for reason in _COMPARED for name in found.left_out.get(reason, []))}
+    beside = {**dict.fromkeys(present - known, "extra"), **dict.fromkeys(found.unseen.keys() - known, "unseen")}
+    return dict(sorted({**manifest.verify(folder), **beside}.items()))
 
 
 def verify_source(manifest: Manifest, root: str | Path) -> dict[str, str]:
@@ -201,14 +210,13 @@ def _claimed(out: Path, protocol: Manifest, how: Mapping[str, Any]) -> dict[str,
         checksums = {file: image["sha256"] for file, image in manifest.images.items()}
     elif (out / UNFINISHED).is_file():
         held, checksums = json.loads((out / UNFINISHED).read_text(encoding="utf-8")), {}
-    elif out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"{out} holds other files; name a new or an empty folder")
     else:
         held, checksums = how, {}
         with whole_file(out / UNFINISHED) as scratch:
             scratch.write_text(json.dumps(how), encoding="utf-8")
     if held != how:
         raise ValueError(f"{out} holds a set written as {held}; {protocol.dataset} as {how} needs a folder of its own")
+    remove_scratch(out)
     return checksums
 
 

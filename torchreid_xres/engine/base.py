@@ -7,12 +7,13 @@ The host's loop drives: ``Engine.run`` calls ``train``, ``forward_backward``, ``
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +25,31 @@ from yacs.config import CfgNode
 
 from torchreid_xres import host
 from torchreid_xres.engine import checkpoint, distributed, parallel
+from torchreid_xres.engine.continuing import LAST, Continuing, NotFiniteError
 from torchreid_xres.engine.evaluation import Evaluation, to_device
-from torchreid_xres.engine.precision import precision_on
+from torchreid_xres.engine.proof import Proof
 from torchreid_xres.engine.record import machine, versions, weights_hash
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.engine.threads import THREADS
 from torchreid_xres.files import require_writable
 from torchreid_xres.host_mends.checkpoints import named_for
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.registry import Registry
+from torchreid_xres.sr.build import require_scale
 
 logger = logging.getLogger(__name__)
-
-LAST = "last.pth.tar"
 
 # Model name -> the engine that trains it; the host's zoo has SoftmaxEngine and TripletEngine by cfg.loss.name.
 ENGINES = Registry("engine")
 
 
-class NotFiniteError(ArithmeticError):
-    """A loss became infinite or not a number; the run stops before it spoils the weights on disk."""
-
-
-class XresMixin(Evaluation):
+class XresMixin(Continuing, Evaluation):
     """Goes in front of an engine of the host and adds what every run of ours needs.
 
     Args:
         *args: the host engine's own arguments.
-        precision: ``fp32``, ``bf16`` (CPU and GPU), ``fp16`` (GPU; only for :class:`XresEngine`, which scales), or
-            ``auto`` (see :func:`precision_on`).
+        precision: ``fp32``, ``bf16`` (CPU and GPU), ``bf16_unchecked``, ``fp16`` (GPU; only for :class:`XresEngine`,
+            which scales), or ``auto`` (see :class:`~torchreid_xres.engine.proof.Proof`).
         clip_grad: largest norm of the whole gradient; 0 for no clipping.
         metric: ``market`` or ``single_shot``; empty: as each data set says.
         draws: gallery draws of a single-shot evaluation.
@@ -79,10 +77,11 @@ class XresMixin(Evaluation):
     ) -> None:
         self.clip_grad = clip_grad  # before the host's constructor, which may register a model
         super().__init__(*args, **kwargs)
-        precision = precision_on("cuda" if self.use_gpu else "cpu", precision)
-        if precision == "fp16" and not (self.use_gpu and self.scales_loss):
+        self._auto = precision == "auto"
+        self.proof = Proof("cuda" if self.use_gpu else "cpu", precision)
+        if self.precision == "fp16" and not (self.use_gpu and self.scales_loss):
             raise ValueError(f"fp16 needs a GPU and loss scaling, which {type(self).__name__} here has not; use bf16")
-        self.precision = precision
+        self.precisions: list[list] = []
         self.metric, self.draws, self.eval_seed = metric, draws, eval_seed
         self.query_rates = tuple(query_rates)
         self.flip = flip
@@ -111,11 +110,12 @@ class XresMixin(Evaluation):
             save_dir: folder of the run.
             max_epoch: last epoch.
             start_epoch: first epoch, counted from 0.
-            resume: another run's ``last.pth.tar``, or a checkpoint of the host, to go on from.
+            resume: ``last.pth.tar`` of another run with the same settings of optimiser and schedule, or a checkpoint of
+                the host, to go on from.
             **kwargs: the host's other keywords.
 
         Raises:
-            ValueError: if ``save_dir`` holds the state of another configuration.
+            ValueError: if ``save_dir`` holds the state of another configuration, or ``resume`` is of other settings.
             OSError: if nothing can be written there.
         """
         self.save_dir = Path(save_dir)
@@ -123,15 +123,19 @@ class XresMixin(Evaluation):
         resumed = False
         if not kwargs.get("test_only") and (last.is_file() or resume):
             state = checkpoint.load(last) if last.is_file() else host.load_checkpoint(resume)
-            if last.is_file() and state["config"] != self.run_facts.get("config_sha256"):
+            if last.is_file() and state.get("config") != self.run_facts.get("config_sha256"):
                 raise ValueError(
                     f"{last} was written under another configuration; name another data.save_dir, "
                     "or start over with --fresh"
                 )
+            self._require_training_state(state, last if last.is_file() else resume)
             if "models" in state:
                 start_epoch = self._restore(state)
+                self._keep_precision(state.get("precisions", []))
             else:
                 start_epoch = host.resume_from_checkpoint(resume, self.model, self.optimizer, self.scheduler)
+            if not last.is_file():
+                require_scale(unwrap(self.model), resume)
             logger.info("going on after epoch %d of %d", start_epoch, max_epoch)
             resumed = last.is_file()
         if distributed.active() and not kwargs.get("test_only"):
@@ -170,13 +174,14 @@ class XresMixin(Evaluation):
 
     def train(self, *args: Any, **kwargs: Any) -> None:
         """Train one epoch in the host's loop, then write the state a resumed run starts from."""
+        THREADS.choose()
         loader, self.train_loader = self.train_loader, _Progress(self.train_loader, self)
         try:
             super().train(*args, **kwargs)
         finally:
             self.train_loader = loader
-        if distributed.is_main():
-            checkpoint.save_atomic(self._state(), self.save_dir / LAST)
+        self._note_precision()
+        distributed.on_main(self._save_state)
 
     def two_stepped_transfer_learning(self, *args: Any, **kwargs: Any) -> None:
         """Open the layers as the host does, all or ``open_layers``, but never those the model keeps fixed."""
@@ -193,12 +198,14 @@ class XresMixin(Evaluation):
         return {
             "epoch": self.epoch + 1,
             "seconds": self.seconds(),
+            "precisions": self.precisions,
             # By the network's own names, so that a run goes on with another number of devices.
             "models": states({name: unwrap(model) for name, model in self._models.items()}),
             "optimizers": states(self._optims),
             "schedulers": states(self._scheds),
             "config": self.run_facts.get("config_sha256"),
             "random": checkpoint.random_state(),
+            "threads": torch.get_num_threads(),
         }
 
     def _restore(self, state: dict) -> int:
@@ -210,6 +217,8 @@ class XresMixin(Evaluation):
                 parts[name].load_state_dict(part_state)
         checkpoint.set_random_state(state["random"])
         self._seconds_before = state["seconds"]
+        if "threads" in state:
+            THREADS.keep(state["threads"])
         return state["epoch"]
 
     def seconds(self) -> float:
@@ -217,11 +226,27 @@ class XresMixin(Evaluation):
         return self._seconds_before + time.perf_counter() - self._started
 
     def forward_backward(self, data: dict) -> dict:
+        """Take a step (:meth:`step`) in the host's loop; the first one in half precision is proved."""
+        network, shape = unwrap(next(iter(self._models.values()))), data["img"].shape
+        return THREADS.timed(
+            lambda: self.proof.run(lambda: self.step(data), network, shape, "train", self._undoing), "train"
+        )
+
+    def step(self, data: dict) -> dict:
         """Take the host engine's own step, at our precision; stop if its loss is not finite."""
-        with self.autocast():
+        with self.proof.autocast():
             summary = super().forward_backward(data)
         self._check_finite(summary, data)
         return summary
+
+    def _undoing(self) -> Callable[[], None]:
+        state, before = copy.deepcopy(self._state()), self._seconds_before
+
+        def undo() -> None:
+            self._restore(state)
+            self._seconds_before = before
+
+        return undo
 
     def _check_finite(self, summary: Mapping[str, Any], data: dict) -> None:
         bad = {name: float(value) for name, value in summary.items() if not math.isfinite(value)}
@@ -229,8 +254,7 @@ class XresMixin(Evaluation):
             files = ", ".join(Path(p).name for p in data["impath"][:3])
             raise NotFiniteError(
                 f"{', '.join(f'{k} = {v}' for k, v in bad.items())} in epoch {self.epoch + 1}, batch "
-                f"{self.batch_idx + 1} (images {files}, ...). The state before this epoch is in "
-                f"{self.save_dir / LAST}. A smaller train.lr, train.clip_grad 1.0 or train.precision fp32 may help"
+                f"{self.batch_idx + 1} (images {files}, ...). {self._way_on()}"
             )
 
 
@@ -297,7 +321,7 @@ class XresEngine(XresMixin, host.Engine):
         self.records[name] = {
             "dataset": name,
             "manifest": manifest.sha256 if manifest is not None else None,
-            **self.run_facts,
+            **self.facts(),
             "split_id": getattr(dataset, "split_id", None),
             "epoch": self.epoch + 1 if self.writer is not None else None,
             "seconds": seconds,
@@ -314,10 +338,10 @@ class XresEngine(XresMixin, host.Engine):
         """Return the losses of a batch by name; ``"loss"`` is the one that is minimised, the rest are shown."""
         raise NotImplementedError
 
-    def forward_backward(self, data: dict) -> dict:
+    def step(self, data: dict) -> dict:
         """Take one step; a loss that is not finite stops the run before it reaches the weights."""
         data = to_device(data, "cuda" if self.use_gpu else "cpu")
-        with self.autocast():
+        with self.proof.autocast():
             losses = self._step(data)
         summary = {name: value.item() for name, value in losses.items()}
         self._check_finite(summary, data)

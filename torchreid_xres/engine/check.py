@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from yacs.config import CfgNode
 
 from torchreid_xres import host
 from torchreid_xres.config import ConfigError, as_dict, file_of, stage_configs, value_of
 from torchreid_xres.data import DATASETS, dataset_options
+from torchreid_xres.engine.base import ENGINES
+from torchreid_xres.engine.checkpoint import random_state_kept
 from torchreid_xres.engine.job import has_splits
-from torchreid_xres.engine.run import TASKS
+from torchreid_xres.engine.run import TASKS, model_options
 from torchreid_xres.engine.vpfa import checked
 from torchreid_xres.host_mends.data import TRANSFORMS
-from torchreid_xres.models.registry import MODELS, require_options
+from torchreid_xres.models.registry import MODELS, build_model, require_options
+from torchreid_xres.models.weights import without_starts
 from torchreid_xres.registry import did_you_mean
 from torchreid_xres.sr import FRONT_ENDS
 from torchreid_xres.sr.build import require_front_end_options
@@ -55,7 +62,7 @@ def check_names(cfg: CfgNode) -> None:
                 _check_splits(own)
         except ConfigError as error:
             raise ConfigError(f"stages.{stage}: {error}" if stage else str(error)) from None
-    _check_expected(cfg.test.expected, list(stages.values())[-1].data.targets)
+    _check_expected(list(stages.values())[-1])
 
 
 def check_weights(cfg: CfgNode) -> None:
@@ -82,11 +89,89 @@ def check_weights(cfg: CfgNode) -> None:
                 raise ConfigError(f"{where}{key} is {given!r}, and there is no file {path!r}")
 
 
+def check_networks(cfg: CfgNode) -> None:
+    """Refuse networks that cannot be built, or of torchreid's zoo, that do not take the input's size: before data.
+
+    Each is built once without weights; the zoo's also take two images.
+
+    Args:
+        cfg: a configuration as :func:`~torchreid_xres.config.load_config` returns it.
+
+    Raises:
+        ConfigError: naming the stage if there are several, the network, and what it said.
+
+    Example:
+        >>> from torchreid_xres.config import load_config
+        >>> check_networks(load_config(None, ["model.name", "hacnn"]))
+        Traceback (most recent call last):
+        torchreid_xres.config.ConfigError: data.height 256 and data.width 128 do not fit hacnn: Input size does not \
+match, expected (160, 64) but got (256, 128)
+    """
+    tried: set[tuple] = set()
+    with random_state_kept(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself will show them
+        for stage, own in stage_configs(cfg).items():
+            trained = own.task == "train" and not own.test.evaluate
+            for name in [own.model.name, *cfg.compare.models] if trained else ():
+                reid = [own.model.reid] if "reid" in _takes(name) else []
+                try:
+                    _try_out(own, name, [one for one in (name, *reid) if one not in MODELS], tried)
+                except ConfigError as error:
+                    raise ConfigError(f"stages.{stage}: {error}" if stage else str(error)) from error
+
+
+def _try_out(cfg: CfgNode, name: str, of_zoo: list[str], tried: set[tuple]) -> None:
+    size = cfg.data.height, cfg.data.width
+    for one in of_zoo:
+        if (one, cfg.loss.name, size) in tried:
+            continue
+        tried.add((one, cfg.loss.name, size))
+        device = "cuda" if cfg.use_gpu else "cpu"
+        network = _built(one, cfg.loss.name).to(device)
+        try:
+            with torch.no_grad():
+                network.train()(torch.zeros(2, 3, *size, device=device))
+        except Exception as error:
+            raise ConfigError(
+                f"data.height {size[0]} and data.width {size[1]} do not fit {one}: {_first_line(error)}"
+            ) from error
+    if name in MODELS:
+        options = without_starts(model_options(cfg, name))
+        ENGINES[name].build.engine_options(cfg)
+        of_stage = any(isinstance(value, str) and "{" in value for value in options.values())  # its files are yet to be
+        if not of_stage and (name, repr(options)) not in tried:
+            tried.add((name, repr(options)))
+            _built(name, cfg.loss.name, **options)
+
+
+def _built(name: str, loss: str, **options: Any) -> nn.Module:
+    try:
+        return build_model(name, num_classes=2, loss=loss, pretrained=False, **options)
+    except Exception as error:
+        raise ConfigError(f"{name} cannot be built: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _takes(name: str) -> Collection[str]:
+    return inspect.signature(MODELS[name].build).parameters if name in MODELS else ()
+
+
 def _weights(cfg: CfgNode) -> list[str]:
     """Return the keys of files of weights that a stage reads."""
+    if cfg.test.evaluate:
+        return _weights_of_model(cfg)
+    options = [key for key, value in cfg.model.options.items() if key.endswith("_weights") and isinstance(value, str)]
+    resumed = ["model.resume"] * (cfg.task == "train")
+    return [*resumed, *_weights_of_model(cfg), *(f"model.options.{key}" for key in options)]
+
+
+def _weights_of_model(cfg: CfgNode) -> list[str]:
     if cfg.test.evaluate or cfg.model.name not in MODELS:
         return ["model.load_weights", *["compare.weights"] * bool(cfg.compare.models)]
-    takes = inspect.signature(MODELS[cfg.model.name].build).parameters
+    takes = _takes(cfg.model.name)
     read = {"model.reid_weights": "reid_weights" in takes, "sr.weights": "sr_weights" in takes}
     read |= {"loss.ps.teacher": cfg.model.name == "psh_rnet", "compare.weights": cfg.compare.models}
     return ["model.load_weights", *(key for key, does in read.items() if does)]
@@ -140,7 +225,7 @@ def _check_splits(cfg: CfgNode) -> None:
 def _front_ends(model: str) -> set[str]:
     """Return the front ends that a model may have; to one that has none, ``sr.name`` may be of another stage's."""
     own = {name: set(MODELS[name].meta.get("sr", FRONT_ENDS)) for name in MODELS}
-    if model in MODELS and "sr" in inspect.signature(MODELS[model].build).parameters:
+    if "sr" in _takes(model):
         return own[model]
     return set().union(*own.values())
 
@@ -149,7 +234,7 @@ def _check_front_end_options(cfg: CfgNode) -> None:
     """Refuse ``sr.options`` that the front end lacks; those of a model with a network of its own are its own matter."""
     if cfg.model.name not in MODELS or "sr" in MODELS[cfg.model.name].meta:
         return
-    if "sr_options" in inspect.signature(MODELS[cfg.model.name].build).parameters:
+    if "sr_options" in _takes(cfg.model.name):
         try:
             require_front_end_options(cfg.sr.name, cfg.sr.options)
         except TypeError as error:
@@ -167,6 +252,11 @@ def _check_epochs(cfg: CfgNode) -> None:
         raise ConfigError(
             f"train.max_epoch must be at least 1, not {cfg.train.max_epoch}; test.evaluate True evaluates only"
         )
+    if cfg.train.start_epoch >= cfg.train.max_epoch and not cfg.test.evaluate:
+        raise ConfigError(
+            f"train.start_epoch is {cfg.train.start_epoch}, so that nothing is left to train up to train.max_epoch "
+            f"{cfg.train.max_epoch}; test.evaluate True evaluates only"
+        )
 
 
 def _refuse_file(key: str, folder: Path) -> None:
@@ -175,13 +265,20 @@ def _refuse_file(key: str, folder: Path) -> None:
         raise ConfigError(f"{key} is {str(folder)!r}, but {str(file)!r} is a file; it names a folder")
 
 
-def _check_expected(expected: Mapping, targets: list[str]) -> None:
-    for name, figures in expected.items():
-        if name not in targets:
-            hint = did_you_mean(name, targets)
-            raise ConfigError(f"test.expected is of {name!r}{hint} There are, in data.targets: {', '.join(targets)}")
+def _check_expected(cfg: CfgNode) -> None:
+    for name, figures in cfg.test.expected.items():
+        if name not in cfg.data.targets:
+            hint = did_you_mean(name, cfg.data.targets)
+            there = ", ".join(cfg.data.targets)
+            raise ConfigError(f"test.expected is of {name!r}{hint} There are, in data.targets: {there}")
         if not isinstance(figures, Mapping) or any(type(least) not in (int, float) for least in figures.values()):
             raise ConfigError(
                 f"test.expected.{name} holds the least value of each figure in per cent, such as {{rank1: 60.0}}, not "
                 f"{figures!r}"
             )
+        ranks = [f"rank{rank}" for rank in sorted({1, *cfg.test.ranks})]
+        own = ENGINES[cfg.model.name].build.figures if cfg.task == "train" and cfg.model.name in ENGINES else ""
+        for figure in figures:
+            if not (re.fullmatch(own, figure) if own else figure in (*ranks, "mAP", "mINP")):
+                there = f"those like {own}" if own else ", ".join((*ranks, "mAP", "mINP"))
+                raise ConfigError(f"test.expected.{name} names {figure!r}; there are {there}")

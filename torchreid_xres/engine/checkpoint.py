@@ -48,17 +48,14 @@ def load(path: str | Path) -> dict:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is no checkpoint (cut short, other content, or pickled code).
+        ValueError: if the file is no checkpoint (damaged, other content, or pickled code).
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        state = read_tensors(path)
-    except Exception as error:  # torch raises half a dozen unrelated types here
-        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
+    state = read_tensors(path)
     if not isinstance(state, Mapping):
-        raise ValueError(f"{path} is not a readable checkpoint: it holds a {type(state).__name__}")
+        raise ValueError(f"{path} is no checkpoint: it holds a {type(state).__name__}")
     return state
 
 

@@ -3,31 +3,88 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import re
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, load_config
 from torchreid_xres.config_keys import get_config
+from torchreid_xres.data.walk import FoundImages
 from torchreid_xres.engine import distributed
-from torchreid_xres.engine.check import check_names, check_weights
-from torchreid_xres.engine.job import clear, missed_figures, run_job
+from torchreid_xres.engine.check import check_names, check_networks, check_weights
+from torchreid_xres.engine.fresh import require_jobs_own
+from torchreid_xres.engine.job import missed_figures, run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.report.tables import record_tables
+from torchreid_xres.terminal import any_text, printable
 
-# What a user's mistake, a file or a disk can raise.
-USER_ERRORS = (ValueError, TypeError, LookupError, OSError, ArithmeticError, RuntimeError, ImportError)
+# What a user's mistake, a file, a disk, the memory or a network of torchreid at another input size can raise.
+USER_ERRORS = (
+    ValueError, TypeError, LookupError, OSError, ArithmeticError, RuntimeError, ImportError, MemoryError,
+    AssertionError,
+)  # fmt: skip
+INTERRUPTED = 130
 
 
 def tell(error: Exception) -> int:
     """Print an error, whose message names the key, path or value, in a line on standard error; return the status 2."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError quotes its message
-    print(f"{distributed.label()}{type(error).__name__}: {text}", file=sys.stderr)
+    line = printable(re.sub(r"\s*\n\s*", " ", str(text)).strip())  # a YAML parser's message has several
+    if not line and error.__traceback__ is not None:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        line = f"at {at.filename}:{at.lineno}, {at.line}"
+    print(f"{distributed.label()}{type(error).__name__}: {line}", file=sys.stderr)
     return 2
+
+
+def tell_of_others(found: FoundImages) -> list[Path]:
+    """Return the images that were found; what else is there is told in a line on standard error."""
+    if found.left_out or found.unseen:
+        print(found.told(), file=sys.stderr)
+    return list(found.images.values())
+
+
+def tool(stopped: str = "the same command starts again") -> Callable[[Callable], Callable]:
+    """Make a function of the command line's arguments the main function of a program.
+
+    Whatever it prints reaches the terminal or, if nobody reads it any more, nobody; a user's error and an interruption
+    end in one line.
+
+    Args:
+        stopped: what becomes of an interrupted command.
+
+    Example:
+        >>> @tool()
+        ... def main(argv=None):
+        ...     return 0 if argv else [][1]
+        >>> main(["here"]), main()
+        (0, 2)
+    """
+
+    def made(main: Callable[[Sequence[str] | None], int]) -> Callable:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None) -> int:
+            with any_text():
+                try:
+                    status = main(argv)
+                    sys.stdout.flush()
+                    return status
+                except KeyboardInterrupt:
+                    print(f"stopped; {stopped}", file=sys.stderr)
+                    return INTERRUPTED
+                except USER_ERRORS as error:
+                    return tell(error)
+
+        return run
+
+    return made
 
 
 def parse(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -86,32 +143,30 @@ def train(description: str, argv: Sequence[str] | None = None, models: Sequence[
         value = getattr(args, key)
         if value is not None:
             flags += [f"data.{key}", value]
-    try:
-        cfg = load_config(args.config_file or None, [*flags, *args.opts])
-        check_names(cfg)
-        if args.fresh or not Path(cfg.data.save_dir, "stages.json").is_file():  # a job that goes on may have read them
-            check_weights(cfg)
-        if models and cfg.model.name not in models:
-            raise ConfigError(
-                f"model.name is {cfg.model.name!r}, but this program trains: {', '.join(models)}. For others there is "
-                "tools/train.py"
-            )
-        keep_freed_memory()
-        with distributed.processes(cfg.use_gpu):
-            if args.fresh:
-                distributed.on_main(lambda: clear(Path(cfg.data.save_dir)))
-            with logged_to(cfg.data.save_dir, "test" if cfg.test.evaluate else "train"):
-                print(f"Configuration\n{cfg}\n")
-                records = run_job(cfg)
-                for table in record_tables(records, ranks=[r for r in (1, 5, 10) if r in cfg.test.ranks]):
-                    print("\n" + table)
-                missed = missed_figures(cfg, records)
-                for line in missed:
-                    print(f"MISSED {line}")
-                print(json.dumps({"save_dir": cfg.data.save_dir, "records": len(records), "missed": len(missed)}))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on after the last finished epoch", file=sys.stderr)
-        return 130
-    except USER_ERRORS as error:  # the traceback is in the log
-        return tell(error)
+    cfg = load_config(args.config_file or None, [*flags, *args.opts])
+    check_names(cfg)
+    if models and cfg.model.name not in models:
+        raise ConfigError(
+            f"model.name is {cfg.model.name!r}, but this program trains: {', '.join(models)}. For others there is "
+            "tools/train.py"
+        )
+    folder = Path(cfg.data.save_dir)
+    if args.fresh:
+        require_jobs_own(folder)
+    begins = args.fresh or not (folder / "stages.json").is_file()  # one that goes on has read and built all before
+    if begins:
+        check_weights(cfg)
+    keep_freed_memory()
+    with distributed.processes(cfg.use_gpu):
+        if begins:
+            distributed.on_main(lambda: check_networks(cfg))
+        with logged_to(folder, "test" if cfg.test.evaluate else "train"):
+            print(f"Configuration\n{cfg}\n")
+            records = run_job(cfg, fresh=args.fresh)
+            for table in record_tables(records, ranks=cfg.test.ranks[:3]):
+                print("\n" + table)
+            missed = missed_figures(cfg, records)
+            for line in missed:
+                print(f"MISSED {line}")
+            print(json.dumps({"save_dir": cfg.data.save_dir, "records": len(records), "missed": len(missed)}))
     return 1 if missed else 0

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -30,7 +31,8 @@ from torchreid_xres.data.degrade import degrade_tensor
 from torchreid_xres.data.io import FAST, save_image
 from torchreid_xres.data.restored import LowView, Patches, low_views, members_of
 from torchreid_xres.engine.base import ENGINES, XresEngine
-from torchreid_xres.engine.precision import autocast, precision_on
+from torchreid_xres.engine.precision import autocast
+from torchreid_xres.engine.proof import proved_precision
 from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.restore import BATCH_PIXELS
 from torchreid_xres.engine.run import TASKS, Run, model_options
@@ -60,6 +62,8 @@ class RateRestorerEngine(XresEngine):
     Raises:
         ValueError: for a size that cannot be down-sampled, or if no training image is there at full resolution.
     """
+
+    figures = r"(psnr|ssim)_(bicubic_)?x\d+"
 
     def __init__(self, *args: Any, patch: tuple[int, int] = (96, 48), kernel: str = "area", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -126,8 +130,7 @@ class RateRestorerEngine(XresEngine):
             truth = batch["img"].to(next(net.parameters()).device)
             for rate in net.rates:
                 low = self._lowered(truth, rate)
-                with self.autocast():
-                    made = self.model(low, rate)
+                made = self.at_precision(partial(self.model, low, rate), low.shape)
                 bicubic = resize(low, self.patch).clamp(0, 1)
                 for key, image in ((f"x{rate}", made.float()), (f"bicubic_x{rate}", bicubic)):
                     figures[f"psnr_{key}"].append(psnr(image, truth))
@@ -148,7 +151,7 @@ def restore_pairs(run: Run) -> list[dict]:
     The restorer is ``model.name dgrl_restorer`` with the weights ``model.load_weights``.
 
     Returns:
-        One record: images in all, those restored now, and the seconds that took.
+        One record: images in all, those restored (by stopped calls, too), and the seconds of the last call.
 
     Raises:
         ConfigError: for another model, or missing weights.
@@ -170,9 +173,10 @@ def restore_pairs(run: Run) -> list[dict]:
         "manifests": {dataset.name: dataset.manifest.sha256 for dataset in datasets},
         "rates": hashlib.sha256(json.dumps([(view.name, view.rate) for view in views]).encode()).hexdigest(),
         "input": [cfg.data.height, cfg.data.width],
-        "precision": precision_on("cuda" if cfg.use_gpu else "cpu", cfg.train.precision),
+        "precision": proved_precision(model, (2, 3, cfg.data.height // 2, cfg.data.width // 2), cfg.train.precision),
     }
     facts = write_pictures(model, views, run.folder, made_of, cfg.test.batch_size, cfg.data.workers)
+    facts["restored"] = facts["images"]
     return [{"task": "restore_pairs", "model": run.label, "stage": run.stage, **made_of, **facts}]
 
 
@@ -203,7 +207,7 @@ def write_pictures(
     """
     start, record = time.perf_counter(), folder / MADE_OF
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-    if not record.is_file() or json.loads(record.read_text(encoding="utf-8"))["key"] != key:
+    if record_key(record) != key:
         for name in made_of["manifests"]:
             shutil.rmtree(folder / name, ignore_errors=True)
         write_json({"key": key, **made_of}, record)
@@ -230,6 +234,14 @@ def write_pictures(
     facts = {"images": len(views), "restored": len(todo), "seconds": round(time.perf_counter() - start, 2)}
     logger.info("restored %(restored)d of %(images)d low views in %(seconds).1f s", facts)
     return facts
+
+
+def record_key(record: Path) -> str:
+    """Return the key of what is there; empty where nothing is, or its record is damaged."""
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))["key"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return ""
 
 
 class _Views(Dataset):

@@ -5,6 +5,7 @@ Who writes, who waits for whom, and what each draws for itself; how they share a
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from threading import Timer
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,12 +22,15 @@ from torch import distributed as dist
 
 from torchreid_xres.engine.checkpoint import random_state, random_state_kept, set_random_state
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 # What torchrun tells each of its processes.
 ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # A process may wait for hours while the first one restores a data set. One that dies is torchrun's to notice.
 PATIENCE = timedelta(days=2)
+TELL_AFTER = 5  # seconds of waiting for the other processes at the start
 
 _alone = False  # in a block of on_main
 _own_state: dict | None = None  # of the generators for what each process draws for itself
@@ -42,9 +47,9 @@ def processes(use_gpu: bool) -> Iterator[None]:
         use_gpu: each process takes the GPU of its number on its machine.
 
     Raises:
-        ValueError: if a machine has fewer GPUs than processes.
+        ValueError: if a machine has fewer GPUs than processes, or what torchrun sets is there in part only.
     """
-    if not all(name in os.environ for name in ENVIRONMENT):
+    if not _is_launched():
         yield
         return
     if use_gpu:
@@ -56,10 +61,47 @@ def processes(use_gpu: bool) -> Iterator[None]:
             )
         torch.cuda.set_device(local)
     # Objects and sizes go through gloo, what is on a GPU through NCCL.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=PATIENCE)
+    told = Timer(TELL_AFTER, logger.warning, (_waiting(),))
+    told.daemon = True
+    told.start()
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo", timeout=PATIENCE)
+    finally:
+        told.cancel()
     yield
     # After an error the others may wait for this process; it is to end, not to wait for them.
     dist.destroy_process_group()
+
+
+def _is_launched() -> bool:
+    """Return whether the environment is one that torchrun made.
+
+    Raises:
+        ValueError: if a part of it is there, as a shell or a scheduler may leave it.
+    """
+    given = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    alone = given.get("WORLD_SIZE", "1") == "1"
+    if len(given) < len(ENVIRONMENT) and alone:
+        return False
+    missing = [name for name in ENVIRONMENT if name not in given]
+    if missing:
+        raise ValueError(
+            f"WORLD_SIZE is {given['WORLD_SIZE']} in the environment, but {', '.join(missing)} not set: torchrun sets "
+            "them all; to run one process, unset WORLD_SIZE"
+        )
+    numbers = {name: given[name] for name in ENVIRONMENT if name != "MASTER_ADDR"}
+    if not all(number.isdecimal() for number in numbers.values()) or int(given["RANK"]) >= int(given["WORLD_SIZE"]):
+        told = ", ".join(f"{name} {value!r}" for name, value in numbers.items())
+        raise ValueError(f"the environment has {told}, which torchrun never sets: unset them, or start with torchrun")
+    return True
+
+
+def _waiting() -> str:
+    others, rank = int(os.environ["WORLD_SIZE"]) - 1, os.environ["RANK"]
+    return (
+        f"process {rank} waits for the {others} other(s) of WORLD_SIZE {others + 1} at {os.environ['MASTER_ADDR']}:"
+        f"{os.environ['MASTER_PORT']}; if torchrun did not start this one, unset WORLD_SIZE, RANK and MASTER_ADDR"
+    )
 
 
 def _gpus() -> str:
@@ -128,6 +170,20 @@ def wait() -> None:
     """Wait until all processes are here."""
     if active():
         dist.all_reduce(torch.zeros(()))  # through gloo: NCCL's barrier would use a GPU
+
+
+def told_by_all(text: str) -> list[str]:
+    """Return what each process says, the first one's first; all processes must ask.
+
+    Example:
+        >>> told_by_all("well")
+        ['well']
+    """
+    if not active():
+        return [text]
+    box = [""] * dist.get_world_size()
+    dist.all_gather_object(box, text)
+    return box
 
 
 @contextmanager

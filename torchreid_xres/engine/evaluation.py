@@ -7,10 +7,10 @@ import logging
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,15 +19,23 @@ from torch.nn import functional as F
 
 from torchreid_xres import host
 from torchreid_xres.data.base import DATASETS
+from torchreid_xres.data.io import BITS, FAST, read_image, save_image
 from torchreid_xres.engine import board, checkpoint, distributed, parallel
-from torchreid_xres.engine.precision import autocast
+from torchreid_xres.engine.proof import Proof
 from torchreid_xres.engine.record import make_record, scores
 from torchreid_xres.engine.stages import write_json
+from torchreid_xres.engine.threads import THREADS
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import RankResult, Roc, distance_matrix, rank_distances, rank_features
 from torchreid_xres.metrics.rerank import reranked_distances
+from torchreid_xres.terminal import printable
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LONGEST_STEM = 120  # letters of a drawing's name
+READ_ALIKE = (".jpg", ".jpeg", ".png", ".bmp")  # by OpenCV and by us
 
 
 class _Ranked(NamedTuple):
@@ -42,7 +50,8 @@ class Evaluation:
     """What :class:`~torchreid_xres.engine.base.XresMixin` does after an epoch, or with a trained network.
 
     Attributes:
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+        proof: what the network computes in.
+        precisions: those of the training, each with the first epoch it was used in, counted from 1.
         metric: ``market`` or ``single_shot``; empty: as each data set says.
         draws: gallery draws of a single-shot evaluation.
         eval_seed: seed of these draws.
@@ -50,9 +59,13 @@ class Evaluation:
         flip: add the features of the mirrored image.
         run_facts: what each record repeats.
         records: data set to its last record.
+        figures: pattern of the names of figures in its records; empty: CMC at the ranks asked for, mAP and mINP.
     """
 
-    precision: str
+    figures: ClassVar[str] = ""
+
+    proof: Proof
+    precisions: list[list]
     metric: str
     draws: int
     eval_seed: int
@@ -61,9 +74,24 @@ class Evaluation:
     run_facts: Mapping[str, Any]
     records: dict[str, dict]
 
-    def autocast(self) -> AbstractContextManager:
-        """Return the context in which the network runs at the engine's precision."""
-        return autocast("cuda" if self.use_gpu else "cpu", self.precision)
+    @property
+    def precision(self) -> str:
+        """What the network computes in: ``fp32``, ``bf16`` or ``fp16``."""
+        return self.proof.precision
+
+    def at_precision(self, work: Callable[[], T], shape: Sequence[int]) -> T:
+        """Return what a network in evaluation makes of a batch of this shape, at the engine's precision."""
+
+        def cast() -> T:
+            with self.proof.autocast():
+                return work()
+
+        return THREADS.timed(lambda: self.proof.run(cast, unwrap(self.model), shape, "eval"), "eval")
+
+    def facts(self) -> dict[str, Any]:
+        """Return what each record repeats: of the run, and at which precisions it was trained and is evaluated."""
+        trained = {"precisions": self.precisions} if self.precisions else {}
+        return {**self.run_facts, "precision": self.precision, **trained}
 
     def test(self, *args: Any, **kwargs: Any) -> float:
         """Evaluate on every target; the training's random numbers are the same with and without it."""
@@ -89,15 +117,17 @@ class Evaluation:
     def _extracted(self, loader: Any) -> tuple[Tensor, dict[str, np.ndarray]]:
         features, facts = [], defaultdict(list)
         for batch in loader:
-            with self.autocast():
-                found = self.extract(batch).float()
-                if self.flip:
-                    found = found + self.extract({**batch, "img": batch["img"].flip(-1)}).float()
-            features.append(found.cpu())
+            features.append(self.at_precision(partial(self._described, batch), batch["img"].shape))
             for key in ("pid", "camid", "rate", "low", "size", "impath"):
                 if key in batch:
                     facts[key].append(np.asarray(batch[key]))
         return torch.cat(features), {key: np.concatenate(kept) for key, kept in facts.items()}
+
+    def _described(self, batch: dict) -> Tensor:
+        found = self.extract(batch).float()
+        if self.flip:
+            found = found + self.extract({**batch, "img": batch["img"].flip(-1)}).float()
+        return found.cpu()
 
     @torch.no_grad()
     def _evaluate(
@@ -151,7 +181,7 @@ class Evaluation:
                 "flip": self.flip,
             },
             run={
-                **self.run_facts,
+                **self.facts(),
                 "split_id": getattr(dataset, "split_id", None),
                 "epoch": self.epoch + 1 if self.writer is not None else None,
                 "query_images": len(qf),
@@ -174,13 +204,16 @@ class Evaluation:
             ", ".join(f"rank-{r} {record[f'rank{r}']:.1f} %" for r in ranks),
         )
         if self.writer is not None and distributed.is_main():
-            with self.autocast():
+            with self.proof.autocast():
                 board.show_restored(self.writer, dataset_name, unwrap(self.model), query_loader.dataset, self.epoch)
         if visrank and distributed.is_main():
             with tempfile.TemporaryDirectory() as folder:
                 host.visualize_ranked_results(
                     distance_matrix(qf, gf, dist_metric).numpy() if distances is None else distances,
-                    (_queries_as_seen(query_loader.dataset, Path(folder)), dataset.gallery),
+                    (
+                        _queries_as_seen(query_loader.dataset, Path(folder, "query")),
+                        _gallery_as_seen(dataset, Path(folder, "gallery")),
+                    ),
                     self.datamanager.data_type,
                     width=self.datamanager.width,
                     height=self.datamanager.height,
@@ -204,17 +237,34 @@ def _require_unchanged(manager: Any) -> None:
 
 
 def _queries_as_seen(dataset: Any, folder: Path) -> list[tuple]:
-    """Return the queries for the host's drawing, which reads files: low ones as the camera saw them, in ``folder``."""
+    """Return the queries for the host's drawing, which reads files: as the camera saw them, in ``folder``.
+
+    The host calls its drawings as the files are called, whatever folders those are in.
+    """
+    stems = [printable(Path(path).stem)[:LONGEST_STEM] for path, *_ in dataset.query]
+    if len({stem.lower() for stem in stems}) < len(stems):
+        stems = [f"{i:0{len(str(len(stems)))}}_{stem}" for i, stem in enumerate(stems, 1)]
     plain, queries = copy.copy(dataset), []
     plain.transform = None
-    for i, (path, *labels) in enumerate(dataset.query):
-        item = plain[i] if getattr(dataset, "name", "") in DATASETS else {}
-        if item.get("low"):
-            path = str(folder / str(i) / Path(path).name)
-            Path(path).parent.mkdir()
-            item["img"].save(path, format="PNG")
-        queries.append((path, *labels))
+    for i, (stem, (path, *labels)) in enumerate(zip(stems, dataset.query, strict=True)):
+        shown = plain[i]["img"] if getattr(dataset, "name", "") in DATASETS else read_image(path)
+        file = folder / f"{stem}.png"
+        save_image(shown, file, **FAST)
+        queries.append((str(file), *labels))
     return queries
+
+
+def _gallery_as_seen(dataset: Any, folder: Path) -> list[tuple]:
+    """Return the gallery for the host's drawing: what OpenCV would show otherwise, or not at all, in ``folder``."""
+    bits = getattr(dataset, "options", {}).get("grey_bits", BITS)
+    gallery = []
+    for i, (path, *labels) in enumerate(dataset.gallery):
+        file = Path(path)
+        if bits != BITS or file.suffix.lower() not in READ_ALIKE:
+            file = folder / f"{i}.png"
+            save_image(read_image(path, bits), file, **FAST)
+        gallery.append((str(file), *labels))
+    return gallery
 
 
 def to_device(batch: dict, device: torch.device | str) -> dict:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from torchreid_xres import host
@@ -18,9 +19,11 @@ from torchreid_xres.data.io import image_size
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.engine.record import weights_hash
-from torchreid_xres.engine.run import Run
+from torchreid_xres.engine.run import Run, model_options
 from torchreid_xres.host_mends.training import unwrap
-from torchreid_xres.models.weights import load_weights
+from torchreid_xres.models import MODELS, build_model
+from torchreid_xres.models.weights import load_weights, without_starts
+from torchreid_xres.registry import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,44 @@ def run_features(folder: str | Path, roles: Sequence[str] = ROLES) -> dict[str, 
     return engine_features(*trained_engine(folder), roles)
 
 
+def require_trained(folder: str | Path) -> Run:
+    """Return the run that was trained in a folder, whose network was built and loaded to see that it can be.
+
+    Raises:
+        FileNotFoundError: if no run was trained there.
+        ValueError: if the weights there do not fit.
+    """
+    run = Run.load(folder)
+    load_network(run, run.folder / LAST)
+    return run
+
+
+def load_network(run: Run, weights: str | Path) -> tuple[nn.Module, dict]:
+    """Build the network of a run and load its weights; classifiers, which only training needs, are left out.
+
+    Args:
+        run: what :func:`find_run` found.
+        weights: the checkpoint.
+
+    Returns:
+        The network in evaluation mode, on the CPU, and the options it was built with, without files of weights.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is of another network.
+    """
+    name, ours = run.model_name, run.model_name in MODELS
+    options = without_starts(model_options(run.cfg, name)) if ours else {}
+    # The host's zoo has no network without a classifier.
+    classes = 0 if ours else 1
+    model = build_model(name, num_classes=classes, loss=run.cfg.loss.name, pretrained=False, **options)
+    with torch.no_grad():
+        for missing in load_weights(model, weights, strict=True):
+            model.state_dict()[missing].zero_()  # a classifier's random weights must not tell two copies apart
+    options.pop("sr_weights", None)
+    return model.eval(), options
+
+
 def trained_engine(folder: str | Path, dataset: str = "", root: str | Path = "") -> tuple[Run, XresMixin]:
     """Return a trained run and its engine, with loaders, ready to evaluate; on the CPU where there is no GPU.
 
@@ -53,8 +94,11 @@ def trained_engine(folder: str | Path, dataset: str = "", root: str | Path = "")
 
     Raises:
         FileNotFoundError: if no run was trained there, or the data set is not there.
+        ValueError: if the weights there do not fit, or there is no such data set; before images are read.
     """
-    run = Run.load(folder)
+    run = require_trained(folder)
+    if dataset and dataset not in host.image_datasets():
+        raise ValueError(f"no data set is called {dataset!r}{did_you_mean(dataset, host.image_datasets())}")
     run.cfg.test.evaluate = True
     run.cfg.use_gpu = run.cfg.use_gpu and torch.cuda.is_available()
     if run.cfg.train.precision == "fp16" and not run.cfg.use_gpu:

@@ -24,6 +24,9 @@ from torchreid_xres.metrics.rerank import reranked_distances
 FORMAT = 1
 _PER_IMAGE = {"pid": np.int64, "camid": np.int64, "rate": np.float64, "low": np.bool_, "size": np.int64}
 _TEXTS = ("role", "dataset", "model", "weights_sha256", "manifest_sha256")
+# Kinds of numpy's types that a file may have; casting others would change what they say.
+_KINDS = {"features": "f", "names": "U", "pid": "iu", "camid": "iu", "rate": "fiu", "low": "b", "size": "iu"}
+_INFLATED = 100  # the most that a file's content may be larger than the file
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,14 +111,27 @@ class FeatureSet:
         if not path.is_file():
             raise FileNotFoundError(f"no features at {path}")
         try:
+            with zipfile.ZipFile(path) as file:
+                content = sum(info.file_size for info in file.infolist())
+            if content > _INFLATED * path.stat().st_size:
+                raise ValueError(f"it unpacks to {content:,} bytes")
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(file["about"].item())
-                found = {name: file[name] for name in ("features", "names", *_PER_IMAGE)}
+                found = {name: file[name] for name in _KINDS}
             if about.pop("format") != FORMAT:
                 raise ValueError(f"written by another version of this package, this one reads format {FORMAT}")
+            wrong = [name for name, kinds in _KINDS.items() if found[name].dtype.kind not in kinds]
+            wrong += [name for name in about if not isinstance(about[name], str)]
+            if wrong:
+                raise ValueError(f"{', '.join(wrong)} of another type than it is written with")
+            if not (np.isfinite(found["rate"]) & (found["rate"] > 0)).all() or not (found["size"] > 0).all():
+                raise ValueError("rates and sizes are above 0")
             return cls(**found, **about)
-        except (ValueError, LookupError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is not a readable feature file: {error}") from error
+        except Exception as error:  # a file that was made up may bring about any
+            told = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(
+                f"{path} is not a readable feature file: {told}; remove it, and what made it makes it anew"
+            ) from error
 
 
 def check_same_images(sets: Sequence[FeatureSet]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torchreid_xres.config import (
     ConfigError,
     as_dict,
     config_hash,
+    config_text,
     differing_keys,
     load_config,
     stage_configs,
@@ -22,6 +23,7 @@ from torchreid_xres.config import (
 )
 from torchreid_xres.data.options import DATASETS
 from torchreid_xres.engine import distributed
+from torchreid_xres.engine.fresh import done_names, set_aside, settle
 from torchreid_xres.engine.lock import sole_use
 from torchreid_xres.engine.run import Run
 from torchreid_xres.engine.stages import Stages
@@ -29,10 +31,8 @@ from torchreid_xres.files import write_text
 
 logger = logging.getLogger(__name__)
 
-JOB_FILES = ("config.yaml", "stages.json")  # what a job writes beside its runs, the last one last removed
 
-
-def run_job(cfg: CfgNode, shared: Path | None = None) -> list[dict]:
+def run_job(cfg: CfgNode, shared: Path | None = None, fresh: bool = False) -> list[dict]:
     """Train and evaluate what a configuration asks for, or only evaluate it.
 
     Every model (those of ``compare.models``, then ``model.name`` with all its stages) and every split is a run with a
@@ -43,6 +43,8 @@ def run_job(cfg: CfgNode, shared: Path | None = None) -> list[dict]:
     Args:
         cfg: a checked configuration.
         shared: a folder for all stages but the last; another job with the same stage takes it from there.
+        fresh: start over. What an earlier job left in ``data.save_dir`` is set aside, and removed when this one has
+            something of its own.
 
     Returns:
         The records of every run, in that order: one per target of an evaluation.
@@ -52,12 +54,29 @@ def run_job(cfg: CfgNode, shared: Path | None = None) -> list[dict]:
         ValueError: if ``data.save_dir`` holds another experiment, or a run that is to go on learned from other images.
         OSError: if another job works in ``data.save_dir``, or nothing can be written there.
     """
-    with sole_use(cfg.data.save_dir):
-        return _run_job(cfg, Path(cfg.data.save_dir), shared)
+    folder = Path(cfg.data.save_dir)
+    with sole_use(folder):
+        distributed.on_main(lambda: settle(folder))
+        with set_aside(folder, _known(folder), _names(cfg, folder)) if fresh else nullcontext():
+            return _run_job(cfg, folder, shared)
+
+
+def _names(cfg: CfgNode, folder: Path) -> list[str]:
+    return sorted({run.name for split in _splits(cfg) for run in _runs(cfg, split, folder, None)})
+
+
+def _known(folder: Path) -> list[str]:
+    """Return the names of the runs that an earlier job in a folder may have left there."""
+    before = _kept_config(folder / "config.yaml")
+    return [*done_names(folder), *(_names(before, folder) if before else ())]
+
+
+def _splits(cfg: CfgNode) -> range:
+    return range(cfg.data.split_id, cfg.data.split_id + cfg.data.num_splits)
 
 
 def _run_job(cfg: CfgNode, folder: Path, shared: Path | None) -> list[dict]:
-    splits = range(cfg.data.split_id, cfg.data.split_id + cfg.data.num_splits)
+    splits = _splits(cfg)
     if cfg.test.evaluate:
         last = [own_runs(cfg, split, folder)[-1] for split in splits]
         return [rec for run in [*last, *after_training(cfg, last)] for rec in run.evaluate()]
@@ -66,7 +85,7 @@ def _run_job(cfg: CfgNode, folder: Path, shared: Path | None) -> list[dict]:
     stages = Stages(folder, config_hash(cfg), lambda: _difference(cfg, folder / "config.yaml"))
     distributed.require_seen(stages.path)
     if distributed.is_main():
-        write_text(cfg.dump(), folder / "config.yaml")
+        write_text(config_text(cfg), folder / "config.yaml")
     runs = [_runs(cfg, split, folder, shared) for split in splits]
     alike = all(_same_training(run.cfg) for run in runs[0])
     records: dict[str, list[dict]] = {}  # by run: a stage without further splits is among the runs of each
@@ -103,11 +122,16 @@ def _adopted(run: Run, first: Run) -> list[dict]:
 
 
 def _difference(cfg: CfgNode, path: Path) -> str:
-    try:
-        keys = differing_keys(load_config(path), cfg) if path.is_file() else []
-    except ConfigError:  # written by another version
-        keys = []
+    before = _kept_config(path)
+    keys = differing_keys(before, cfg) if before else []
     return f"it differs in {', '.join(keys)}" if keys else ""
+
+
+def _kept_config(path: Path) -> CfgNode | None:
+    try:
+        return load_config(path) if path.is_file() else None
+    except ConfigError:  # written by another version
+        return None
 
 
 def compared_runs(cfg: CfgNode, split: int, folder: Path) -> list[Run]:
@@ -165,26 +189,6 @@ def after_training(cfg: CfgNode, trained: list[Run]) -> list[Run]:
     return runs
 
 
-def clear(folder: Path) -> None:
-    """Remove what a job left in its folder; what it did not make, other jobs' folders among that, stays.
-
-    Raises:
-        ValueError: if the folder has files, and none of them says that a job made it.
-        OSError: if a job works there.
-    """
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not (folder / "stages.json").exists():
-        raise ValueError(f"{folder} was not made by a run (it has no stages.json) and is not cleared")
-    with sole_use(folder):
-        for part in folder.glob("split[0-9]*"):
-            shutil.rmtree(part)
-        for file in (*folder.glob("train-*.log"), *folder.glob("test-*.log"), *map(folder.joinpath, JOB_FILES)):
-            file.unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
-
-
 def missed_figures(cfg: CfgNode, records: list[dict]) -> list[str]:
     """Return a line for each figure of ``test.expected`` that the configuration's own model did not reach.
 
@@ -207,6 +211,6 @@ def missed_figures(cfg: CfgNode, records: list[dict]) -> list[str]:
                 there = ", ".join(key for key, value in own[0].items() if isinstance(value, float))
                 raise ConfigError(f"test.expected.{dataset} names {figure!r}; there are {there}")
             reached = sum(r[figure] for r in own) / len(own)
-            if reached < least:
+            if not reached >= least:  # NaN is missed
                 missed.append(f"{dataset} {figure}: {reached:.2f} %, expected at least {least:.2f} %")
     return missed

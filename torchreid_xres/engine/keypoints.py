@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,6 +54,8 @@ class KeypointEngine(XresEngine):
     Raises:
         ValueError: for a data set without keypoints, a training transform that moves pixels, or an unknown loss.
     """
+
+    figures = r"(pck|visibility)(_x[\d.]+)?"
 
     def __init__(
         self,
@@ -202,8 +205,8 @@ class KeypointEngine(XresEngine):
                 img = to_device(batch, device)["img"][rows]
                 truth.append(table.points([batch["impath"][row] for row in rows]))
                 for kind, rate in kinds.items():
-                    with self.autocast():
-                        maps = self.model(img if rate is None else self.lowered(img, rate)).float().cpu()
+                    seen = img if rate is None else self.lowered(img, rate)
+                    maps = self.at_precision(partial(self.model, seen), seen.shape).float().cpu()
                     points[kind].append(to_points(maps))
                     unseen[kind].append(self._hidden(maps))
         if not truth:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from torchreid_xres.engine.distributed import is_main, process
+from torchreid_xres.terminal import Terminal, printable_lines
 
 
 class _Tee:
@@ -23,7 +24,7 @@ class _Tee:
 
     def write(self, text: str) -> int:
         with suppress(OSError):  # a full disk: the first file that a run cannot do without will say so, with its name
-            self.second.write(text)
+            self.second.write(printable_lines(text))
         return self.first.write(text)
 
     def flush(self) -> None:
@@ -51,13 +52,14 @@ def logged_to(folder: str | Path, name: str) -> Iterator[Path]:
                 yield path
         except BaseException:
             folder.mkdir(parents=True, exist_ok=True)
-            path.with_suffix(f".{process()}.log").write_text(traceback.format_exc(), encoding="utf-8")
+            told = printable_lines(traceback.format_exc())
+            path.with_suffix(f".{process()}.log").write_text(told, encoding="utf-8")
             raise
         return
     folder.mkdir(parents=True, exist_ok=True)
     stdout = sys.stdout
     file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (on a full disk closing fails, see below)
-    both = _Tee(stdout, file)
+    both = _Tee(Terminal(stdout), file)
     sys.stdout = both
     handler = logging.StreamHandler(both)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -69,7 +71,8 @@ def logged_to(folder: str | Path, name: str) -> Iterator[Path]:
         yield path
     except BaseException:
         with suppress(OSError):
-            file.write(traceback.format_exc())  # in the file only: the caller decides what the terminal shows
+            # In the file only: the caller decides what the terminal shows.
+            file.write(printable_lines(traceback.format_exc()))
         raise
     finally:
         root.removeHandler(handler)

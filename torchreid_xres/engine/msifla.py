@@ -99,7 +99,7 @@ class MSIFLAEngine(XresEngine):
             "label_smooth": cfg.loss.softmax.label_smooth,
         }
 
-    def forward_backward(self, data: dict) -> dict:
+    def step(self, data: dict) -> dict:
         """Take the steps of the coupling; a batch without high-resolution images has no reconstruction loss."""
         data = to_device(data, "cuda" if self.use_gpu else "cpu")
         if data["low"].all():
@@ -110,7 +110,7 @@ class MSIFLAEngine(XresEngine):
             steps = [self.reconstruction_losses, self.identity_losses]
         summary = {"loss": 0.0}
         for self._now in steps:
-            found = super().forward_backward(data)
+            found = super().step(data)
             summary |= found | {"loss": summary["loss"] + found["loss"]}
         return summary
 

@@ -8,7 +8,8 @@ gradient goes back to the process that made it; DistributedDataParallel averages
 The same losses as in one process, up to rounding, need a network without statistics of the batch, or frozen ones. On
 GPUs batch normalisation is made to use those of the whole batch (SyncBatchNorm); on CPUs there is no such layer, and
 each process normalises by its share. Dropout and augmentation draw other numbers than one process does, and other ones
-in each process.
+in each process. A layer that no loss uses has a gradient of 0 among several processes and none in one, so that weight
+decay reaches it.
 """
 
 from __future__ import annotations

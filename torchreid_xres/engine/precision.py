@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("auto", "fp32", *AUTOCAST)
+UNCHECKED = "bf16_unchecked"  # bf16 even where a processor's results are wrong (see proof.py)
+PRECISIONS = ("auto", "fp32", "bf16", UNCHECKED, "fp16")
 
 
 def precision_on(device: torch.device | str, wanted: str = "auto") -> str:
@@ -16,7 +17,10 @@ def precision_on(device: torch.device | str, wanted: str = "auto") -> str:
 
     Args:
         device: ``cpu``, ``cuda``, ``cuda:1``, ...
-        wanted: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        wanted: ``auto``, ``fp32``, ``bf16``, ``bf16_unchecked`` or ``fp16``.
+
+    Returns:
+        ``fp32``, ``bf16`` or ``fp16``.
 
     Raises:
         ValueError: for another name.
@@ -28,7 +32,7 @@ def precision_on(device: torch.device | str, wanted: str = "auto") -> str:
     if wanted not in PRECISIONS:
         raise ValueError(f"precision {wanted!r} is not one of {', '.join(PRECISIONS)}")
     if wanted != "auto":
-        return wanted
+        return wanted.removesuffix("_unchecked")
     if torch.device(device).type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:

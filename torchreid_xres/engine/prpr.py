@@ -50,7 +50,7 @@ def fuse(run: Run) -> list[dict]:
         ConfigError: for another model, or another number of branches than it has.
     """
     cfg = run.cfg
-    folders = [Path(folder) for folder in cfg.fusion.branches]
+    folders = [Path(file_of(cfg, folder)) for folder in cfg.fusion.branches]
     if cfg.model.name != "prpr" or len(folders) != len(LEVELS):
         raise ConfigError(
             f"the task 'fuse' makes prpr of {len(LEVELS)} branches; model.name is {cfg.model.name!r} and "

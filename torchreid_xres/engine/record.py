@@ -54,9 +54,9 @@ def machine() -> dict[str, Any]:
 
 
 def scores(result: Any, ranks: Sequence[int], mask: np.ndarray | None = None) -> dict:
-    """Return CMC at some ranks, mAP and mINP of a ranking in per cent, over the queries of ``mask``."""
+    """Return CMC at rank 1 and some ranks, mAP and mINP of a ranking in per cent, over the queries of ``mask``."""
     cmc = result.cmc(max(ranks), mask=mask)
-    figures = {f"rank{r}": 100 * float(cmc[r - 1]) for r in ranks}
+    figures = {f"rank{r}": 100 * float(cmc[r - 1]) for r in sorted({1, *ranks})}
     return figures | {"mAP": 100 * float(result.mAP(mask)), "mINP": 100 * float(result.mINP(mask))}
 
 

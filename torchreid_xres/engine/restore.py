@@ -30,9 +30,10 @@ from tqdm import tqdm
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.base import CrossResolutionDataset
 from torchreid_xres.data.degrade import low_size
-from torchreid_xres.data.io import FAST, save_image
+from torchreid_xres.data.io import BITS, FAST, image_size, save_image
 from torchreid_xres.engine import distributed
-from torchreid_xres.engine.precision import autocast, precision_on
+from torchreid_xres.engine.precision import autocast
+from torchreid_xres.engine.proof import proved_precision
 from torchreid_xres.engine.record import machine, weights_hash
 from torchreid_xres.engine.run import TASKS, Run
 from torchreid_xres.files import whole_file
@@ -69,7 +70,7 @@ def restore(run: Run) -> list[dict]:
     The restorer is ``model.name prpr_restorer`` with ``model.options`` and the weights ``model.load_weights``.
 
     Returns:
-        One record: images in all, those restored now, and the seconds that took.
+        One record: images in all, those restored (by stopped calls, too), and the seconds of the last call.
 
     Raises:
         ConfigError: for another model, missing weights, or a data set that is not this package's.
@@ -91,11 +92,11 @@ def restore(run: Run) -> list[dict]:
         run.folder,
         batch_size=cfg.test.batch_size,
         workers=cfg.data.workers,
-        precision=precision_on("cuda" if cfg.use_gpu else "cpu", cfg.train.precision),
+        precision=proved_precision(model, (2, 3, cfg.data.height // 2, cfg.data.width // 2), cfg.train.precision),
     )
     manifests = {name: dataset.manifest.sha256 for name, dataset in datasets.items()}
     facts |= {"manifests": manifests, "machine": machine()}
-    return [{"task": "restore", "model": run.label, "stage": run.stage, **facts}]
+    return [{"task": "restore", "model": run.label, "stage": run.stage, **facts, "restored": facts["images"]}]
 
 
 def _datasets(run: Run) -> dict[str, CrossResolutionDataset]:
@@ -182,6 +183,8 @@ def _pictures(datasets: Mapping[str, CrossResolutionDataset], restorer: str) -> 
         for path, name in dataset.names.items():
             rate, checksum = dataset.down_sampling(path), dataset.manifest.images[name]["sha256"]
             source = f"{dataset.name} {checksum} {rate} {dataset.options['kernel']}"
+            if dataset.options["grey_bits"] != BITS:
+                source += f" {dataset.options['grey_bits']} bits"
             key = hashlib.sha256(f"{source} {restorer}".encode()).hexdigest()
             made = Picture(name, path, rate, key, dataset)
             other = pictures.setdefault(name, made)
@@ -199,8 +202,7 @@ def _names_to_do(folder: Path, pictures: Mapping[str, Picture]) -> list[str]:
 
 
 def _seen_size(picture: Picture) -> tuple[int, int]:
-    with PIL.Image.open(picture.path) as image:  # the header only
-        return low_size(image.height, image.width, picture.rate)
+    return low_size(*image_size(picture.path), picture.rate)
 
 
 def _still_true(folder: Path, pictures: Mapping[str, Picture]) -> set[str]:
@@ -213,7 +215,7 @@ def _still_true(folder: Path, pictures: Mapping[str, Picture]) -> set[str]:
     for path in (folder / DONE, *records):
         if not path.is_file():
             continue
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 entry = json.loads(line)
                 name, key = entry["name"], entry["key"]

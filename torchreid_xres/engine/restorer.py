@@ -6,6 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain, islice, repeat
 from typing import Any
 
@@ -43,6 +44,8 @@ class RestorerEngine(XresEngine):
     Raises:
         ValueError: if no batch of full-resolution images can be filled.
     """
+
+    figures = r"(psnr|ssim)_(bicubic_)?x[234]"
 
     def __init__(
         self,
@@ -105,8 +108,7 @@ class RestorerEngine(XresEngine):
             if not full.any():
                 continue
             lr, target = training_pair(self.normalize.undo(batch["img"][full].to(self.device)))
-            with self.autocast():
-                restored = self.model(lr)
+            restored = self.at_precision(partial(self.model, lr), lr.shape)
             for name, image, truth in zip(Pyramid._fields, restored, target, strict=True):
                 bicubic = resize(lr, (truth.shape[-2], truth.shape[-1])).clamp(0, 1)
                 for key, made in ((name, image), (f"bicubic_{name}", bicubic)):

@@ -16,14 +16,13 @@ from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
 from torchreid_xres import host
-from torchreid_xres.config import ConfigError, as_dict, file_of, load_config
+from torchreid_xres.config import ConfigError, as_dict, config_text, file_of, load_config
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset
 from torchreid_xres.data.manager import XresDataManager
 from torchreid_xres.data.protocol import Manifest
 from torchreid_xres.engine import distributed, parallel
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
 from torchreid_xres.engine.compiled import compile_network
-from torchreid_xres.engine.precision import precision_on
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.files import remove_scratch, whole_file, write_text
 from torchreid_xres.host_mends.training import unwrap
@@ -94,7 +93,7 @@ class Run:
     def save(self) -> None:
         """Write what :meth:`load` needs into the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.cfg.dump(), self.folder / "config.yaml")
+        write_text(config_text(self.cfg), self.folder / "config.yaml")
         kept = ("split", "sha256", "name", "stage", "compared")
         write_json({key: getattr(self, key) for key in kept}, self.folder / "run.json")
 
@@ -161,7 +160,6 @@ class Run:
         stock = TripletEngine if cfg.loss.name == "triplet" else SoftmaxEngine
         engine = ENGINES[self.model_name].build if self.model_name in ENGINES else stock
         model = parallel.parallel(model, cfg.use_gpu, whole_step=issubclass(engine, XresEngine))
-        precision = precision_on("cuda" if cfg.use_gpu else "cpu", cfg.train.precision)
         optimizer = host.build_optimizer(model, **optimizer_options(cfg))
         scheduler = build_scheduler(cfg, optimizer)
         return engine(
@@ -170,7 +168,7 @@ class Run:
             optimizer,
             scheduler=scheduler,
             use_gpu=cfg.use_gpu,
-            precision=precision,
+            precision=cfg.train.precision,
             clip_grad=cfg.train.clip_grad,
             metric=cfg.test.metric,
             draws=cfg.test.draws,
@@ -183,7 +181,6 @@ class Run:
                 "config_sha256": self.sha256,
                 "seed": cfg.train.seed,
                 "epochs": cfg.train.max_epoch,
-                "precision": precision,
                 "input": [cfg.data.height, cfg.data.width],
                 "train_images": len(datamanager.train_loader.dataset),
                 "train_identities": datamanager.num_train_pids,
@@ -230,8 +227,9 @@ class Run:
         common: dict[str, Any] = {
             "kernel": cfg.data.kernel,
             "interpolation": cfg.data.interpolation,
+            "grey_bits": cfg.data.grey_bits,
             "seed": cfg.data.protocol_seed,
-            "pictures": cfg.data.pictures,
+            "pictures": file_of(cfg, cfg.data.pictures),
             "cache_mb": cfg.data.cache_mb,
             # The host's own models have no use for the second view.
             "pairs": cfg.data.pairs and not self.compared,

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import StepLR
 from yacs.config import CfgNode
 
-from torchreid_xres.config import ConfigError, as_dict
+from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.datasets.reading import shuffled
 from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import XresMixin
@@ -40,6 +40,7 @@ from torchreid_xres.engine.pair_features import (
 from torchreid_xres.engine.run import TASKS, Run, ranking_options
 from torchreid_xres.engine.stages import write_json
 from torchreid_xres.models.vpfa import PANNINGS, Panning, VPBlock
+from torchreid_xres.tensors import require_finite
 
 logger = logging.getLogger(__name__)
 
@@ -283,7 +284,7 @@ def opened(run: Run) -> Opened:
         ConfigError: for a run that is not ranked.
         FileNotFoundError: if no run was trained in ``vpfa.run``.
     """
-    trained, engine = trained_engine(run.cfg.vpfa.run)
+    trained, engine = trained_engine(file_of(run.cfg, run.cfg.vpfa.run))
     if type(engine)._evaluate is not XresMixin._evaluate:
         raise ConfigError(f"VPFA moves features that are ranked, and {trained.label} in {trained.folder} has none")
     flip = trained.cfg.test.flip
@@ -321,10 +322,9 @@ def learned(
     belongs = {"config_sha256": run.sha256, **of_images}
     if path.is_file():
         module, about = load_panning(path)
-        if about["belongs"] == belongs:
+        if about.get("belongs") == belongs:
             return module, about["record"]
-    start, seed = time.perf_counter(), run.cfg.train.seed
-    told = {}
+    start, seed, told = time.perf_counter(), run.cfg.train.seed, {}
     grid = as_dict(run.cfg.vpfa.search)
     if grid and PANNINGS[name].meta["trained"]:
         settings, told["search"] = searched(name, pairs, settings, grid, metric=metric, seed=seed, device=device)
@@ -342,7 +342,11 @@ def save_panning(module: Panning, name: str, path: str | Path, **about: Any) -> 
         name: as registered in :data:`~torchreid_xres.models.vpfa.PANNINGS`.
         path: file to write.
         **about: what else is to be kept with it: numbers, text, lists and dictionaries of them.
+
+    Raises:
+        ValueError: if NaN or infinity is in it; nothing is written.
     """
+    require_finite(module.state_dict(), f"the module {name}", "; a smaller vpfa.lr may help")
     options = {"features": module.features, "rates": list(module.rates), "hidden": module.hidden}
     checkpoint.save_atomic({"name": name, "options": options, "state": module.state_dict(), "about": about}, path)
 
@@ -355,12 +359,13 @@ def load_panning(path: str | Path) -> tuple[Panning, dict[str, Any]]:
         ValueError: if the file is damaged or holds something else.
     """
     kept = checkpoint.load(path)
+    require_finite(kept, path, "; remove it to learn it again")
     try:
         module = PANNINGS.build(kept["name"], **kept["options"])
         module.load_state_dict(kept["state"])
-        return module.eval(), kept["about"]
-    except (LookupError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} holds no module of VPFA: {error}") from error
+        return module.eval(), dict(kept["about"])
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} holds no module of VPFA: {' '.join(str(error).split())}") from error
 
 
 def averaged(features: FeatureSet, flip: bool) -> FeatureSet:

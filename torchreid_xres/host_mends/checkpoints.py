@@ -22,7 +22,7 @@ from torchreid_xres import host
 from torchreid_xres.engine.checkpoint import save_atomic
 from torchreid_xres.host_mends.table import mend
 from torchreid_xres.host_mends.training import unwrap
-from torchreid_xres.tensors import read_tensors
+from torchreid_xres.tensors import misfits, read_tensors, require_finite
 
 logger = logging.getLogger(__name__)
 
@@ -77,27 +77,11 @@ def _load_checkpoint(original: Callable) -> Callable:
         if not path.is_file():
             raise FileNotFoundError(f"there is no checkpoint at {path}")
         device = None if torch.cuda.is_available() else "cpu"
-        try:
-            with _numpy_numbers_allowed(), warnings.catch_warnings():
-                try:
-                    state = read_tensors(path, device)
-                except UnicodeDecodeError:
-                    # Written by Python 2: its byte strings are not UTF-8. torch says that an encoding has no
-                    # effect with weights_only, but it has.
-                    warnings.filterwarnings("ignore", message="pickle_load_args")
-                    state = read_tensors(path, device, encoding="latin1")
-                if not isinstance(state, Mapping):
-                    raise pickle.UnpicklingError(f"a {type(state).__name__}")
-                return state
-        except pickle.UnpicklingError as error:
-            reason = str(error).partition("\n")[0]
-            raise pickle.UnpicklingError(
-                f"{path} is no checkpoint, or holds more than tensors, numbers and text; reading that could run "
-                "code from the file, so it is refused. Save model.state_dict(), not the model, where it was made. "
-                f"({reason})"
-            ) from error
-        except Exception as error:  # on damaged files torch raises half a dozen unrelated types
-            raise RuntimeError(f"the checkpoint {path} cannot be read: {error}") from error
+        with _numpy_numbers_allowed():
+            state = read_tensors(path, device)
+        if not isinstance(state, Mapping):
+            raise ValueError(f"{path} is no checkpoint: it holds a {type(state).__name__}")
+        return state
 
     return load_checkpoint
 
@@ -118,10 +102,79 @@ def named_for(model: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
     return {names.get(_plain(name), name): value for name, value in weights.items()}
 
 
+# What tells optimisers apart, and settings of them and of schedules: name in their states -> key that sets it.
+_KINDS = ("betas", "momentum", "alpha", "amsgrad")
+_OPTIMISER = {
+    "initial_lr": "train.lr", "weight_decay": "train.weight_decay", "betas": "adam.beta1 and adam.beta2",
+    "momentum": "sgd.momentum", "dampening": "sgd.dampening", "nesterov": "sgd.nesterov",
+    "alpha": "rmsprop.alpha", "amsgrad": "train.optim amsgrad",
+}  # fmt: skip
+_SCHEDULE = {
+    "step_size": "train.stepsize", "milestones": "train.stepsize", "gamma": "train.gamma", "T_max": "train.max_epoch",
+    "total_iters": "train.warmup_epochs", "factor": "train.warmup_factor", "start_factor": "train.warmup_factor",
+}  # fmt: skip
+
+
+def require_training_state(
+    path: str | os.PathLike, kept: Mapping[str, Any], model: nn.Module, optimizer: Any = None, scheduler: Any = None
+) -> list[str]:
+    """Refuse a state from which a training cannot go on.
+
+    Args:
+        path: where it was read.
+        kept: ``state_dict``, and what there is of ``optimizer`` and ``scheduler``.
+        model: the network that is to go on.
+        optimizer, scheduler: its own.
+
+    Returns:
+        In which of the optimiser's and the schedule's settings the state differs.
+
+    Raises:
+        ValueError: if the weights do not fit or are not finite, or the optimiser is of another kind.
+    """
+    told = misfits(model.state_dict(), named_for(model, kept["state_dict"]))
+    if told:
+        raise ValueError(f"{path} does not fit {type(unwrap(model)).__name__}: {told}")
+    require_finite({key: kept.get(key) for key in ("state_dict", "optimizer")}, path, "; remove it to start over")
+    if optimizer is None or kept.get("optimizer") is None:
+        return []
+    ours, theirs = (part["param_groups"] for part in (optimizer.state_dict(), kept["optimizer"]))
+    kinds = [{key for key in _KINDS if key in groups[0]} for groups in (ours, theirs)]
+    if kinds[0] != kinds[1]:
+        has = [", ".join(sorted(kind)) or "none" for kind in kinds]
+        raise ValueError(f"{path} is of another optimiser (train.optim): its settings are {has[1]}, here {has[0]}")
+    if [len(group["params"]) for group in ours] != [len(group["params"]) for group in theirs]:
+        raise ValueError(f"{path} is of an optimiser of other groups of parameters (train.staged_lr, frozen parts)")
+    both = ({key: [group.get(key) for group in groups] for key in _OPTIMISER} for groups in (ours, theirs))
+    differs = _differing(_OPTIMISER, *both)
+    if scheduler is not None and kept.get("scheduler") is not None:
+        differs += _differing(_SCHEDULE, _settings(scheduler.state_dict()), _settings(kept["scheduler"]))
+    return differs
+
+
+def _settings(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in the state of a schedule, and of those it is chained of."""
+    found = {key: schedule[key] for key in _SCHEDULE if key in schedule}
+    for part in schedule.get("_schedulers", ()):
+        found |= _settings(part)
+    return {key: sorted(value) if isinstance(value, Mapping) else value for key, value in found.items()}
+
+
+def _differing(names: Mapping[str, str], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    def plain(value: Any) -> Any:
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+    return [
+        f"{name} {plain(theirs.get(key))} (here {plain(ours.get(key))})"
+        for key, name in names.items()
+        if ours.get(key) != theirs.get(key)
+    ]
+
+
 @mend(
     "resume",
     "utils/torchtools.py:122: a DataParallel, DDP or compiled model's checkpoint does not fit the bare model, "
-    "nor the other way round; a scheduler stored as None crashes",
+    "nor the other way round; a scheduler stored as None crashes; another optimiser's state fits",
     "utils.torchtools:resume_from_checkpoint",
 )
 def _resume_from_checkpoint(original: Callable) -> Callable:
@@ -129,6 +182,15 @@ def _resume_from_checkpoint(original: Callable) -> Callable:
         fpath: str | os.PathLike, model: nn.Module, optimizer: Any = None, scheduler: Any = None
     ) -> int:
         checkpoint = _load(fpath)
+        lacking = [key for key in ("state_dict", "epoch") if key not in checkpoint]
+        if lacking:
+            raise ValueError(
+                f"{fpath} holds no state of a training: it has no {' and no '.join(lacking)}, but "
+                f"{', '.join(map(str, list(checkpoint)[:3]))}"
+            )
+        differs = require_training_state(fpath, checkpoint, model, optimizer, scheduler)
+        if differs:
+            logger.warning("going on as %s was trained: %s", fpath, ", ".join(differs))
         model.load_state_dict(named_for(model, checkpoint["state_dict"]))
         for key, part in (("optimizer", optimizer), ("scheduler", scheduler)):
             if part is None:
@@ -226,7 +288,7 @@ def _best_rank1(engine: Any, folder: Path, resumed: bool) -> float:
         if resumed and path.is_file():
             try:
                 known[folder] = float(_load(path)["rank1"])
-            except (OSError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+            except (OSError, ValueError, KeyError) as error:
                 logger.warning("%s cannot be compared with and will be replaced: %s", path, error)
     return known[folder]
 

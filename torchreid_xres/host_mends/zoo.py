@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreid_xres.host_mends.table import mend
-from torchreid_xres.tensors import refuse_code
+from torchreid_xres.tensors import only_tensors
 
 _FETCHING = (
     "densenet", "inceptionv4", "mlfn", "mobilenetv2", "nasnet", "osnet", "osnet_ain", "pcb", "resnet", "resnet_ibn_a",
@@ -31,8 +31,8 @@ def _tensors_only(original: Callable) -> Callable:
         load = torch.load
 
         def load_tensors(path: str | os.PathLike, *more: Any, **options: Any) -> Any:
-            refuse_code(path)
-            return load(path, *more, **options)
+            with only_tensors(path):
+                return load(path, *more, **options)
 
         # torch.hub, through which most of the zoo reads, has no other switch that reaches a call in the host.
         forced = mock.patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"})

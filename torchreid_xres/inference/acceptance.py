@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,11 +72,13 @@ def acceptance(gallery: Gallery, fpr: float, weights: str | Path = "", dataset: 
         raise ValueError(f"{measured} tells nothing of verification, so no distance to accept hits by; {AGAIN}")
     if "accept" not in record:
         raise ValueError(f"{measured} was written before records held distances to accept hits by; {AGAIN}")
+    if not all(isinstance(record.get(key), dict) for key in ("protocol", "accept", "tpr")):
+        raise ValueError(f"{measured} is damaged: its protocol, accept and tpr are no dictionaries; {AGAIN}")
     _require_same_distances(gallery.about, record["protocol"], measured)
-    if record["weights_sha256"] != weights_hash(read_state(checkpoint)):
+    if record.get("weights_sha256") != weights_hash(read_state(checkpoint)):
         raise ValueError(
-            f"{measured} (epoch {record['epoch']}) was made with other weights than {checkpoint} holds; {AGAIN}, for "
-            f"other weights than the last with model.load_weights {checkpoint}"
+            f"{measured} (epoch {record.get('epoch')}) was made with other weights than {checkpoint} holds; {AGAIN}, "
+            f"for other weights than the last with model.load_weights {checkpoint}"
         )
     key = f"fpr{fpr:g}"
     if key not in record["accept"]:
@@ -84,10 +87,16 @@ def acceptance(gallery: Gallery, fpr: float, weights: str | Path = "", dataset: 
     distance = record["accept"][key]
     if distance is None:
         raise ValueError(f"{measured} has no pair that is accepted at the false positive rate {fpr:g}: take a higher")
-    return Acceptance(fpr, record["tpr"][key], distance, gallery.score(distance), record["dataset"])
+    tpr = record["tpr"].get(key)
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in (distance, tpr)):
+        raise ValueError(f"{measured} is damaged: {key} is {distance} in accept and {tpr} in tpr; {AGAIN}")
+    return Acceptance(fpr, tpr, distance, gallery.score(distance), record["dataset"])
 
 
 def _require_same_distances(about: dict[str, Any], protocol: dict[str, Any], measured: str) -> None:
+    missing = {"rerank", "distance", "flip", "normalize"} - protocol.keys()
+    if missing:
+        raise ValueError(f"{measured} is damaged: its protocol has no {', no '.join(sorted(missing))}; {AGAIN}")
     if protocol["rerank"]:
         raise ValueError(
             f"{measured} is of re-ranked distances, and a search does not re-rank; {AGAIN}, with test.rerank False"

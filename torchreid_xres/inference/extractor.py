@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +16,12 @@ from torchvision.transforms.functional import to_pil_image
 from yacs.config import CfgNode
 
 from torchreid_xres.data.degrade import check_rate
+from torchreid_xres.data.io import BITS
 from torchreid_xres.data.manager import ToNormalized
 from torchreid_xres.data.native import check_full_size, low_by_size, native_rate
-from torchreid_xres.engine.precision import autocast, precision_on
+from torchreid_xres.engine.proof import Proof
 from torchreid_xres.engine.record import weights_hash
+from torchreid_xres.engine.threads import THREADS
 from torchreid_xres.inference.network import find_run, host_config, load_network
 from torchreid_xres.inference.pictures import Picture, as_image, several
 from torchreid_xres.models.layers import Normalization
@@ -53,7 +54,8 @@ class Extractor:
             checkpoint of ours or of the host. For networks of the host without a configuration: :meth:`of_host`.
         config: a configuration, or its file, that says what network the weights are of.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto``: the GPU if there is one.
-        precision: ``fp32``, ``bf16``, ``fp16`` (GPU); ``auto``: the run's own (on the CPU not ``fp16``).
+        precision: ``fp32``, ``bf16``, ``bf16_unchecked``, ``fp16`` (GPU); ``auto``: the run's own (on the CPU not
+            ``fp16``). On a CPU ``bf16`` is proved on the first batch (:class:`~torchreid_xres.engine.proof.Proof`).
         batch_size: pictures that pass the network at once.
         full_size: height and width of a picture of full resolution, for data that is smaller than the network's input
             even so (Market-1501: 128, 64); None for the network's input.
@@ -96,7 +98,7 @@ class Extractor:
         run, self.weights = find_run(weights, config)
         self.cfg = run.cfg
         self.cfg.model.name = run.model_name  # the run may be of another model that its configuration compares
-        self.precision = self._precision(precision)
+        self._proof = self._proof_of(precision)
         model, options = load_network(run, self.weights)
         data, test = self.cfg.data, self.cfg.test
         self.size = (data.height, data.width)
@@ -115,6 +117,8 @@ class Extractor:
             "normalize": test.normalize_feature,
             "options": options,
         }
+        if data.grey_bits != BITS:
+            facts["grey_bits"] = data.grey_bits
         self.about: dict[str, Any] = json.loads(json.dumps(facts))  # tuples are lists there
         layout = torch.channels_last if self.cfg.train.channels_last else torch.preserve_format
         self.model = model.to(self.device, memory_format=layout)
@@ -132,12 +136,17 @@ class Extractor:
         """
         return cls(weights, config=host_config(name, size), **kwargs)
 
-    def _precision(self, wanted: str) -> str:
+    def _proof_of(self, wanted: str) -> Proof:
         cpu = self.device.type == "cpu"
         if wanted == "fp16" and cpu:
             raise ValueError("precision fp16 needs a GPU; on the CPU use bf16 or fp32")
         own = self.cfg.train.precision if wanted == "auto" else wanted
-        return precision_on(self.device, "fp32" if cpu and own == "fp16" else own)
+        return Proof(self.device, "fp32" if cpu and own == "fp16" else own)
+
+    @property
+    def precision(self) -> str:
+        """What the network computes in: ``fp32``, ``bf16`` or ``fp16``."""
+        return self._proof.precision
 
     @property
     def full_size(self) -> tuple[int, int]:
@@ -183,8 +192,12 @@ class Extractor:
 
     def prepare(self, picture: Picture) -> Prepared:
         """Read a picture and bring it to the network's size, as the loader of an evaluation does."""
-        img = as_image(picture)
+        img = self.image(picture)
         return Prepared(self._normalised(self._resize(img)), (img.height, img.width))
+
+    def image(self, picture: Picture) -> PIL.Image.Image:
+        """Return a picture as the network's data sets read it, 8-bit RGB, at its own size."""
+        return as_image(picture, self.cfg.data.grey_bits)
 
     @torch.no_grad()
     def describe(
@@ -192,15 +205,20 @@ class Extractor:
     ) -> Tensor:
         """Return the features (N, D) of prepared pictures, all in one batch; the rest is as in a call."""
         batch = self._batch(prepared, rates, role)
-        with self._autocast():
-            found = self._features(batch)
-            if self.cfg.test.flip:
-                found = found + self._features({**batch, "img": batch["img"].flip(-1)})
+
+        def work() -> Tensor:
+            with self._proof.autocast():
+                found = self._features(batch)
+                if self.cfg.test.flip:
+                    found = found + self._features({**batch, "img": batch["img"].flip(-1)})
+            return found
+
+        found = THREADS.timed(lambda: self._proof.run(work, self.model, batch["img"].shape, "eval"), "describe")
         return F.normalize(found, dim=1).cpu() if self.cfg.test.normalize_feature else found.cpu()
 
     def restored(self, prepared: Prepared) -> PIL.Image.Image | None:
         """Return what the network's re-ID part sees of a low-resolution picture; None without a front end."""
-        with self._autocast():
+        with self._proof.autocast():
             seen = restored_view(self.model, self._batch([prepared], None, ""), self._undo)
         return None if seen is None else to_pil_image(seen[0].cpu())
 
@@ -230,9 +248,6 @@ class Extractor:
             "size": torch.tensor(sizes),
             "role": [role] * len(prepared),
         }
-
-    def _autocast(self) -> AbstractContextManager:
-        return autocast(self.device, self.precision)
 
 
 def _device(name: str) -> torch.device:

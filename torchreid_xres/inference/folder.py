@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from pathlib import Path
 from typing import NamedTuple
 
-from torchreid_xres.data.datasets.reading import IMAGE_SUFFIXES
-
-logger = logging.getLogger(__name__)
+from torchreid_xres.data.walk import FoundImages, walk_images
 
 
 class ImageFile(NamedTuple):
@@ -20,60 +16,36 @@ class ImageFile(NamedTuple):
     mtime_ns: int
 
 
-def image_files(images: Path, without: Path) -> tuple[dict[str, ImageFile], int]:
-    """Find the images in and below a folder by the endings of their names; hidden files and folders do not count.
+def image_files(images: Path, without: Path) -> tuple[dict[str, ImageFile], FoundImages]:
+    """Find the images in and below a folder, see :func:`~torchreid_xres.data.walk.walk_images`, and their dates.
 
     Args:
         images: the folder, absolute.
         without: a folder that is not looked into, such as the gallery's own.
 
     Returns:
-        Path below the folder, with forward slashes, to the file; and how many other files there are.
+        Path below the folder, with forward slashes, to the file; and what else is there.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in it.
+        OSError: if it cannot be read.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("a.jpg", "notes.txt", ".b.jpg"):
+        >>> for name in ("a.jpg", "notes.txt"):
         ...     (folder / name).touch()
-        >>> found, others = image_files(folder, without=folder / "gallery")
-        >>> sorted(found), others
-        (['a.jpg'], 2)
+        >>> files, found = image_files(folder, without=folder / "gallery")
+        >>> files["a.jpg"].bytes, found.left_out
+        (0, {'other files': ['notes.txt']})
     """
-    if not images.is_dir():
-        raise FileNotFoundError(f"there is no folder {images}")
-    found, others = {}, 0
-    for folder, below, names in os.walk(images):
-        # Hidden ones hold thumbnails and the like.
-        below[:] = [name for name in below if not name.startswith(".") and Path(folder, name) != without]
-        for name in names:
-            path = Path(folder, name)
-            # macOS leaves "._name.jpg" beside name.jpg in many an archive.
-            if name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
-                others += 1
-                continue
-            relative = path.relative_to(images).as_posix()
-            if not _is_text(relative):
-                logger.warning("%r is left out: its name is not UTF-8", relative)
-                others += 1
-                continue
+    found = walk_images(images, without=without).needed()
+    files = {}
+    for name, path in found.images.items():
+        try:
             stat = path.stat()
-            found[relative] = ImageFile(path, stat.st_size, stat.st_mtime_ns)
-    if not found:
-        kinds = ", ".join(IMAGE_SUFFIXES)
-        raise FileNotFoundError(
-            f"there are no images in {images}, only {others} other files; image files end in {kinds}"
-            if others
-            else f"the folder {images} is empty"
-        )
-    return found, others
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # Python's stand-in for bytes that are no UTF-8
-        return False
-    return True
+        except OSError as error:
+            found.unseen[name] = error
+        else:
+            files[name] = ImageFile(path, stat.st_size, stat.st_mtime_ns)
+    return files, found

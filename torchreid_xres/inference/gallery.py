@@ -1,7 +1,7 @@
 """A folder of images as a gallery: their features kept in one file, brought up to date by what changed, searched.
 
-The file is an SQLite database, in which every batch of features is one transaction. So a build that is stopped, at
-whatever moment, has lost no more than the batch it was at, and the next one goes on behind it.
+Every batch of features is one change of the file. So a build that is stopped, at whatever moment, has lost no more than
+the batch it was at, and the next one goes on behind it. What is damaged in the file is told, not searched.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import sqlite3
 import sys
-from collections.abc import Container, Iterator, Sequence
+import zlib
+from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +23,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from torchreid_xres.config import config_text
+from torchreid_xres.data.walk import FoundImages
 from torchreid_xres.engine.lock import sole_use
-from torchreid_xres.files import whole_file
+from torchreid_xres.files import require_regular, write_text
 from torchreid_xres.inference.extractor import Extractor, Prepared
 from torchreid_xres.inference.folder import ImageFile, image_files
+from torchreid_xres.inference.storage import Changes, Row, Storage
 from torchreid_xres.metrics.distance import distance_tiles
 from torchreid_xres.metrics.search import GalleryIndex
 
@@ -36,18 +38,6 @@ logger = logging.getLogger(__name__)
 DATABASE, CONFIG = "gallery.sqlite", "config.yaml"
 # From so many images on FAISS searches, where it is installed: it prepares the features once, for all queries.
 LARGE = 50_000
-_FORMAT = 1
-_TABLES = (
-    "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    """CREATE TABLE images (
-        name TEXT PRIMARY KEY,     -- path below the folder of images, with forward slashes
-        bytes INTEGER NOT NULL,    -- size and time of the file when it was read: it is read again when they change
-        mtime_ns INTEGER NOT NULL,
-        height INTEGER, width INTEGER,
-        feature BLOB,              -- float32; NULL for a file that cannot be used
-        fault TEXT                 -- why it cannot
-    )""",
-)
 
 
 class Hit(NamedTuple):
@@ -77,16 +67,18 @@ class Update:
         changed: images that were read again because the file changed.
         removed: images whose file is gone.
         kept: images, and files known to be unusable, that were left as they are.
+        unseen: images that stay although nobody could look whether they are still there.
         faults: why files among the new and changed ones cannot be used, by name.
-        ignored: files that are no images by their names.
+        tree: what else is in the folder: what was left out, and what could not be looked at.
     """
 
     added: int = 0
     changed: int = 0
     removed: int = 0
     kept: int = 0
+    unseen: int = 0
     faults: dict[str, str] = field(default_factory=dict)
-    ignored: int = 0
+    tree: FoundImages | None = None
 
 
 class Gallery:
@@ -99,7 +91,8 @@ class Gallery:
 
     Raises:
         FileNotFoundError: if there is no gallery, and no extractor to begin one.
-        ValueError: if the gallery was made by another model, or the file is no gallery.
+        ValueError: if the gallery was made by another model, is damaged, or none.
+        OSError: if the file cannot be read.
 
     Example:
         A gallery of all images in and below a folder, and the ten that are most like a picture::
@@ -114,33 +107,48 @@ class Gallery:
     def __init__(self, folder: str | Path, extractor: Extractor | None = None) -> None:
         self.folder = Path(folder).expanduser().absolute()
         self.extractor = extractor
-        self._path = self.folder / DATABASE
+        self._storage = Storage(self.folder / DATABASE)
         self.about: dict[str, Any]
         self.images: Path | None
-        if not self._begun():
+        facts = self._storage.facts()
+        if not facts:
             if extractor is None:
-                raise FileNotFoundError(f"there is no gallery in {self.folder} (it has no {DATABASE}); build one first")
+                told = f"there is no gallery in {self.folder} (no {DATABASE}, or nothing in it)"
+                raise FileNotFoundError(f"{told}; build one first")
             self.about, self.weights, self.images = extractor.about, extractor.weights, None
             return
-        facts = dict(self._select("SELECT name, value FROM facts"))
-        if facts.get("format") != str(_FORMAT):
-            raise ValueError(f"{self._path} has format {facts.get('format')}; this version reads {_FORMAT}")
-        self.about = json.loads(facts["about"])
+        self.about = self._read_about(facts["about"])
         self.weights = Path(facts["weights"])
         self.images = Path(facts["images"])
         if extractor is not None:
             self._refuse_another(extractor)
 
     def _begin(self, images: Path) -> None:
-        with whole_file(self.folder / CONFIG) as scratch:
-            scratch.write_text(self.extractor.cfg.dump(), encoding="utf-8")
-        facts = {"format": _FORMAT, "about": json.dumps(self.about)}
-        facts |= {"weights": str(self.weights), "images": str(images)}
-        with self._connection("rwc") as database, database:
-            database.execute("BEGIN IMMEDIATE")  # or each table would be a transaction
-            for table in _TABLES:
-                database.execute(table)
-            database.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
+        facts = {"about": json.dumps(self.about), "weights": str(self.weights), "images": str(images)}
+        self._storage.begin(**facts, config=self._keep_config({"config": ""}))
+
+    def _read_about(self, text: str) -> dict[str, Any]:
+        try:
+            about = json.loads(text)
+            lacks = ", ".join(sorted({"model", "weights_sha256", "full_size", "metric"} - about.keys()))
+        except (ValueError, AttributeError) as error:
+            lacks = f"all ({error})"
+        if lacks:
+            raise ValueError(f"{self._storage.path} is not a readable gallery: what it says of its model lacks {lacks}")
+        return about
+
+    def _config_is_whole(self, facts: Mapping[str, str]) -> bool:
+        """Return whether the model's configuration is as it was written; galleries of before know no checksum."""
+        path = self.folder / CONFIG
+        require_regular(path)
+        return path.is_file() and facts.get("config") in (None, str(zlib.crc32(path.read_bytes())))
+
+    def _keep_config(self, facts: Mapping[str, str]) -> str:
+        """Write the model's configuration, unless it is there; return its checksum."""
+        path = self.folder / CONFIG
+        if not self._config_is_whole(facts):
+            write_text(config_text(self.extractor.cfg), path)
+        return str(zlib.crc32(path.read_bytes()))
 
     def _refuse_another(self, extractor: Extractor) -> None:
         ours, theirs = self.about, extractor.about
@@ -151,9 +159,9 @@ class Gallery:
                 f"with {theirs['weights_sha256'][:12]}. Features of two models cannot be compared: name another folder"
             )
         # A model goes by other names in other configurations.
-        differing = [key for key in theirs if key != "model" and ours.get(key) != theirs[key]]
+        differing = [key for key in {**ours, **theirs} if key != "model" and ours.get(key) != theirs.get(key)]
         if differing:
-            told = "; ".join(f"{key} is {ours.get(key)} there, {theirs[key]} here" for key in differing)
+            told = "; ".join(f"{key} is {ours.get(key)} there, {theirs.get(key)} here" for key in differing)
             raise ValueError(f"{where} with these weights but other settings: {told}")
 
     def make_extractor(self, weights: str | Path = "", **kwargs: Any) -> Extractor:
@@ -165,8 +173,11 @@ class Gallery:
 
         Raises:
             FileNotFoundError: if they are no longer there.
-            ValueError: if the file holds other weights now.
+            ValueError: if the file holds other weights now, or the gallery's configuration is damaged.
         """
+        if not self._config_is_whole(self._storage.facts()):
+            where = f"the {CONFIG} in {self.folder}"
+            raise ValueError(f"{where} is not what the gallery was built with: build it again, which writes it anew")
         of = {"config": self.folder / CONFIG, "full_size": self.about["full_size"]}
         extractor = Extractor(self.checkpoint(weights), **of, **kwargs)
         self._refuse_another(extractor)
@@ -186,8 +197,9 @@ class Gallery:
     def update(self, images: str | Path) -> Update:
         """Bring the gallery to what is in and below a folder now: new and changed files in, vanished ones out.
 
-        Files that cannot be used are left out, with their reason, and tried again when they change. On a terminal a bar
-        shows the progress.
+        Files that cannot be used are left out, with their reason, and tried again when they change. What could not be
+        looked at stays as it is, and is tried again: images below a folder that cannot be read or a link that leads
+        nowhere now, and files that cannot be opened. On a terminal a bar shows the progress.
 
         Args:
             images: the folder. It may have moved since the last time; what counts is a file's path below it.
@@ -200,38 +212,37 @@ class Gallery:
         if self.extractor is None:
             raise ValueError("a gallery is updated by the extractor that it was made with; give it one")
         images = Path(images).expanduser().absolute()
-        found, ignored = image_files(images, without=self.folder)
+        found, tree = image_files(images, without=self.folder)
         with sole_use(self.folder):
-            done = self._follow(images, found)
-        done.ignored = ignored
-        logger.info("%s: %s", self.folder, done)
+            done = self._follow(images, found, tree)
+        logger.info(
+            "%s: %d added, %d changed, %d removed, %d kept, %d unseen, %d faults; %s",
+            self.folder, done.added, done.changed, done.removed, done.kept, done.unseen, len(done.faults), tree.told(),
+        )  # fmt: skip
         return done
 
-    def _follow(self, images: Path, found: dict[str, ImageFile]) -> Update:
-        if not self._begun():
+    def _follow(self, images: Path, found: dict[str, ImageFile], tree: FoundImages) -> Update:
+        if not self._storage.facts():
             self._begin(images)
-        with self._connection() as database:
-            held = {name: stamp for name, *stamp in database.execute("SELECT name, bytes, mtime_ns FROM images")}
+        with self._storage.changing() as changes:
+            held = changes.held
             if images != self.images and held and not held.keys() & found.keys():
                 raise ValueError(
                     f"the gallery in {self.folder} is of the images in {self.images}, and none of them is in {images}: "
                     "name another folder for another gallery"
                 )
-            vanished = held.keys() - found.keys()
+            unseen = {name for name in held.keys() - found.keys() if tree.is_unseen(name)}
+            vanished = held.keys() - found.keys() - unseen
             wanted = sorted(name for name, file in found.items() if held.get(name) != [file.bytes, file.mtime_ns])
-            with database:
-                database.execute("INSERT OR REPLACE INTO facts VALUES ('images', ?)", (str(images),))
-                database.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in vanished])
+            changes.make(gone=vanished, images=str(images), config=self._keep_config(changes.facts))
             self.images = images
             for kept in ("_held", "_index"):
                 self.__dict__.pop(kept, None)
-            done = Update(removed=len(vanished), kept=len(found) - len(wanted))
-            self._add(database, {name: found[name] for name in wanted}, held.keys(), done)
+            done = Update(removed=len(vanished), kept=len(found) - len(wanted), unseen=len(unseen), tree=tree)
+            self._add(changes, {name: found[name] for name in wanted}, held.keys(), done)
         return done
 
-    def _add(
-        self, database: sqlite3.Connection, files: dict[str, ImageFile], held: Container[str], done: Update
-    ) -> None:
+    def _add(self, changes: Changes, files: dict[str, ImageFile], held: Container[str], done: Update) -> None:
         names = list(files)
         batches = [names[i : i + self.extractor.batch_size] for i in range(0, len(names), self.extractor.batch_size)]
         shown = sys.stderr.isatty()
@@ -242,55 +253,65 @@ class Gallery:
                 read = ahead or reader.submit(self._read, batch, files)
                 if number + 1 < len(batches):
                     ahead = reader.submit(self._read, batches[number + 1], files)
-                rows = self._rows(read.result(), files)
-                with database:
-                    database.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-                for name, *_, fault in rows:
-                    if fault:
-                        done.faults[name] = fault
-                    elif name in held:
+                pictures, unopened = read.result()
+                done.faults |= unopened
+                rows = self._rows(pictures, files)
+                changes.make(rows)
+                for row in rows:
+                    if row.fault:
+                        done.faults[row.name] = row.fault
+                    elif row.name in held:
                         done.changed += 1
                     else:
                         done.added += 1
                 bar.update(len(batch))
 
-    def _read(self, names: Sequence[str], files: dict[str, ImageFile]) -> dict[str, Prepared | str]:
-        """Return the pictures by name, or why a file is none."""
+    def _read(
+        self, names: Sequence[str], files: dict[str, ImageFile]
+    ) -> tuple[dict[str, Prepared | str], dict[str, str]]:
+        """Return the pictures by name, or why a file is none; and why other files cannot be opened now."""
         read: dict[str, Prepared | str] = {}
+        unopened = {}
         for name in names:
             try:
                 read[name] = self.extractor.prepare(files[name].path)
             except OSError as error:
-                read[name] = str(error).removeprefix(f"{files[name].path}: ")
-        return read
+                told = str(error).removeprefix(f"{files[name].path}: ")
+                # Of the file's content nothing is known if the system did not give it.
+                by_system = isinstance(error, FileNotFoundError) or getattr(error.__cause__, "errno", None)
+                (unopened if by_system else read)[name] = told
+        return read, unopened
 
-    def _rows(self, read: dict[str, Prepared | str], files: dict[str, ImageFile]) -> list[tuple]:
+    def _rows(self, read: dict[str, Prepared | str], files: dict[str, ImageFile]) -> list[Row]:
         pictures = {name: one for name, one in read.items() if not isinstance(one, str)}
         features = iter(self.extractor.describe(list(pictures.values())) if pictures else ())
         rows = []
         for name, one in read.items():
             stamp = name, files[name].bytes, files[name].mtime_ns
             if isinstance(one, str):
-                rows.append((*stamp, None, None, None, one))
+                rows.append(Row(*stamp, None, None, None, one))
                 continue
             feature = next(features)
             if not torch.isfinite(feature).all():
-                rows.append((*stamp, *one.size, None, "the network gives no finite feature for it"))
+                rows.append(Row(*stamp, *one.size, None, "the network gives no finite feature for it"))
             else:
-                rows.append((*stamp, *one.size, feature.numpy().tobytes(), None))
+                rows.append(Row(*stamp, *one.size, feature.numpy().tobytes(), None))
         return rows
 
     # -- searching -------------------------------------------------------------------------------------------
 
     @cached_property
-    def _held(self) -> tuple[list[str], list[tuple[int, int]], Tensor]:
-        rows = self._select("SELECT name, height, width, feature FROM images WHERE feature IS NOT NULL ORDER BY name")
-        features = torch.from_numpy(np.frombuffer(bytearray().join(row[3] for row in rows), dtype=np.float32))
+    def _held(self) -> tuple[list[str], list[tuple[int, int]], Tensor, dict[str, str]]:
+        rows = self._storage.rows()
+        faults = {row.name: row.fault for row in rows if row.fault is not None}
+        rows = [row for row in rows if row.feature is not None]
+        features = torch.from_numpy(np.frombuffer(bytearray().join(row.feature for row in rows), dtype=np.float32))
         width = len(features) // max(1, len(rows))
-        return [row[0] for row in rows], [row[1:3] for row in rows], features.view(len(rows), width)
+        sizes = [(row.height, row.width) for row in rows]
+        return [row.name for row in rows], sizes, features.view(len(rows), width), faults
 
     def __len__(self) -> int:
-        return sum(count for (count,) in self._select("SELECT count(*) FROM images WHERE feature IS NOT NULL"))
+        return len(self.names)
 
     @property
     def names(self) -> list[str]:
@@ -305,7 +326,7 @@ class Gallery:
     @property
     def faults(self) -> dict[str, str]:
         """Why files of the folder are not in the gallery, by name."""
-        return dict(self._select("SELECT name, fault FROM images WHERE fault IS NOT NULL ORDER BY name"))
+        return self._held[3]
 
     def search(self, queries: Tensor, top: int = 10) -> list[list[Hit]]:
         """Return the images nearest to each query, nearest first; the search is exact.
@@ -322,7 +343,7 @@ class Gallery:
         if not len(self.names):
             raise ValueError(f"the gallery in {self.folder} holds no image")
         distances, places = self._nearest(queries, min(top, len(self.names)))
-        names, sizes, _ = self._held
+        names, sizes, *_ = self._held
         return [
             [
                 Hit(rank, self.score(distance), names[place], self.images / names[place], sizes[place])
@@ -347,25 +368,3 @@ class Gallery:
         index = GalleryIndex(self.features.shape[1], self.about["metric"])
         index.add(self.features)
         return index
-
-    # -- the file --------------------------------------------------------------------------------------------
-
-    def _begun(self) -> bool:
-        return bool(self._select("SELECT name FROM sqlite_master"))
-
-    def _select(self, query: str) -> list[tuple]:
-        if not self._path.is_file():
-            return []
-        with self._connection() as database:
-            return database.execute(query).fetchall()
-
-    @contextmanager
-    def _connection(self, mode: str = "rw") -> Iterator[sqlite3.Connection]:
-        # Also to read: what a killed build left half written has to be taken back first.
-        try:
-            with closing(sqlite3.connect(f"{self._path.as_uri()}?mode={mode}", uri=True)) as database:
-                yield database
-        except sqlite3.OperationalError as error:  # locked by another build, disk full, no right to write
-            raise OSError(f"{self._path}: {error}") from error
-        except sqlite3.DatabaseError as error:
-            raise ValueError(f"{self._path} is not a readable gallery: {error}") from error

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch import nn
 from yacs.config import CfgNode
 
 from torchreid_xres import host
 from torchreid_xres.config import load_config, stage_configs
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.run import Run, model_options
-from torchreid_xres.models import MODELS, build_model
-from torchreid_xres.models.weights import load_weights, without_starts
+from torchreid_xres.engine.extraction import load_network
+from torchreid_xres.engine.run import Run
+from torchreid_xres.models import MODELS
+
+__all__ = ["find_run", "host_config", "load_network", "run_folder"]
 
 
 def find_run(weights: str | Path, config: str | Path | CfgNode | None = None) -> tuple[Run, Path]:
@@ -52,32 +52,6 @@ def run_folder(checkpoint: Path) -> Path | None:
     """Return the folder of the run that a checkpoint lies in; None if it lies in none."""
     # Our checkpoints lie in the run's folder, the host's in one below.
     return next((folder for folder in checkpoint.parents[:2] if (folder / "run.json").is_file()), None)
-
-
-def load_network(run: Run, weights: str | Path) -> tuple[nn.Module, dict]:
-    """Build the network of a run and load its weights; classifiers, which only training needs, are left out.
-
-    Args:
-        run: what :func:`find_run` found.
-        weights: the checkpoint.
-
-    Returns:
-        The network in evaluation mode, on the CPU, and the options it was built with, without files of weights.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is of another network.
-    """
-    name, ours = run.model_name, run.model_name in MODELS
-    options = without_starts(model_options(run.cfg, name)) if ours else {}
-    # The host's zoo has no network without a classifier.
-    classes = 0 if ours else 1
-    model = build_model(name, num_classes=classes, loss=run.cfg.loss.name, pretrained=False, **options)
-    with torch.no_grad():
-        for missing in load_weights(model, weights, strict=True):
-            model.state_dict()[missing].zero_()  # a classifier's random weights must not tell two copies apart
-    options.pop("sr_weights", None)
-    return model.eval(), options
 
 
 def host_config(name: str, size: tuple[int, int]) -> CfgNode:

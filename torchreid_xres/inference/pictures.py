@@ -9,22 +9,22 @@ from typing import Union
 import numpy as np
 import PIL.Image
 import torch
-from PIL import ImageOps
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from torchreid_xres.data.io import read_image, to_rgb
+from torchreid_xres.data.io import BITS, read_image, to_rgb
 
 Picture = Union[str, PathLike, PIL.Image.Image, np.ndarray, Tensor]  # noqa: UP007 - a string of it must work, too
 
 
-def as_image(picture: Picture) -> PIL.Image.Image:
+def as_image(picture: Picture, grey_bits: int = BITS) -> PIL.Image.Image:
     """Return one picture as an 8-bit RGB image.
 
     Args:
         picture: a path; a PIL image; an array (H, W, 3), uint8, the channels red, green, blue (what OpenCV reads is
             blue, green, red: turn it with ``[..., ::-1]``); a tensor (3, H, W), red, green, blue, uint8 or float in
             [0, 1], which is rounded to 8 bits. Files and PIL images are turned as their EXIF orientation says.
+        grey_bits: of files and PIL images, see :func:`~torchreid_xres.data.io.read_image`.
 
     Raises:
         OSError: for a file that cannot be read; the message names it.
@@ -36,9 +36,9 @@ def as_image(picture: Picture) -> PIL.Image.Image:
         (255, 255, 255)
     """
     if isinstance(picture, (str, PathLike)):
-        return read_image(picture, upright=True)
+        return read_image(picture, grey_bits)
     if isinstance(picture, PIL.Image.Image):
-        return to_rgb(ImageOps.exif_transpose(picture))
+        return to_rgb(picture, grey_bits)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise ValueError(f"an array must be uint8 (H, W, 3), RGB, not {picture.dtype} {picture.shape}")

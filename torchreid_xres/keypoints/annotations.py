@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from torch import Tensor
 
+from torchreid_xres.data.io import image_size
 from torchreid_xres.keypoints.vehicle20 import KEYPOINTS, ORIENTATIONS
 
 logger = logging.getLogger(__name__)
@@ -202,10 +202,9 @@ class KeypointTable:
     def _of(self, path: str) -> np.ndarray:
         if path not in self._fractions:
             annotations, row = self._points[path]
-            with PIL.Image.open(path) as img:  # reads the header only
-                sides = img.size
+            height, width = image_size(path)
             pixels = annotations.points[row]
-            fractions = np.minimum((pixels + 0.5) / sides, 1.0)
+            fractions = np.minimum((pixels + 0.5) / (width, height), 1.0)
             self._fractions[path] = np.where(pixels < 0, -1.0, fractions).astype(np.float32)
         return self._fractions[path]
 

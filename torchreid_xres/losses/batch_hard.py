@@ -33,8 +33,10 @@ def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.
         raise ValueError(f"a triplet needs two identities, and all {len(pids)} images are of one")
     features = features.float()
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        # |a|^2 + |b|^2 - 2ab is good enough to say which are the hardest, and many times as fast as the differences.
-        rough = torch.cdist(features, features, compute_mode="use_mm_for_euclid_dist")
+        # |a|^2 + |b|^2 - 2ab is good enough to say which are the hardest, and many times as fast as the differences;
+        # but not far from the origin, where the difference of large numbers is all rounding.
+        centred = features - features.mean(dim=0)
+        rough = torch.cdist(centred, centred, compute_mode="use_mm_for_euclid_dist")
         positive = rough.masked_fill(~same, -torch.inf).argmax(dim=1)
         negative = rough.masked_fill(same, torch.inf).argmin(dim=1)
     # The exact differences, two for each anchor: equal features must give 0 and a finite gradient.

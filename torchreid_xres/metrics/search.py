@@ -11,6 +11,7 @@ A gallery that does not fit one machine is cut into shards, one index each; ever
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
@@ -27,6 +28,7 @@ from torchreid_xres.metrics.distance import METRICS
 
 _FORMAT = 1
 _CHUNK = 1 << 15  # images converted at once
+_BLOCK = 1 << 20  # bytes read at once
 _KMEANS_ROUNDS = 10
 _PER_LIST = 64  # images that a list's centre is learned from
 
@@ -205,8 +207,9 @@ class GalleryIndex:
         if self._cameras:
             with whole_file(folder / "cameras.npy") as scratch, open(scratch, "wb") as file:
                 np.save(file, np.concatenate(self._cameras), allow_pickle=False)
+        checksums = {name: _checksum(folder / name) for name in ("index.faiss", *["cameras.npy"] * bool(self._cameras))}
         with whole_file(folder / "about.json") as scratch:
-            scratch.write_text(json.dumps(self._about(), indent=1), encoding="utf-8")
+            scratch.write_text(json.dumps(self._about() | {"crc32": checksums}, indent=1), encoding="utf-8")
 
     def _about(self) -> dict[str, Any]:
         return {
@@ -224,37 +227,49 @@ class GalleryIndex:
 
         Raises:
             FileNotFoundError: if a file is missing.
-            ValueError: if the files do not belong together, or are of another format.
+            ValueError: if a file is damaged, they do not belong together, or are of another format.
         """
         folder = Path(folder)
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-        if about.get("format") != _FORMAT:
-            raise ValueError(f"{folder}: the index has format {about.get('format')!r}; this version reads {_FORMAT}")
-        if not (folder / "index.faiss").is_file():
-            raise FileNotFoundError(f"{folder / 'index.faiss'} is missing")
-        index = cls(about["dimension"], about["metric"], about["lists"])
         faiss = _faiss()
-        read = faiss.read_index(str(folder / "index.faiss"))
-        if about["cameras"]:
-            index._cameras = [np.load(folder / "cameras.npy", allow_pickle=False)]
-        found = {
-            "kind": type(read).__name__,
-            "dimension": read.d,
-            "metric": read.metric_type,
-            "lists": getattr(read, "nlist", 0),
-            "images": read.ntotal,
-            "cameras": len(index._cameras[0]) if about["cameras"] else 0,
-        }
-        said = {
-            "kind": type(index._index).__name__,
-            "dimension": about["dimension"],
-            "metric": faiss.METRIC_L2,
-            "lists": about["lists"],
-            "images": about["images"],
-            "cameras": about["images"] if about["cameras"] else 0,
-        }
-        if found != said:
-            raise ValueError(f"{folder}: the index does not fit its about.json: {found} in one, {said} in the other")
+        try:
+            about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+            if about["format"] != _FORMAT:
+                raise ValueError(f"it has format {about['format']!r}; this version reads {_FORMAT}")
+            if not (folder / "index.faiss").is_file():
+                raise FileNotFoundError(f"{folder / 'index.faiss'} is missing")
+            stated = about.get("crc32", {})  # indexes of before have none
+            for name in ("index.faiss", "cameras.npy"):
+                if name in stated and stated[name] != _checksum(folder / name):
+                    raise ValueError(f"{name} is not what was written")
+            index = cls(about["dimension"], about["metric"], about["lists"])
+            read = faiss.read_index(str(folder / "index.faiss"))
+            if about["cameras"]:
+                index._cameras = [np.load(folder / "cameras.npy", allow_pickle=False)]
+                if index._cameras[0].dtype != np.int64 or index._cameras[0].ndim != 1:
+                    raise ValueError("cameras.npy holds no list of whole numbers")
+            found = {
+                "kind": type(read).__name__,
+                "dimension": read.d,
+                "metric": read.metric_type,
+                "lists": getattr(read, "nlist", 0),
+                "images": read.ntotal,
+                "cameras": len(index._cameras[0]) if about["cameras"] else 0,
+            }
+            said = {
+                "kind": type(index._index).__name__,
+                "dimension": about["dimension"],
+                "metric": faiss.METRIC_L2,
+                "lists": about["lists"],
+                "images": about["images"],
+                "cameras": about["images"] if about["cameras"] else 0,
+            }
+            if found != said:
+                raise ValueError(f"the index does not fit its about.json: {found} in one, {said} in the other")
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # FAISS and numpy raise any
+            told = " ".join(str(error).split())
+            raise ValueError(f"{folder} is not a readable index: {told}; make it anew") from error
         index._index = read
         return index
 
@@ -295,6 +310,14 @@ def merge_shards(
     )
     nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(distances, nearest, axis=1), np.take_along_axis(places, nearest, axis=1)
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _faiss() -> ModuleType:

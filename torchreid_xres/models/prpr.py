@@ -119,7 +119,7 @@ class PRPR(nn.Module):
         img = batch["img"]
         height, width = img.shape[-2:]
         sizes = [(min(h, height), min(w, width)) for h, w in batch["size"].tolist()]
-        views = {level: torch.empty(len(img), 3, *self.size, device=img.device) for level in LEVELS}
+        views = {level: img.float().new_empty(len(img), 3, *self.size) for level in LEVELS}
         for size in sorted(set(sizes)):
             rows = torch.tensor([i for i, other in enumerate(sizes) if other == size], device=img.device)
             for level, view in self.views(undo_enlargement(img[rows], size, self.interpolation)).items():

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from torchreid_xres.sr.base import FRONT_ENDS
-from torchreid_xres.sr.build import read_state
+from torchreid_xres.sr.build import read_state, require_scale
+from torchreid_xres.tensors import require_finite
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = False) -> li
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file does not fit.
+        ValueError: if the file does not fit, what fits is not finite, or a front end is of another scale.
     """
     state = {name.removeprefix("_orig_mod."): tensor for name, tensor in read_state(path).items()}
     own = model.state_dict()
@@ -60,6 +61,8 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = False) -> li
             f"{path} does not fit {type(model).__name__}: {len(lacking)} of {len(own)} tensors are missing or of "
             f"another shape, the first: {', '.join(lacking[:3])}; the file has {', '.join(list(state)[:3])}, ..."
         )
+    require_finite(fits, path)
     model.load_state_dict(fits, strict=False)
+    require_scale(model, path)
     logger.info("loaded %d of %d tensors from %s", len(fits), len(own), path)
     return missing

@@ -15,7 +15,6 @@ from math import prod
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from torchreid_xres.report.latency import Latency
 from torchreid_xres.report.parts import Inputs, evaluating, part_names, part_of, parts_followed, run
+from torchreid_xres.report.text import text_table
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def complexity_table(found: Complexity, times: Mapping[str, Latency] | None = No
         row["share (%)"] = f"{100 * part.multiply_adds / max(1, found.multiply_adds):.1f}"
         row["tensors (MiB)"] = _mebibytes(part.tensor_bytes)
         rows.append(row | _times(times, "" if part is whole else part.name))
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(rows, style)
 
 
 def comparison_table(
@@ -189,7 +189,7 @@ def comparison_table(
         row = {"model": name, **_figures(counted), "of which in layers (G)": _rounded(counted.in_layers / 1e9)}
         row["tensors (MiB)"] = _mebibytes(counted.tensor_bytes)
         rows.append(row | _times(times, name))
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(rows, style)
 
 
 def _times(times: Mapping[str, Latency] | None, name: str) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from torchreid_xres.report.figures import COLOURS, MARKERS, new_figure
+from torchreid_xres.report.records import check_record, read_json
+from torchreid_xres.terminal import printable
 
 FIGURES = {"rank1": "rank-1", "mAP": "mAP"}
 # What a point is of -> the record's entry that holds it.
@@ -52,18 +53,12 @@ def labelled_records(files: Iterable[str]) -> list[tuple[str, dict]]:
     found = []
     for text in files:
         label, _, name = text.partition("=") if "=" in text and not Path(text).is_file() else ("", "", text)
-        path = Path(name)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no record {path}")
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is no JSON: {error}") from error
+        held = read_json(name)
         records = held if isinstance(held, list) else [held]
         ranked = [record for record in records if isinstance(record, dict) and "rank1" in record]
         if not ranked:
-            raise ValueError(f"{path} holds no record of a ranking")
-        found += [(label or record["model"], record) for record in ranked]
+            raise ValueError(f"{name} holds no record of a ranking")
+        found += [(label or record["model"], record) for record in (check_record(one, name) for one in ranked)]
     return found
 
 
@@ -138,7 +133,7 @@ def draw_curves(curves: Sequence[Curve], queries: str = "all") -> Any:
                 i = labels.index(curve.label)
                 colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
                 middle, spread = curve.mean[key], curve.std[key]
-                said = curve.label + (f" ({curve.records} runs, mean ± std)" if curve.records > 1 else "")
+                said = printable(curve.label) + (f" ({curve.records} runs, mean ± std)" if curve.records > 1 else "")
                 (line,) = axes.plot(curve.rates, middle, color=colour, marker=marker, label=said)
                 lines.setdefault(curve.label, line)
                 if curve.records > 1:
@@ -149,9 +144,12 @@ def draw_curves(curves: Sequence[Curve], queries: str = "all") -> Any:
             bottom, top = axes.get_ylim()
             middle, half = (bottom + top) / 2, max(top - bottom, LEAST_SPAN) / 2
             axes.set_ylim(max(0, middle - half), min(100.5, middle + half))
-            axes.set_title(f"{dataset}: {name}")
+            axes.set_title(printable(f"{dataset}: {name}"))
             axes.set_xlabel("all low queries at" if queries == "all" else "queries that the protocol has at")
             axes.set_ylabel(f"{name} (%)")
             axes.grid(alpha=0.3)
-    figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=min(4, len(lines)), frameon=False)
+    places = {"loc": "outside lower center", "ncols": min(4, len(lines)), "frameon": False}
+    legend = figure.legend(list(lines.values()), [str(i) for i in range(len(lines))], **places)
+    for text, line in zip(legend.get_texts(), lines.values(), strict=True):
+        text.set_text(line.get_label())  # only now: Matplotlib leaves out what begins with "_"
     return figure

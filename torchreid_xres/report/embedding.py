@@ -10,6 +10,7 @@ import numpy as np
 
 from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.report.figures import MARKERS, new_figure
+from torchreid_xres.terminal import printable
 
 
 class Embedding(NamedTuple):
@@ -110,7 +111,7 @@ def draw_embedding(embedding: Embedding) -> Any:
         for i, pid in enumerate(identities)
     ]
     axes.legend(handles=people, title="identity", loc="lower left", bbox_to_anchor=(1.01, 0), ncols=2)
-    axes.set(xticks=[], yticks=[], title=f"t-SNE of the features of {embedding.about}")
+    axes.set(xticks=[], yticks=[], title=printable(f"t-SNE of the features of {embedding.about}"))
     return figure
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from torchreid_xres.report.records import check_record, read_json
 
 # What a record holds beside facts: these have tables and charts of their own.
 _MEASURED = {"cmc", "tpr", "accept", "by_rate", "by_camera", "by_size", "curve", "mAP", "mINP"}
@@ -44,7 +45,8 @@ def read_record(path: str | Path, dataset: str = "") -> dict:
 
     Raises:
         FileNotFoundError: if there is no such file, or no record in the folder.
-        ValueError: if the file is no record of a ranking, or there are several and ``dataset`` is not one of them.
+        ValueError: if the file is no record of a ranking or a damaged one, or there are several and ``dataset`` is not
+            one of them.
     """
     path = Path(path)
     if path.is_dir():
@@ -57,16 +59,7 @@ def read_record(path: str | Path, dataset: str = "") -> dict:
         if dataset and dataset not in found:
             raise ValueError(f"{path} was not evaluated on {dataset!r}, but on {', '.join(found)}")
         path = found[dataset or next(iter(found))]
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such run folder or record")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also bytes that are no text
-        raise ValueError(f"{path} is not readable as JSON: {error}") from error
-    needed = ("dataset", "model", "protocol", "rank1", "mAP", "cmc", "by_rate")
-    missing = [key for key in needed if not isinstance(record, dict) or key not in record]
-    if missing:
-        raise ValueError(f"{path} is no record of a ranking: it has no {', no '.join(missing)}")
+    record = check_record(read_json(path), path, ("protocol", "rank1", "mAP", "cmc", "by_rate"))
     if dataset and record["dataset"] != dataset:
         raise ValueError(f"{path} is a record of {record['dataset']}, not of {dataset}")
     return record

@@ -45,12 +45,17 @@ def new_figure(width: float, height: float) -> Any:
 def save_figure(figure: Any, path: Path) -> None:
     """Write a Matplotlib figure, whole or not at all; the same figure gives the same file.
 
+    Its texts are shown as they are: a ``$`` in a name begins no formula.
+
     Args:
         figure: of :func:`new_figure`.
         path: its file, as :func:`figure_path` allows it.
     """
     import matplotlib
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     kind = path.suffix.lower()[1:]
     dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with whole_file(path) as scratch, matplotlib.rc_context({"svg.hashsalt": path.name}):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tabulate import tabulate
+from torchreid_xres.report.text import text_table
 
 
 def keypoint_table(records: Iterable[dict], style: str = "github") -> str:
@@ -39,4 +39,4 @@ def keypoint_table(records: Iterable[dict], style: str = "github") -> str:
                     "train (s)": f"{record['train_seconds']:.0f}" if "train_seconds" in record else "-",
                 }
             )
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(rows, style)

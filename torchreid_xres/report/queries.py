@@ -17,7 +17,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.engine.evaluation import to_device
-from torchreid_xres.engine.extraction import engine_features, trained_engine
+from torchreid_xres.engine.extraction import engine_features, require_trained, trained_engine
 from torchreid_xres.engine.features import FeatureSet, check_same_images
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models.layers import Normalization
@@ -161,6 +161,8 @@ def run_queries(
     """
     if not 1 <= count <= MOST:
         raise ValueError(f"{count} queries of each kind; 1 to {MOST} can be shown")
+    if other is not None and other.is_dir():
+        require_trained(other)  # before the images of this run are read
     lists, pictures = _opened(folder, record, root)
     worst, best = (listed(lists, pictures, lists.hardest(count, easiest)) for easiest in (False, True))
     if other is None or other_record is None:

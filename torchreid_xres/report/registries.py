@@ -9,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
 from yacs.config import CfgNode
 
 from torchreid_xres import host, losses
@@ -21,6 +20,7 @@ from torchreid_xres.data.datasets.mlr_cuhk03 import MAT, MLRCUHK03, RELEASE
 from torchreid_xres.engine.base import ENGINES
 from torchreid_xres.host_mends import MENDS
 from torchreid_xres.models import MODELS
+from torchreid_xres.report.text import text_table
 from torchreid_xres.sr import FRONT_ENDS
 
 NOT_FOUND = "not found"
@@ -36,7 +36,7 @@ def registry_table(kind: str, style: str = "github") -> str:
     Raises:
         KeyError: for another kind.
     """
-    return tabulate(REGISTRIES[kind](), headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(REGISTRIES[kind](), style)
 
 
 def _models() -> list[dict]:
@@ -152,11 +152,11 @@ def data_set_at(name: str, root: Path) -> str:
     if cls is Folder:
         return "your own folders"
     if cls is MLRCUHK03:
-        unpacked = [root / folder / f"images_{boxes}" for folder in RELEASE for boxes in ("detected", "labeled")]
-        archives = [root / folder / MAT for folder in RELEASE]
+        places = [root / place for folder in RELEASE for place in (folder, f"{folder}/{folder}")]
+        archives = [place / MAT for place in places if (place / MAT).is_file()]
         # Its reader would unpack the archive.
-        if any(map(Path.is_file, archives)) and not unpacked[0].is_dir() and not unpacked[2].is_dir():
-            return f"archive in {next(file for file in archives if file.is_file()).parent}, unpacked on first use"
+        if archives and not any((place / "images_detected").is_dir() for place in places):
+            return f"archive in {archives[0].parent}, unpacked on first use"
     try:
         # Reads names and lists, and checks their numbers; no image is opened.
         split = cls(root=str(root), mode="query", verbose=False).split

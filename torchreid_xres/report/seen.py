@@ -14,6 +14,7 @@ from torchvision.transforms.functional import resize, to_tensor
 from yacs.config import CfgNode
 
 from torchreid_xres.data.degrade import check_rate, degrade_image
+from torchreid_xres.data.io import read_image
 from torchreid_xres.inference.network import find_run, load_network
 from torchreid_xres.models.layers import Normalization
 
@@ -25,6 +26,10 @@ class Trained(NamedTuple):
     model: nn.Module
     data: CfgNode  # the section ``data`` of the run's configuration
     normalize: Normalization
+
+    def read(self, path: str | Path) -> PIL.Image.Image:
+        """Return a picture's file as the run's data sets read it, 8-bit RGB."""
+        return read_image(path, self.data.grey_bits)
 
 
 class Seen(NamedTuple):

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
-from tabulate import tabulate
 
 from torchreid_xres.report.tables import spread
+from torchreid_xres.report.text import text_table
 
 COMPARED = ("rank1", "mAP")
 
@@ -165,7 +165,7 @@ def suite_table(result: Mapping[str, Any], ranks: Sequence[int] = (1, 5, 10), st
             line[f"{name}, difference"] = _signed(told[key]) if told else "-"
         line["mAP is"] = told["mAP"]["verdict"] if told else "-"
         lines.append(line)
-    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(lines, style)
 
 
 def rate_table(result: Mapping[str, Any], style: str = "github") -> str:
@@ -189,7 +189,7 @@ def rate_table(result: Mapping[str, Any], style: str = "github") -> str:
                 values = [rec["by_rate"][rate][key] for rec in row["records"] if rate in rec["by_rate"]]
                 line[f"{key.replace('rank', 'rank-')} x{rate}"] = spread(values)
         lines.append(line)
-    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(lines, style)
 
 
 def cost_table(result: Mapping[str, Any], style: str = "github") -> str:
@@ -212,7 +212,7 @@ def cost_table(result: Mapping[str, Any], style: str = "github") -> str:
         ):
             line[name] = f"{mean([cost[key] for cost in costs]):.{digits}f}"
         lines.append(line)
-    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(lines, style)
 
 
 def vpfa_table(result: Mapping[str, Any], style: str = "github") -> str:
@@ -231,7 +231,7 @@ def vpfa_table(result: Mapping[str, Any], style: str = "github") -> str:
                 line[name] = spread([record[key] for record in row["records"][module]])
                 line[f"{name}, difference"] = _signed(told[key])
             lines.append(line | {"mAP is": told["mAP"]["verdict"]})
-    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(lines, style)
 
 
 def forecast_table(results: Sequence[Mapping[str, Any]], style: str = "github") -> str:
@@ -266,7 +266,7 @@ def forecast_table(results: Sequence[Mapping[str, Any]], style: str = "github") 
         last[name] = "{:+.2f} (p {:.3f})".format(*found)
     forms = dict(zip(names, ("{:.0f}", "{:.2f}", "{:.2f}", "{:+.2f}", "{:+.1f}"), strict=True))
     shown = [line | {name: form.format(line[name]) for name, form in forms.items()} for line in lines]
-    return tabulate([*shown, last | {names[-1]: ""}], headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table([*shown, last | {names[-1]: ""}], style)
 
 
 def stratified_rank_correlation(
@@ -315,7 +315,7 @@ def quoted_table(block: Mapping[str, Any], style: str = "github") -> str:
         for key, value in zip(block["figures"], row["values"], strict=True):
             line[f"quoted {key.replace('rank', 'rank-')}"] = "-" if value is None else f"{value:.1f}"
         lines.append(line | {"from": row["source"]})
-    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(lines, style)
 
 
 def _signed(told: Mapping[str, float]) -> str:

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
-from tabulate import tabulate
-
 from torchreid_xres.report.keypoints import keypoint_table
+from torchreid_xres.report.text import text_table
 
 
 def record_tables(records: Sequence[dict], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> list[str]:
@@ -54,7 +53,7 @@ def accuracy_table(records: Iterable[dict], ranks: Sequence[int] = (1, 5, 10), s
         row["params (M)"] = f"{group[0]['parameters'] / 1e6:.2f}"
         row["train (s)"] = spread([rec["train_seconds"] for rec in group if rec.get("train_seconds")], digits=0)
         rows.append(row)
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(rows, style)
 
 
 def rank1_by_resolution(groups: Iterable[Sequence[dict]]) -> list[dict[str, str]]:
@@ -103,7 +102,7 @@ def curve_table(records: Iterable[dict], figures: Sequence[str] = ("rank1", "mAP
         for (dataset, model), group in groups.items()
         for figure in figures
     ]
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(rows, style)
 
 
 def restoration_table(records: Iterable[dict], style: str = "github") -> str:
@@ -124,7 +123,7 @@ def restoration_table(records: Iterable[dict], style: str = "github") -> str:
                     key = f"{figure}_{prefix}x{level}"
                     row[f"{figure.upper()} x{level}"] = spread([rec[key] for rec in group if key in rec], digits)
             rows.append(row)
-    return tabulate(rows, headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(rows, style)
 
 
 def ablation_table(result: dict, style: str = "github") -> str:
@@ -143,7 +142,7 @@ def ablation_table(result: dict, style: str = "github") -> str:
         for key, value in zip(result["figures"], row["quoted"], strict=True):
             line[f"quoted {key.replace('rank', 'rank-')}"] = "-" if value is None else f"{value:.1f}"
         lines.append(line)
-    return tabulate(lines, headers="keys", tablefmt=style, disable_numparse=True)
+    return text_table(lines, style)
 
 
 def _grouped(records: Iterable[dict]) -> dict[tuple[str, str], list[dict]]:

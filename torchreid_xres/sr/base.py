@@ -150,6 +150,13 @@ class FrontEnd(nn.Module, ABC):
         """
         return state
 
+    def at_scale(self, scale: int) -> FrontEnd | None:
+        """Return a net of another scale with these weights; None where their shapes tell the scale, or there is none.
+
+        Where all scales have tensors of the same shapes, only what they make of an image tells them apart.
+        """
+        return None
+
     def extra_repr(self) -> str:
         facts = ["scale", "channels", "pre_upsampled", "residual", "multiple", "minimum"]
         return ", ".join(f"{fact}={getattr(self, fact)}" for fact in facts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from torchreid_xres.metrics.image import psnr
 from torchreid_xres.registry import refuse_unknown_options
 from torchreid_xres.sr.base import FRONT_ENDS, FrontEnd
-from torchreid_xres.tensors import read_tensors
+from torchreid_xres.sr.image import resize
+from torchreid_xres.tensors import misfits, read_tensors, require_finite
 
 logger = logging.getLogger(__name__)
 
@@ -76,42 +77,68 @@ def load_weights(front_end: FrontEnd, path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if names or shapes differ; the message lists them.
+        ValueError: if names or shapes differ, listing them; if a tensor is not finite, or the weights are of another
+            scale.
     """
     state = front_end.rename(read_state(path))
-    own = front_end.state_dict()
-    shared = [name for name in own if name in state]
-    faults = {
-        "lacks": [name for name in own if name not in state],
-        "has besides": [name for name in state if name not in own],
-        "has in another shape": [
-            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-            for name in shared
-            if state[name].shape != own[name].shape
-        ],
-    }
-    if any(faults.values()):
-        told = "; ".join(f"it {kind} {_shortened(names)}" for kind, names in faults.items() if names)
+    told = misfits(front_end.state_dict(), state)
+    if told:
         raise ValueError(
             f"{path} does not fit {type(front_end).__name__}({front_end.extra_repr()}): {told}. "
             "Build the front end with the sizes, channels and scale of the checkpoint"
         )
+    require_finite(state, path)
     front_end.load_state_dict(state)
+    require_scale(front_end, path)
     logger.info("loaded %d tensors of %s from %s", len(state), type(front_end).__name__, path)
 
 
-def _shortened(names: list[str], shown: int = 4) -> str:
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + rest
+def require_scale(network: nn.Module, path: str | Path) -> None:
+    """Refuse a network with a front end whose weights are of another scale.
+
+    Where shapes do not tell it (FSRCNN), a smooth picture is magnified: at its own scale a trained net gives about what
+    bicubic interpolation gives, at another one the brightness is off by the ratio of the scales, squared. Weights that
+    do so at no scale (untrained ones, say) are left alone. That costs some milliseconds.
+
+    Args:
+        network: a front end, or a network that may have some.
+        path: where its weights were read.
+
+    Raises:
+        ValueError: naming both scales.
+    """
+    for part in network.modules():
+        if not isinstance(part, FrontEnd):
+            continue
+        twins = {scale: part.at_scale(scale) for scale in part.info.scales}
+        likeness = {scale: _likeness(twin) for scale, twin in twins.items() if twin is not None}
+        best = max(likeness, key=lambda scale: likeness[scale], default=part.scale)
+        if best != part.scale and likeness[part.scale] < _NONSENSE and likeness[best] > _LIKE:
+            raise ValueError(
+                f"{path} is of {type(part).__name__} at scale {best}, not {part.scale}: a smooth picture comes out at "
+                f"{likeness[best]:.1f} dB of the bicubic one there, {likeness[part.scale]:.1f} here. Set scale {best}"
+            )
+
+
+_NONSENSE, _LIKE = 15.0, 20.0  # dB
+
+
+@torch.no_grad()
+def _likeness(front_end: FrontEnd) -> float:
+    """Return the PSNR in dB of what a front end and bicubic interpolation make of a smooth, bright picture."""
+    wave = torch.linspace(0, 6, 24).cos() / 10
+    small = (0.7 + wave[:, None] + wave).expand(1, 3, 24, 24).to(next(front_end.parameters()))
+    found = front_end.train()(small)  # in evaluation it would be clamped
+    return float(psnr(found.float(), resize(small, tuple(found.shape[-2:])).float()).mean())
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """Read names and tensors from a checkpoint, without running code that it might hold.
 
     Args:
-        path: a file of ``torch.save`` (plain tensors, possibly inside the usual wrappers
+        path: a file of ``torch.save`` (checked against its checksums; plain tensors, possibly inside the usual wrappers
             ``state_dict``, ``params_ema`` and the like, possibly saved under ``DataParallel``), or
-            a ``.safetensors`` file.
+            a ``.safetensors`` file, which has no checksums.
 
     Returns:
         Name to tensor, on the CPU.
@@ -124,13 +151,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}")
     try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        else:
-            state = read_tensors(path)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be read as a file of plain tensors: {reason}") from error
+        state: Any = load_file(path) if path.suffix == ".safetensors" else read_tensors(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read; it may be damaged: {error}") from error
     for wrapper in _WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from torch import Tensor, nn
 
 from torchreid_xres.sr.base import FRONT_ENDS, FrontEnd, FrontEndInfo, init_small
@@ -23,7 +25,7 @@ class FSRCNN(FrontEnd):
     """FSRCNN(d, s, m) (Dong et al., ECCV 2016, section 3): extract, shrink, map m times, expand, deconvolve.
 
     Convolutions start after He et al., the deconvolution from N(0, 0.001^2), as in the paper.
-    All scales have tensors of the same shapes, so a checkpoint of another scale loads without a complaint.
+    All scales have tensors of the same shapes; a checkpoint of another scale is known by the image that comes out.
 
     Args:
         scale: 2, 3, 4 or 8.
@@ -65,6 +67,12 @@ class FSRCNN(FrontEnd):
 
     def net(self, x: Tensor) -> Tensor:
         return self.last(self.middle(self.first(x)))
+
+    def at_scale(self, scale: int) -> FSRCNN:
+        twin = copy.deepcopy(self)
+        twin.scale = scale
+        twin.last.stride, twin.last.output_padding = (scale, scale), (scale - 1, scale - 1)
+        return twin
 
     def rename(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         renamed = {}

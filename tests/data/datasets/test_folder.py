@@ -82,8 +82,51 @@ class TestTree:
     def test_no_camera(self, build, tree, picture):
         root = tree("folder")
         picture(root / "query" / "c" / "holiday.jpg")
-        with pytest.raises(ValueError, match=r"holiday.jpg: no camera; the name needs a part like _c2"):
+        with pytest.raises(ValueError, match=r"holiday.jpg: no camera; the name needs one part like _c2"):
             build("folder", root=root)
+
+    @pytest.mark.parametrize(
+        ("name", "camera"),
+        [("anna_c3po_c2_1.jpg", "2"), ("0002_c2s1_000451_03.jpg", "2"), ("x_c02.jpg", "2"), ("a_c2-c3.jpg", "2"),
+         ("a_c2_b_c02.jpg", "2")],
+    )  # fmt: skip
+    def test_the_camera_in_a_name(self, build, tree, picture, name, camera):
+        root = tree("folder")
+        picture(root / "train" / "a" / name)
+        split = build("folder", root=root, lr_camera=camera).split
+        (added,) = [image for image in split.train if image.path.endswith(name)]
+        assert added.camid in {image.camid for image in split.query} and added.low
+        assert len({image.camid for image in (*split.train, *split.gallery)}) == 2
+
+    @pytest.mark.parametrize(
+        ("name", "told"),
+        [("shop_c3_c2_1.jpg", "the cameras 3 and 2; the name needs one"), ("anna_c3po.jpg", "no camera"),
+         ("a_cam2.jpg", "no camera")],
+    )  # fmt: skip
+    def test_a_name_of_two_cameras_or_none(self, build, tree, picture, name, told):
+        root = tree("folder")
+        picture(root / "query" / "c" / name)
+        with pytest.raises(ValueError, match=f"{name}: {told}"):
+            build("folder", root=root)
+
+    @pytest.mark.parametrize("lr_camera", ["02", 2, "2", "002"])
+    def test_zeros_in_front_of_a_camera_do_not_count(self, build, picture, tmp_path, lr_camera):
+        for place in ("train/a/1/x.jpg", "train/b/02/x.jpg", "query/c/x_c002.jpg", "query/d/2/x.jpg",
+                      "gallery/c/01/x.jpg", "gallery/c/10/x.jpg", "gallery/d/x_c1.jpg"):  # fmt: skip
+            picture(tmp_path / place)
+        split = build("folder", root=tmp_path, lr_camera=lr_camera).split
+        first, second, third, fourth = (image.camid for image in (*split.train, *split.query))
+        assert first != second == third == fourth
+        one, ten, again = (image.camid for image in split.gallery)
+        assert one == again == first and ten not in (first, second)
+        assert [image.low for image in (*split.train, *split.query)] == [False, True, True, True]
+
+    def test_cameras_keep_their_numbers(self, build, picture, tmp_path):
+        """They are counted in the order of their texts, as ever."""
+        for place in ("train/a/2/x.jpg", "train/a/10/x.jpg", "query/c/roof/x.jpg", "gallery/c/1/x.jpg"):
+            picture(tmp_path / place)
+        split = build("folder", root=tmp_path).split
+        assert [image.camid for image in (*split.gallery, *split.train, *split.query)] == [0, 1, 2, 3]
 
     def test_identity_without_gallery_image(self, build, tree, picture):
         root = tree("folder")
@@ -100,7 +143,8 @@ class TestTree:
     def test_one_identity_in_train_and_test(self, build, tree, picture):
         root = tree("folder")
         picture(root / "train" / "c" / "img_c2_1.jpg")
-        with pytest.raises(ValueError, match="1 identities are in train and test"):
+        told = r"1 identities are in train and test; of one are .*train/c/img_c2_1\.jpg and .*/c/"
+        with pytest.raises(ValueError, match=told):
             build("folder", root=root)
 
 
@@ -129,11 +173,32 @@ class TestTable:
         (root / "images.csv").write_bytes(b"\xef\xbb\xbf" + text)
         assert len(build("folder", root=root).split.train) == 3
 
+    @pytest.mark.parametrize("separator", [";", "\t"])
+    def test_a_spreadsheets_separators(self, build, table, separator):
+        root = table(ROWS)
+        before = build("folder", root=root).manifest.sha256
+        text = (root / "images.csv").read_text()
+        (root / "images.csv").write_text(text.replace(",", separator).replace("a/1.jpg", '"a/1.jpg"'))
+        assert build("folder", root=root).manifest.sha256 == before
+
+    def test_absolute_paths_in_the_tables_folder(self, build, table, tmp_path):
+        root = table(ROWS)
+        before = build("folder", root=root).manifest.sha256
+        lines = (root / "images.csv").read_text().splitlines()
+        whole = "\n".join([lines[0], *(f"{root}/{line}" for line in lines[1:-1]), f"b/../{lines[-1]}"])
+        (root / "images.csv").write_text(whole)
+        assert build("folder", root=root).manifest.sha256 == before
+        (root / "images.csv").write_text(whole + f"\n{root.parent}/x.jpg,eve,north,train\n")
+        with pytest.raises(ValueError, match=rf"line 8: the path '{root.parent}/x.jpg' leaves the table's folder, "):
+            build("folder", root=root)
+        (root / "images.csv").write_text(whole)
+        (tmp_path / "linked").symlink_to(root)
+        assert build("folder", root=tmp_path / "linked").manifest.sha256 == before
+
     def test_missing_columns(self, build, table):
         root = table([row[:2] for row in ROWS], header=("path", "identity"))
-        with pytest.raises(
-            ValueError, match=r"images.csv: without the column camera, split; the header must have path"
-        ):
+        told = r"images.csv: without the column camera, split; the header must have path.*'path,identity'"
+        with pytest.raises(ValueError, match=told):
             build("folder", root=root)
 
     @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ def test_find_folder_takes_the_first_complete_one(tmp_path):
     assert reading.find_folder(tmp_path, ("a", "b", "c"), ["query"]) == tmp_path / "b"
     with pytest.raises(FileNotFoundError) as error:
         reading.find_folder(tmp_path, ("a", "x/y", "b"), ["query", "train"])
-    assert "a (without query, train); x/y (not there); b (without train)" in str(error.value)
+    told = str(error.value)
+    assert "a (without query, train; it holds nothing); x/y (not there); b (without train; it holds query)" in told
 
 
 def test_list_images(tmp_path):

@@ -22,6 +22,11 @@ from torchreid_xres.data.io import image_size
 
 logger = logging.getLogger(__name__)
 
+FOLDERS = (
+    "CAVIAR4REID", "caviar/CAVIAR4REID", "CAVIARa", "caviar/CAVIARa", "CAVIAR4REID/CAVIARa",
+    "caviar/CAVIAR4REID/CAVIARa", "caviar",
+)  # fmt: skip
+
 
 @DATASETS.register(
     "caviar",
@@ -38,9 +43,9 @@ class CAVIAR(CrossResolutionDataset):
     persons, 50 of whom appear in both cameras, with 10 images in each. Terms: research use
     (http://www.lorisbazzani.info/caviar4reid.html).
 
-    Folders: ``CAVIAR4REID``, ``caviar/CAVIAR4REID``, ``CAVIARa``, ``caviar/CAVIARa`` or ``caviar``; names
-    ``PPPPIII.jpg`` with the person's four digits and the image's three. Images 1 to 10 are of the first camera, 11 to
-    20 of the second.
+    Folders: ``CAVIAR4REID`` or ``CAVIARa``, alone, in ``caviar`` or ``CAVIARa`` in ``CAVIAR4REID``, or ``caviar``;
+    names ``PPPPIII.jpg`` with the person's four digits and the image's three. Images 1 to 10 are of the first camera,
+    11 to 20 of the second.
 
     The 22 persons of one camera are dropped. The camera with the smaller median area is low. Ten random splits into
     25 training and 25 test persons (500 training images, 250 queries, 250 gallery images), evaluated single-shot.
@@ -56,8 +61,7 @@ class CAVIAR(CrossResolutionDataset):
     defaults: ClassVar[dict] = {"check_counts": True}
 
     def load(self, root: Path, split_id: int, check_counts: bool) -> Split:
-        folders = ("CAVIAR4REID", "caviar/CAVIAR4REID", "CAVIARa", "caviar/CAVIARa", "caviar")
-        folder = find_folder(root, folders, [])
+        folder = find_folder(root, FOLDERS)
         images = []
         for path in list_images(folder):
             person, number = map(int, match_name(r"(\d{4})(\d{3})\.", path))

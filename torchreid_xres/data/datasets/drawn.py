@@ -6,17 +6,26 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from torchreid_xres.data.base import CrossResolutionDataset, Image, Split
 from torchreid_xres.data.datasets.reading import low_against_high
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 logger = logging.getLogger(__name__)
+
+_SCRATCH = re.compile(r"\.[0-9a-f]{12}-\w+")
 
 #: Test identities are numbered from here, so that they stay the same however many there are for training.
 FIRST_TEST = 5000
@@ -54,7 +63,8 @@ def drawn_folder(parent: Path, options: dict[str, Any], draw: Callable[[Path], N
     """Return the folder that holds what ``draw`` draws for these options; draw it if it is not there yet.
 
     The drawing is done in a temporary folder beside, which takes its name only when it is complete, so that an
-    interrupted run leaves nothing that could be taken for a set. Of two processes that draw at once, one wins.
+    interrupted run leaves nothing that could be taken for a set; what a killed one leaves, the next one removes. Of two
+    processes that draw at once, one wins.
 
     Args:
         parent: folder of the set.
@@ -63,10 +73,11 @@ def drawn_folder(parent: Path, options: dict[str, Any], draw: Callable[[Path], N
     """
     text = json.dumps(options, sort_keys=True)
     folder = parent / hashlib.sha256(text.encode()).hexdigest()[:12]
+    _remove_abandoned(parent)
     if folder.is_dir():
         return folder
     parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
+    scratch, lock = _scratch(folder)
     try:
         draw(scratch)
         (scratch / "options.json").write_text(text + "\n", encoding="utf-8")
@@ -79,7 +90,51 @@ def drawn_folder(parent: Path, options: dict[str, Any], draw: Callable[[Path], N
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
     return folder
+
+
+def _scratch(folder: Path) -> tuple[Path, int | None]:
+    """Make a folder to draw in, with the lock that says for as long as this process lives that it is in use."""
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            lock = _locked(scratch)
+        except (BlockingIOError, FileNotFoundError):  # another process took it for abandoned in the meantime
+            continue
+        except OSError:  # a disk without locks, where nobody removes what others left
+            return scratch, None
+        if scratch.is_dir():
+            return scratch, lock
+        os.close(lock)
+
+
+def _locked(folder: Path) -> int:
+    """Return a lock on a folder.
+
+    Raises:
+        OSError: if there is no such folder, or there are no locks; ``BlockingIOError`` if another process has it.
+    """
+    if fcntl is None:
+        raise OSError("this system has no flock")
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove what killed processes left of their drawings; what another one is drawing stays."""
+    for path in parent.glob(".*-*"):
+        if _SCRATCH.fullmatch(path.name):
+            with suppress(OSError):
+                lock = _locked(path)
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(lock)
 
 
 class DrawnDataset(CrossResolutionDataset):

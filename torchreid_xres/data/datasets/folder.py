@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
+import os
 import re
 from collections import Counter
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, Image, Split
-from torchreid_xres.data.datasets.reading import IMAGE_SUFFIXES, list_images, read_text
+from torchreid_xres.data.datasets.reading import read_text, whole
+from torchreid_xres.data.walk import holds, walk_images
+from torchreid_xres.terminal import printable
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("train", "query", "gallery")
 COLUMNS = ("path", "identity", "camera", "split")
@@ -37,13 +43,14 @@ class Folder(CrossResolutionDataset):
 
     A tree: ``train``, ``query`` and ``gallery``, each with one folder per identity. The camera of an image is the
     name of a further folder, ``query/<identity>/<camera>/<image>``, or a number in the image's name,
-    ``query/<identity>/0007_c2_1.jpg``.
+    ``query/<identity>/0007_c2_1.jpg``. Linked folders count.
 
-    A table: ``images.csv``, UTF-8, with the header ``path,identity,camera,split``; paths are relative to the table's
-    folder, the split is ``train``, ``query`` or ``gallery``.
+    A table: ``images.csv``, UTF-8, with the header ``path,identity,camera,split`` and commas, semicolons or tabs
+    between; paths are relative to the table's folder or lie in it, the split is ``train``, ``query`` or ``gallery``.
 
     Identities and cameras are any text; the same text is the same identity in all parts, so training and test
-    identities must differ. A query needs a gallery image of its identity from another camera.
+    identities must differ. Cameras that are numbers are the same with and without zeros in front. A query needs a
+    gallery image of its identity from another camera.
 
     Options:
         folder: tree or table below ``root``; empty: ``root`` itself, and its ``images.csv`` if there is one.
@@ -62,35 +69,49 @@ class Folder(CrossResolutionDataset):
             raise FileNotFoundError(f"there is no folder or table {place}")
         table = place if place.is_file() else place / TABLE
         base, rows = (table.parent, _read_table(table)) if table.is_file() else (place, _read_tree(place))
-        if lr_camera is not None and str(lr_camera) not in {row.camera for row in rows}:
-            cameras = ", ".join(sorted({row.camera for row in rows}))
+        cameras: dict[str, str] = {}
+        for row in rows:
+            cameras[_camera(row.camera)] = min(row.camera, cameras.get(_camera(row.camera), row.camera))
+        if lr_camera is not None and _camera(str(lr_camera)) not in cameras:
             raise ValueError(
-                f"{self.name}: no image in {base} is of the lr_camera {lr_camera!r}; cameras are: {cameras}"
+                f"{self.name}: no image in {base} is of the lr_camera {lr_camera!r}; cameras are: "
+                f"{', '.join(sorted(cameras.values()))}"
             )
         _check_matches(rows, base)
 
         # Whether the gap is in the pictures is here the user's to say.
         self.natural = not synthetic
         pids = {identity: number for number, identity in enumerate(sorted({row.identity for row in rows}))}
-        camids = {camera: number for number, camera in enumerate(sorted({row.camera for row in rows}))}
+        camids = {camera: number for number, camera in enumerate(sorted(cameras, key=lambda one: cameras[one]))}
         parts: dict[str, list[Image]] = {part: [] for part in PARTS}
         for row in sorted(rows):
-            low = row.camera == str(lr_camera) and not (synthetic and row.split == "gallery")
+            low = _camera(row.camera) == _camera(str(lr_camera)) and not (synthetic and row.split == "gallery")
             low = low or (synthetic and row.split == "query")
             path = str(base / row.path)
-            parts[row.split].append(Image(path, pids[row.identity], camids[row.camera], low))
+            parts[row.split].append(Image(path, pids[row.identity], camids[_camera(row.camera)], low))
         return Split(str(base), **parts)
 
 
+def _camera(text: str) -> str:
+    """Return by what a camera is told from others: a number without the zeros in front, or its text."""
+    return text.lstrip("0") or "0" if re.fullmatch(r"[0-9]+", text) else text
+
+
 def _read_table(table: Path) -> list[_Row]:
-    reader = csv.DictReader(io.StringIO(read_text(table), newline=""))
+    text = read_text(table)
+    header = text.partition("\n")[0]
+    # Spreadsheets write semicolons where the comma is in numbers.
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     try:
         header, lines = reader.fieldnames or [], [(reader.line_num, line) for line in reader]
     except csv.Error as error:
         raise ValueError(f"{table}, line {reader.line_num}: {error}") from error
     missing = [column for column in COLUMNS if column not in header]
     if missing:
-        raise ValueError(f"{table}: without the column {', '.join(missing)}; the header must have {', '.join(COLUMNS)}")
+        raise ValueError(
+            f"{table}: without the column {', '.join(missing)}; the header must have {','.join(COLUMNS)}, it is "
+            f"{printable(text.partition(chr(10))[0].strip())!r}"
+        )
     rows = []
     for number, line in lines:
         where = f"{table}, line {number}"
@@ -100,9 +121,9 @@ def _read_table(table: Path) -> list[_Row]:
         row = _Row(*(line[column].strip() for column in COLUMNS))
         if row.split not in PARTS:
             raise ValueError(f"{where}: the split is {row.split!r}; it must be {', '.join(PARTS)}")
-        inside = Path(row.path)
-        if inside.is_absolute() or ".." in inside.parts:
-            raise ValueError(f"{where}: the path {row.path!r} leaves the table's folder; give it relative to that")
+        inside = _inside(table.parent, row.path)
+        if inside is None:
+            raise ValueError(f"{where}: the path {row.path!r} leaves the table's folder, {table.parent}")
         if not (table.parent / inside).is_file():
             raise FileNotFoundError(f"{where}: there is no file {table.parent / inside}")
         rows.append(row._replace(path=inside.as_posix()))
@@ -114,43 +135,54 @@ def _read_table(table: Path) -> list[_Row]:
     return rows
 
 
+def _inside(folder: Path, path: str) -> Path | None:
+    """Return a path, absolute or relative to a folder, as one below the folder; None if it leads out of it."""
+    for base in (folder, folder.resolve()):
+        inside = Path(os.path.relpath(folder / path, base))
+        if ".." not in inside.parts:
+            return inside
+    return None
+
+
 def _read_tree(base: Path) -> list[_Row]:
     missing = [part for part in PARTS if not (base / part).is_dir()]
     if missing:
         raise FileNotFoundError(
-            f"{base}: without the folder {', '.join(missing)}; expected {', '.join(PARTS)}, or a table {TABLE}"
+            f"{base}: without the folder {', '.join(missing)}; expected {', '.join(PARTS)}, or a table {TABLE}; it "
+            f"holds {holds(base)}"
         )
     rows = []
     for part in PARTS:
-        before = len(rows)
-        for identity in _subfolders(base / part):
-            cameras = _subfolders(identity)
-            found = [(path, camera.name) for camera in cameras for path in list_images(camera)]
-            if not cameras or _has_images(identity):
-                found += [(path, _camera_of_name(path)) for path in list_images(identity)]
-            rows += [
-                _Row(Path(path).relative_to(base).as_posix(), identity.name, camera, part) for path, camera in found
-            ]
-        if len(rows) == before:
-            raise FileNotFoundError(f"{base / part}: there are no images in <identity> folders here")
+        found = whole(walk_images(base / part))
+        empty = [name for name in found.without_images() if name and name.count("/") < 2]
+        if empty:
+            raise FileNotFoundError(f"there are no images in {base / part / empty[0]}")
+        placed = {name: path for name, path in found.images.items() if 1 <= name.count("/") <= 2}
+        astray = found.images.keys() - placed.keys()
+        if not placed:
+            told = f"{base / part}: there are no images in <identity> folders, or in <camera> folders in these"
+            elsewhere = f"; {len(astray)} lie elsewhere, e.g. {printable(min(astray))}" if astray else ""
+            raise FileNotFoundError(told + elsewhere)
+        if astray:
+            logger.warning(
+                "%s: %d images are left out: they lie neither in <identity> nor in <identity>/<camera>, e.g. %s",
+                base / part, len(astray), printable(min(astray)),
+            )  # fmt: skip
+        for name, path in placed.items():
+            identity, *camera, _ = name.split("/")
+            rows.append(_Row(f"{part}/{name}", identity, camera[0] if camera else _camera_of_name(path), part))
     return rows
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _has_images(folder: Path) -> bool:
-    return any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in folder.iterdir())
-
-
-def _camera_of_name(path: str) -> str:
-    match = re.search(r"_c(\d+)", Path(path).name)
-    if match is None:
+def _camera_of_name(path: Path) -> str:
+    # Market-1501 has a sequence behind the camera, _c1s2; _c3po is no camera.
+    numbers = re.findall(r"_c([0-9]+)(?=s[0-9]|[^0-9A-Za-z]|$)", path.stem)
+    if len({*map(_camera, numbers)}) != 1:
+        told = f"the cameras {' and '.join(numbers)}" if numbers else "no camera"
         raise ValueError(
-            f"{path}: no camera; the name needs a part like _c2, or the image a folder <identity>/<camera>/"
+            f"{path}: {told}; the name needs one part like _c2, or the image a folder <identity>/<camera>/"
         )
-    return match[1]
+    return numbers[0]
 
 
 def _check_matches(rows: list[_Row], base: Path) -> None:

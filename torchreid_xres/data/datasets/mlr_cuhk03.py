@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from torchreid_xres.data.datasets.reading import (
     list_images,
     low_against_high,
     match_name,
+    read_text,
     split_identities,
 )
 
@@ -32,6 +35,7 @@ logger = logging.getLogger(__name__)
 RELEASE = ("cuhk03", "CUHK03")
 ONE_PAIR = ("cuhk03_p1/images",)
 MAT = "cuhk03_release/cuhk-03.mat"
+SPLITS = "splits_classic_{}.json"
 # Images and persons by kind of box.
 COUNTS = {"detected": (14097, 1467), "labeled": (14096, 1467)}
 ONE_PAIR_COUNTS = (7239, 743)
@@ -59,7 +63,8 @@ class MLRCUHK03(CrossResolutionDataset):
     Layouts:
         - ``release``: ``cuhk03_release/cuhk-03.mat`` in ``cuhk03`` or ``CUHK03``; the 20 classic test sets of 100
           persons (papers average over 10). The images are written once to ``cuhk03/images_detected`` or
-          ``images_labeled``, where the host puts them, too.
+          ``images_labeled``, where the host puts them, too. Without the ``.mat`` what the host made of it does:
+          those folders with ``splits_classic_detected.json`` or ``splits_classic_labeled.json`` beside them.
         - ``one_pair``: ``cuhk03_p1/images``, the labelled boxes of 743 persons of pair 1; ten random splits into 643
           training and 100 test persons, drawn from a hash.
 
@@ -78,26 +83,34 @@ class MLRCUHK03(CrossResolutionDataset):
     def load(self, root: Path, split_id: int, cuhk03_labeled: bool, layout: str, check_counts: bool) -> Split:
         if layout not in LAYOUTS:
             raise ValueError(f"{self.name} has no layout {layout!r}; there are: {', '.join(LAYOUTS)}")
+        boxes = "labeled" if cuhk03_labeled else "detected"
+        release = None
+        if layout != "one_pair":
+            try:
+                release = find_folder(root, RELEASE, [MAT], [f"images_{boxes}", SPLITS.format(boxes)])
+            except FileNotFoundError as error:
+                if layout == "release":
+                    raise
+                if not any((root / folder).is_dir() for folder in ONE_PAIR):
+                    raise FileNotFoundError(f"{error}; {', '.join(ONE_PAIR)} (not there)") from None
         if layout == "auto":
-            layout = "release" if any((root / folder / MAT).is_file() for folder in RELEASE) else "one_pair"
-            if layout == "one_pair" and not any((root / folder).is_dir() for folder in ONE_PAIR):
-                find_folder(root, [*(f"{folder}/{MAT}" for folder in RELEASE), *ONE_PAIR])
-            self.options["layout"] = layout
-        if layout == "release":
-            return self._load_release(root, split_id, "labeled" if cuhk03_labeled else "detected", check_counts)
+            self.options["layout"] = "release" if release else "one_pair"
+        if release:
+            return self._load_release(release, split_id, boxes, check_counts)
         return self._load_one_pair(root, split_id, check_counts)
 
-    def _load_release(self, root: Path, split_id: int, boxes: str, check_counts: bool) -> Split:
-        folder = find_folder(root, RELEASE, [MAT])
+    def _load_release(self, folder: Path, split_id: int, boxes: str, check_counts: bool) -> Split:
         images_folder = folder / f"images_{boxes}"
-        with _open_mat(folder / MAT) as mat:
-            if not images_folder.is_dir():
-                _extract(mat, boxes, images_folder)
-            rows = _follow(mat, mat["testsets"][0][split_id])
+        if (folder / MAT).is_file():
+            with _open_mat(folder / MAT) as mat:
+                if not images_folder.is_dir():
+                    _extract(mat, boxes, images_folder)
+                test_pids = {_pid(*map(int, row)) for row in _follow(mat, mat["testsets"][0][split_id])}
+        else:
+            test_pids = _test_pids(folder / SPLITS.format(boxes), split_id)
         images = [_image(path) for path in list_images(images_folder)]
         if check_counts:
             check_part(images, COUNTS[boxes], images_folder)
-        test_pids = {_pid(int(pair), int(person)) for pair, person in rows}
         train = [image for image in images if image.pid not in test_pids]
         test = [image for image in images if image.pid in test_pids]
         return low_against_high(images_folder, train, test)
@@ -125,6 +138,15 @@ def _pid(pair: int, person: int) -> int:
 def _image(path: str) -> Image:
     pair, person, view, _ = map(int, match_name(r"([1-5])_(\d{3})_([12])_(\d{2})\.", path))
     return Image(path, _pid(pair, person), 2 * (pair - 1) + view - 1, low=view == 1)
+
+
+def _test_pids(file: Path, split_id: int) -> set[int]:
+    """Return the test persons of a split from a file in which the host keeps all: the paths are of where it ran."""
+    try:
+        listed = [path for path, *_ in json.loads(read_text(file))[split_id]["query"]]
+        return {_image(re.split(r"[\\/]", path)[-1]).pid for path in listed}
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{file}: has no split {split_id} as torchreid writes it: {error}") from error
 
 
 @contextmanager

@@ -12,11 +12,12 @@ from torchreid_xres.data.datasets.reading import (
     check_part,
     find_folder,
     group,
-    list_images,
     match_name,
     shuffled,
     split_identities,
+    whole,
 )
+from torchreid_xres.data.walk import walk_images
 
 PER_CAMERA = 3
 
@@ -71,12 +72,14 @@ class MLRSYSU(CrossResolutionDataset):
 
 
 def _read_camera(folder: Path, camid: int) -> list[Image]:
-    persons = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not persons:
-        return [Image(path, int(match_name(r"(\d+)_", path)[0]), camid, low=camid == 0) for path in list_images(folder)]
+    found = whole(walk_images(folder)).needed()
+    empty = found.without_images()
+    if empty:
+        raise FileNotFoundError(f"there are no images in {folder / empty[0]}")
     images = []
-    for person in persons:
-        if not re.fullmatch(r"\d+", person.name):
-            raise ValueError(f"{person}: a person's folder is named by a number")
-        images += [Image(path, int(person.name), camid, low=camid == 0) for path in list_images(person)]
+    for name, path in found.images.items():
+        person, _, file = name.rpartition("/")
+        if person and not re.fullmatch(r"\d+", person):
+            raise ValueError(f"{folder / person}: a person's folder is named by a number")
+        images.append(Image(str(path), int(person or match_name(r"(\d+)_", file)[0]), camid, low=camid == 0))
     return images

@@ -23,8 +23,8 @@ class MLRVIPeR(CrossResolutionDataset):
     Base set: Gray, Brennan and Tao, "Evaluating appearance models for recognition, reacquisition, and tracking", PETS
     2007. Terms: research use (https://vision.soe.ucsc.edu/node/178).
 
-    Folders: ``viper/VIPeR``, ``VIPeR`` or ``viper``, with ``cam_a`` and ``cam_b``; names start with the person's
-    three digits.
+    Folders: ``VIPeR``, alone, in ``viper`` or in ``VIPeR.v1.0``, or ``viper`` or ``VIPeR.v1.0``, with ``cam_a`` and
+    ``cam_b``; names start with the person's three digits.
 
     Ten random splits into 316 training and 316 test persons, drawn from a hash: the host's ``splits.json`` depends on
     NumPy's global state when it was written. One gallery image per person, so single-shot and multi-shot evaluation
@@ -40,7 +40,8 @@ class MLRVIPeR(CrossResolutionDataset):
     defaults: ClassVar[dict] = {"check_counts": True}
 
     def load(self, root: Path, split_id: int, check_counts: bool) -> Split:
-        folder = find_folder(root, ("viper/VIPeR", "VIPeR", "viper"), ["cam_a", "cam_b"])
+        folders = ("viper/VIPeR", "VIPeR", "viper", "VIPeR.v1.0/VIPeR", "viper/VIPeR.v1.0/VIPeR", "VIPeR.v1.0")
+        folder = find_folder(root, folders, ["cam_a", "cam_b"])
         cameras = [
             [
                 Image(path, int(match_name(r"(\d{3})", path)[0]), camid, low=camid == 0)

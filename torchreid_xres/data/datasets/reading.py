@@ -11,65 +11,72 @@ from pathlib import Path
 from typing import TypeVar
 
 from torchreid_xres.data.base import Image, Split
+from torchreid_xres.data.walk import FoundImages, holds, walk_images
 
 logger = logging.getLogger(__name__)
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 
 T = TypeVar("T")
 
 
-def find_folder(root: Path, candidates: Sequence[str], needs: Sequence[str] = ()) -> Path:
-    """Return the first of several folders below ``root`` that holds what is needed.
+def find_folder(root: Path, candidates: Sequence[str], *needs: Sequence[str]) -> Path:
+    """Return the first of several folders below ``root`` that holds what is needed, or holds it in one of its own name.
+
+    Many an archive unpacks into a folder of its name, which is then put into one of that name again.
 
     Args:
         root: folder that holds the sets.
         candidates: relative paths, best first.
-        needs: names of files or folders, each of which the folder must hold.
+        *needs: names of files or folders, each of which the folder must hold, or each of the next ones, and so on;
+            none: it must hold an image.
 
     Raises:
-        FileNotFoundError: naming every folder that was looked for, and what is missing in those that exist.
+        FileNotFoundError: naming every folder that was looked for, and of those that exist, what they hold and lack.
     """
     looked = []
     for candidate in candidates:
-        folder = root / candidate
-        missing = [name for name in needs if not (folder / name).exists()]
-        if folder.is_dir() and not missing:
-            return folder
-        looked.append(f"{candidate} ({'without ' + ', '.join(missing) if folder.is_dir() else 'not there'})")
-    raise FileNotFoundError(f"no such data set under {root}; looked for the folders {'; '.join(looked)}")
+        twice = f"{candidate}/{Path(candidate).name}"
+        for place in (candidate, twice):
+            if not (root / place).is_dir():
+                continue
+            lacking = _lacking(root / place, needs)
+            if not lacking:
+                return root / place
+            looked.append(f"{place} (without {lacking}; it holds {holds(root / place)})")
+        if not (root / candidate).is_dir():
+            looked.append(f"{candidate} (not there)")
+    itself = root.is_dir() and not _lacking(root, needs)
+    told = f"no such data set under {root}{', which is itself one: name the folder that it lies in' if itself else ''}"
+    raise FileNotFoundError(f"{told}; looked for the folders {'; '.join(looked)}")
+
+
+def _lacking(folder: Path, needs: Sequence[Sequence[str]]) -> str:
+    if not needs:
+        return "" if walk_images(folder, deep=False).images else "images"
+    lacking = [[name for name in names if not (folder / name).exists()] for names in needs]
+    return " or ".join(map(", ".join, lacking)) if all(lacking) else ""
+
+
+def whole(found: FoundImages) -> FoundImages:
+    """Return the images of a set, what is left out being logged.
+
+    Raises:
+        OSError: if a folder could not be read: a set is read as a whole. A link that leads nowhere is left out.
+    """
+    for name, error in found.unseen.items():
+        if not isinstance(error, FileNotFoundError):
+            raise OSError(f"{found.folder / name}: {error.strerror or error}") from error
+    found.log(logger)
+    return found
 
 
 def list_images(folder: Path) -> list[str]:
-    """Return the paths of a folder's images, sorted by name; hidden files and other kinds of file are left out.
+    """Return the paths of a folder's images, sorted by name; what is left out is logged.
 
     Raises:
         FileNotFoundError: if the folder does not exist or holds no image.
+        OSError: if it cannot be read.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    names = sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        # macOS leaves "._name.jpg" beside name.jpg in many an archive.
-        if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".") and entry.is_file()
-    )
-    if not names:
-        raise FileNotFoundError(f"there are no images in {folder}; image files end in {', '.join(IMAGE_SUFFIXES)}")
-    return [str(folder / name) for name in names]
-
-
-def images_at(path: Path) -> list[Path]:
-    """Return an image itself, or all images in and below a folder, sorted by path.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    found = [path] if path.is_file() else sorted(path.rglob("*"))
-    images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise FileNotFoundError(f"there are no images in {path}; image files end in {', '.join(IMAGE_SUFFIXES)}")
-    return images
+    return [str(path) for path in whole(walk_images(folder, deep=False)).needed().images.values()]
 
 
 def match_name(pattern: str, path: str) -> tuple[str, ...]:
@@ -133,7 +140,7 @@ def read_list(file: Path) -> list[tuple[str, int]]:
 
 
 def listed_images(file: Path, folder: Path, complete: bool) -> list[Image]:
-    """Return the images that a list names, as ``<folder>/<name>.jpg``, under camera 0.
+    """Return the images that a list names without their endings, under camera 0.
 
     Args:
         file: the list, see ``read_list``.
@@ -144,11 +151,20 @@ def listed_images(file: Path, folder: Path, complete: bool) -> list[Image]:
         ValueError: with the numbers of listed and existing images, if some are missing.
     """
     rows = read_list(file)
-    there = set(os.listdir(folder))
-    images = [Image(str(folder / f"{name}.jpg"), pid, 0) for name, pid in rows if f"{name}.jpg" in there]
+    there = images_by_stem(folder)
+    images = [Image(there[name], pid, 0) for name, pid in rows if name in there]
     if complete:
         check_count(f"images of {file.name}", len(rows), len(images), folder)
     return images
+
+
+def images_by_stem(folder: Path) -> dict[str, str]:
+    """Return a folder's images by their names without the endings, which differ between copies: .jpg, .JPG, .png.
+
+    Of several images of one name it is the .jpg, or else the last.
+    """
+    paths = sorted(list_images(folder), key=lambda path: path.endswith(".jpg"))
+    return {Path(path).stem: path for path in paths}
 
 
 def check_count(what: str, expected: int, found: int, folder: Path) -> None:

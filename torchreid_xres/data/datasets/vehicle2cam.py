@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, Image, Split
-from torchreid_xres.data.datasets.reading import check_part, find_folder, low_against_high, match_name, read_text
+from torchreid_xres.data.datasets.reading import (
+    check_part,
+    find_folder,
+    images_by_stem,
+    low_against_high,
+    match_name,
+    read_text,
+)
 
 # Images and vehicles of each list.
 LISTS = {"train.txt": (810, 405), "val.txt": (204, 102)}
@@ -50,12 +57,13 @@ class Vehicle2Cam(CrossResolutionDataset):
         keys = {name: match_name(r"([a-z]+_\d+)_cam([12])\.", name) for names in listed.values() for name in names}
         numbers = {vehicle: number for number, vehicle in enumerate(sorted({vehicle for vehicle, _ in keys.values()}))}
 
+        there = images_by_stem(images)
         parts = []
         for file, names in listed.items():
             part = [
-                Image(str(images / name), numbers[keys[name][0]], int(keys[name][1]) - 1, low=keys[name][1] == "2")
+                Image(path, numbers[keys[name][0]], int(keys[name][1]) - 1, low=keys[name][1] == "2")
                 for name in sorted(names)
-                if (images / name).is_file()
+                if (path := there.get(Path(name).stem))
             ]
             if check_counts:
                 check_part(part, LISTS[file], images)

@@ -31,8 +31,8 @@ class VehicleIDx8(SquareDataset):
     vehicles. Terms: academic research, on request to the authors
     (https://www.pkuml.org/resources/pku-vehicleid.html). Protocol: KGNet.
 
-    Folders: ``VehicleID_V1.0``, ``vehicleid/VehicleID_V1.0``, ``VehicleID`` or ``vehicleid``, with ``image`` and
-    ``train_test_split`` (lines ``<image> <vehicle>`` in ``train_list.txt`` and ``test_list_<size>.txt``).
+    Folders: ``VehicleID_V1.0``, alone or in ``vehicleid`` or ``VehicleID``, or these two themselves, with ``image``
+    and ``train_test_split`` (lines ``<image> <vehicle>`` in ``train_list.txt`` and ``test_list_<size>.txt``).
 
     The ten splits differ in the gallery image of each vehicle. Queries get camera 0, the gallery camera 1.
 
@@ -53,7 +53,8 @@ class VehicleIDx8(SquareDataset):
             raise ValueError(f"{self.name} has the test sizes {', '.join(map(str, TEST_SIZES))}, not {test_size!r}")
         test_list = f"test_list_{test_size}.txt"
         needs = ["image", *(f"train_test_split/{name}" for name in (TRAIN_LIST, test_list))]
-        folder = find_folder(root, ("VehicleID_V1.0", "vehicleid/VehicleID_V1.0", "VehicleID", "vehicleid"), needs)
+        name, outer = "VehicleID_V1.0", ("vehicleid", "VehicleID")
+        folder = find_folder(root, [name, *(f"{folder}/{name}" for folder in outer), *outer], needs)
         train, test = (
             listed_images(folder / "train_test_split" / name, folder / "image", complete=check_counts)
             for name in (TRAIN_LIST, test_list)

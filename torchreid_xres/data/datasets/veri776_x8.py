@@ -29,9 +29,9 @@ class VeRi776x8(SquareDataset):
     11,579 gallery images of 200. Terms: non-commercial research, on request to the authors
     (https://vehiclereid.github.io/VeRi/). Protocol: KGNet.
 
-    Folders: ``VeRi``, ``veri776/VeRi``, ``veri776``, ``veri/VeRi`` or ``veri``, with ``image_train``, ``image_query``
-    and ``image_test``. The gallery has images of the query's camera; the evaluation leaves those of the same vehicle
-    out.
+    Folders: ``VeRi``, ``VeRi_with_plate`` or ``VeRi-776``, alone or in ``veri776`` or ``veri``, or these two
+    themselves, with ``image_train``, ``image_query`` and ``image_test``. The gallery has images of the query's camera;
+    the evaluation leaves those of the same vehicle out.
 
     Keypoints: Wang et al., ICCV 2017, annotated VeRi-776; their ``keypoint_train.txt`` and ``keypoint_test.txt`` go
     into the same folder as the images' folders.
@@ -50,7 +50,10 @@ class VeRi776x8(SquareDataset):
     defaults: ClassVar[dict] = {"train_low": False, "check_counts": True}
 
     def load(self, root: Path, split_id: int, train_low: bool, check_counts: bool) -> Split:
-        folder = find_folder(root, ("VeRi", "veri776/VeRi", "veri776", "veri/VeRi", "veri"), list(PARTS))
+        names = ("VeRi", "VeRi_with_plate", "VeRi-776")
+        outer = ("veri776", "veri")
+        folders = [*names, *(f"{folder}/{name}" for folder in outer for name in names), *outer]
+        folder = find_folder(root, folders, list(PARTS))
         parts = []
         for part, expected in PARTS.items():
             images = read_cameras(folder / part, cameras=20)

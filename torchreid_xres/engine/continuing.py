@@ -1,0 +1,103 @@
+"""What a training leaves after each epoch, and from what it goes on: only from what fits, is whole and is finite."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torchreid_xres.engine import checkpoint
+from torchreid_xres.engine.proof import Proof
+from torchreid_xres.host_mends.checkpoints import require_training_state
+from torchreid_xres.tensors import not_finite
+
+logger = logging.getLogger(__name__)
+
+LAST = "last.pth.tar"
+
+
+class NotFiniteError(ArithmeticError):
+    """A loss became infinite or not a number; the run stops before it spoils the weights on disk."""
+
+
+class Continuing:
+    """What :class:`~torchreid_xres.engine.base.XresMixin` does about states on disk.
+
+    Attributes:
+        proof: what the network computes in.
+        precisions: those of the training, each with the first epoch it was used in, counted from 1.
+    """
+
+    save_dir: Path
+    proof: Proof
+    precision: str
+    precisions: list[list]
+    run_facts: Mapping[str, Any]
+    _auto: bool  # the machine chose the precision
+
+    def _save_state(self) -> None:
+        state = self._state()
+        bad = not_finite({key: state[key] for key in ("models", "optimizers")})
+        if bad:
+            raise NotFiniteError(
+                f"epoch {self.epoch + 1} left NaN or infinity in {len(bad)} tensors, the first {bad[0]}, after finite "
+                f"losses. {self._way_on()}"
+            )
+        checkpoint.save_atomic(state, self.save_dir / LAST)
+
+    def _way_on(self) -> str:
+        """Say what is left of the training, and what may help it."""
+        last = self.save_dir / LAST
+        kept = f"The state before this epoch is in {last}" if last.is_file() else "No epoch had been saved before"
+        start = ", from there with model.load_weights," if last.is_file() else ""
+        return (
+            f"{kept}. In another data.save_dir{start} a smaller train.lr, train.clip_grad 1.0 or train.precision fp32 "
+            "may help"
+        )
+
+    def _require_training_state(self, state: Mapping[str, Any], path: str | Path) -> None:
+        """Refuse what is no state of a training, or of one that this run cannot go on with.
+
+        Raises:
+            ValueError: naming the file, and the settings that differ.
+        """
+        kept = {"model": {"state_dict": state.get("state_dict"), **state}}
+        if "models" in state:
+            kept = {name: {"state_dict": weights} for name, weights in state["models"].items()}
+            for role in ("optimizer", "scheduler"):
+                for name, part in state.get(f"{role}s", {}).items():
+                    kept[name][role] = part
+        if "epoch" not in state or not all(isinstance(part["state_dict"], Mapping) for part in kept.values()):
+            raise ValueError(
+                f"{path} holds no state of a training, but {', '.join(map(str, list(state)[:3]))}; model.load_weights "
+                "starts from weights"
+            )
+        if kept.keys() != self._models.keys():
+            raise ValueError(f"{path} is of the networks {', '.join(kept)}, here {', '.join(self._models)}")
+        for name, part in kept.items():
+            told = (path, part, self._models[name], self._optims[name], self._scheds[name])
+            differs = require_training_state(*told)
+            if differs:
+                raise ValueError(
+                    f"{path} was trained with {', '.join(differs)}: a training goes on as it began. Set the same, or "
+                    "start from its weights with these settings by model.load_weights"
+                )
+        if state.get("config") != self.run_facts.get("config_sha256"):
+            logger.warning("%s is of another configuration; its epochs count as this run's", path)
+
+    def _note_precision(self) -> None:
+        if not self.precisions or self.precisions[-1][1] != self.precision:
+            self.precisions.append([self.epoch + 1, self.precision])
+
+    def _keep_precision(self, before: list[list]) -> None:
+        """Go on at the precision of the last epoch where ``auto`` would choose another one on this machine."""
+        self.precisions = [list(entry) for entry in before]
+        if not before or not self._auto or before[-1][1] == self.precision:
+            return
+        last = before[-1][1]
+        if last == "fp32":
+            logger.info("going on in fp32, as before; auto would be %s on this machine", self.precision)
+            self.proof.precision = last
+        else:
+            logger.warning("trained in %s so far, which is slow on this machine: going on in %s", last, self.precision)
