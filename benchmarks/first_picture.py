@@ -4,8 +4,9 @@
     python benchmarks/first_picture.py log/quickstart/split0 --out docs/pictures/first.png
 
 Of the queries at the smallest size that the cross-resolution run answers rightly and the stock run does not, those that
-it moves the farthest, each of another identity. The drawn people of the quick start are nobody; do not publish such a
-picture of a set of real ones.
+it moves the farthest, each of another identity. The picture in docs/pictures is of a run with ``train.precision fp32``:
+another processor or precision, and it shows others. The drawn people of the quick start are nobody; do not publish such
+a picture of a set of real ones.
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ def commands(document):
         # Those with <...> or [--...] are patterns of commands.
         lines = re.findall(r"^    (python (?!.*(?:<|\[-)).*)", description.replace("\\\n", " "), re.MULTILINE)
     else:
-        lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines() + INLINE.findall(BLOCK.sub("", text))
+        lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
+        lines += INLINE.findall(BLOCK.sub("", text))
     for line in lines:
         for part in re.split(r"\s&&\s|;\s", re.sub(r"\s+#\s.*", "", line)):
             words = shlex.split(part)

@@ -62,8 +62,8 @@ def test_weights_of_another_model_are_refused_in_evaluation(tiny_config, tmp_pat
 
 def test_another_configuration_does_not_go_on_from_a_runs_state(tiny_config):
     run_job(tiny_config(train__max_epoch=1))
-    with pytest.raises(ValueError, match=r"holds another experiment \(it differs in train.max_epoch\)"):
-        run_job(tiny_config(train__max_epoch=2))
+    with pytest.raises(ValueError, match=r"holds another experiment \(it differs in train.lr\)"):
+        run_job(tiny_config(train__max_epoch=1, train__lr=0.1))
 
 
 def test_a_fresh_start_removes_the_old_runs_by_name_and_nothing_else(tiny_config, tmp_path):

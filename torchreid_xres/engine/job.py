@@ -6,6 +6,7 @@ import hashlib
 import logging
 from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from yacs.config import CfgNode
@@ -25,6 +26,7 @@ from torchreid_xres.data.options import DATASETS
 from torchreid_xres.engine import distributed
 from torchreid_xres.engine.fresh import done_names, set_aside, settle
 from torchreid_xres.engine.lock import sole_use
+from torchreid_xres.engine.longer import is_longer, take_on
 from torchreid_xres.engine.run import Run
 from torchreid_xres.engine.stages import Stages
 from torchreid_xres.files import write_text
@@ -37,6 +39,7 @@ def run_job(cfg: CfgNode, shared: Path | None = None, fresh: bool = False) -> li
 
     Every model (those of ``compare.models``, then ``model.name`` with all its stages) and every split is a run with a
     folder of its own under ``data.save_dir``. Done runs are not repeated, a stopped one goes on after its last epoch.
+    A larger ``train.max_epoch``, and nothing else changed, makes a job longer: it goes on where it had ended.
     Where all splits have the same training images, the first one's weights are evaluated on the others.
     With ``vpfa.enabled`` a run of VPFA follows for each trained model (for ``model.name``: its last stage).
 
@@ -82,11 +85,18 @@ def _run_job(cfg: CfgNode, folder: Path, shared: Path | None) -> list[dict]:
         return [rec for run in [*last, *after_training(cfg, last)] for rec in run.evaluate()]
     if cfg.test.rerank:
         logger.warning("test.rerank acts with test.evaluate True; this training is evaluated without it")
-    stages = Stages(folder, config_hash(cfg), lambda: _difference(cfg, folder / "config.yaml"))
+    runs = [_runs(cfg, split, folder, shared) for split in splits]
+
+    def goes_on(key: str, done: dict) -> dict | None:
+        before = _kept_config(folder / "config.yaml")
+        if before is None or config_hash(before) != key or not is_longer(before, cfg):
+            return None
+        return take_on(chain(*(_runs(before, split, folder, shared) for split in splits)), chain(*runs), done)
+
+    stages = Stages(folder, config_hash(cfg), lambda: _difference(cfg, folder / "config.yaml"), goes_on)
     distributed.require_seen(stages.path)
     if distributed.is_main():
         write_text(config_text(cfg), folder / "config.yaml")
-    runs = [_runs(cfg, split, folder, shared) for split in splits]
     alike = all(_same_training(run.cfg) for run in runs[0])
     records: dict[str, list[dict]] = {}  # by run: a stage without further splits is among the runs of each
     for of_split in runs:

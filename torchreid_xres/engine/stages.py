@@ -27,6 +27,8 @@ class Stages:
         key: what the results depend on (a configuration hash). A folder that holds the stages of another
             key is refused, so that two experiments never mix; unless nothing has been learned there yet.
         differs: says what tells that experiment from this one, for the message; empty: by the keys alone.
+        goes_on: of a key and results kept under it those that still hold where this experiment goes on from that one;
+            None where it does not.
 
     Raises:
         ValueError: if the folder belongs to another key, or its record cannot be read.
@@ -40,9 +42,15 @@ class Stages:
         2
     """
 
-    def __init__(self, folder: str | Path, key: str, differs: Callable[[], str] = str) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        key: str,
+        differs: Callable[[], str] = str,
+        goes_on: Callable[[str, dict], dict | None] = lambda key, done: None,
+    ) -> None:
         self.path = Path(folder) / "stages.json"
-        self.key, self._differs = key, differs
+        self.key, self._differs, self._goes_on = key, differs, goes_on
         self.done: dict[str, Any] = distributed.on_main(self._read)
 
     def _read(self) -> dict[str, Any]:
@@ -54,6 +62,10 @@ class Stages:
                 raise ValueError(f"{self.path} is damaged ({error}); remove it to start over") from error
             if held == self.key:
                 return done
+            still = self._goes_on(held, done)
+            if still is not None:
+                write_json({"key": self.key, "done": still}, self.path)
+                return still
             if done or any(self.path.parent.rglob("*.pth.tar")):
                 differs = self._differs() or f"configuration {held[:12]}, this one is {self.key[:12]}"
                 raise ValueError(
