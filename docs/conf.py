@@ -19,5 +19,6 @@ apidoc_modules = [{"path": str(Path(torchreid_xres.__file__).parent), "destinati
 autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+autodoc_use_type_comments = False
 napoleon_custom_sections = [("Options", "params_style"), "Layouts"]
 napoleon_use_ivar = True  # attributes are described with their class
