@@ -20,7 +20,7 @@ from suites import quoted_blocks, suite_of
 from tabulate import tabulate
 
 from torchreid_xres.engine.command import USER_ERRORS, tell
-from torchreid_xres.engine.stages import write_json
+from torchreid_xres.files import write_json
 from torchreid_xres.registry import did_you_mean
 from torchreid_xres.report.keypoints import keypoint_table
 from torchreid_xres.report.registries import registry_table

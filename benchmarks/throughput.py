@@ -24,9 +24,8 @@ import measure
 import torch
 from torch import Tensor
 
-from torchreid_xres import host
+from torchreid_xres import checkpoint, host
 from torchreid_xres.config import load_config
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.command import USER_ERRORS, tell
 from torchreid_xres.engine.job import compared_runs, own_runs

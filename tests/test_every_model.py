@@ -19,9 +19,8 @@ from golden_values import agree_with_kept, fill, noise, probed
 from gradients import awaken, fitting, keep_in_evaluation, watch_gradients, without_gradient
 from tiny_jobs import IDENTITIES, TINY, configured
 
-from torchreid_xres import host
+from torchreid_xres import checkpoint, host
 from torchreid_xres.data.base import dataset_options
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import ENGINES, LAST
 from torchreid_xres.engine.job import own_runs
 from torchreid_xres.engine.run import model_options

@@ -22,11 +22,10 @@ import torch
 from tiny_jobs import untrained_run
 from torch import nn
 
-from torchreid_xres import host
+from torchreid_xres import checkpoint, host
 from torchreid_xres.config import ConfigError, load_config
 from torchreid_xres.data.io import read_image
 from torchreid_xres.data.protocol import Manifest
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.dgrl_restorer import record_key
 from torchreid_xres.engine.features import FeatureSet

@@ -29,7 +29,7 @@ from torchreid_xres.files import require_place
 from torchreid_xres.inference.accuracy import compare_accuracy
 from torchreid_xres.inference.export import BOUNDS, INPUTS, LEAST_OPSET, ROLES, Recipe, export_onnx
 from torchreid_xres.inference.network import find_run, host_config, load_network
-from torchreid_xres.report.text import text_table
+from torchreid_xres.text import text_table
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

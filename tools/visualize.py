@@ -43,8 +43,8 @@ from torchreid_xres.report.restored import restorations, restored_cells
 from torchreid_xres.report.scales import draw_scales, scales_from_rates
 from torchreid_xres.report.seen import trained_model
 from torchreid_xres.report.sheet import contact_sheet
-from torchreid_xres.report.text import text_table
 from torchreid_xres.terminal import printable
+from torchreid_xres.text import text_table
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 from tiny_jobs import same
 
-from torchreid_xres import host
+from torchreid_xres import checkpoint, host
 from torchreid_xres.config import config_text
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, NotFiniteError
 from torchreid_xres.engine.job import own_runs, run_job
 

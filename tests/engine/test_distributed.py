@@ -14,8 +14,9 @@ from scripts import script
 from tiny_jobs import TINY
 from torch.utils.data import DataLoader
 
+from torchreid_xres import checkpoint
 from torchreid_xres.data.samplers import IdentitySampler
-from torchreid_xres.engine import checkpoint, distributed, parallel
+from torchreid_xres.engine import distributed, parallel
 from torchreid_xres.engine.base import LAST
 
 HERE = Path(__file__).parent

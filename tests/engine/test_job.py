@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.fresh import ASIDE
 from torchreid_xres.engine.job import compared_runs, missed_figures, own_runs, run_job

@@ -11,7 +11,7 @@ from tiny_jobs import same
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torchreid_xres.engine import checkpoint
+from torchreid_xres import checkpoint
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.job import run_job
 from torchreid_xres.engine.memory import perturbed_memory

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchreid_xres import host
+from torchreid_xres import checkpoint, host
 from torchreid_xres.config import load_config
 from torchreid_xres.data.base import dataset_options
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.job import own_runs, run_job
 from torchreid_xres.engine.restorer import RestorerEngine, full_flags

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from PIL import Image
 
+from torchreid_xres import checkpoint
 from torchreid_xres.data.protocol import Manifest
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.job import run_job
 from torchreid_xres.engine.run import Run

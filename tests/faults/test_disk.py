@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchreid_xres.engine import checkpoint
+from torchreid_xres import checkpoint
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.job import run_job
 from torchreid_xres.engine.logs import logged_to

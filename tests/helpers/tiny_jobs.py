@@ -2,8 +2,8 @@
 
 import torch
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import load_config
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.run import Run, model_options
 from torchreid_xres.models import MODELS, build_model

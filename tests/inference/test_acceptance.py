@@ -6,7 +6,7 @@ import shutil
 import pytest
 from tiny_jobs import TINY, configured, untrained_run
 
-from torchreid_xres.engine import checkpoint
+from torchreid_xres import checkpoint
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.run import Run
 from torchreid_xres.inference import Extractor, Gallery

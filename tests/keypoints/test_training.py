@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import load_config
 from torchreid_xres.data import round_trip
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.job import own_runs, run_job
 from torchreid_xres.engine.keypoints import KeypointEngine

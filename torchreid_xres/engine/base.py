@@ -23,15 +23,14 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from torchreid_xres import host
-from torchreid_xres.engine import checkpoint, distributed, parallel
+from torchreid_xres import checkpoint, host
+from torchreid_xres.engine import distributed, parallel
 from torchreid_xres.engine.continuing import LAST, Continuing, NotFiniteError
 from torchreid_xres.engine.evaluation import Evaluation, to_device
 from torchreid_xres.engine.proof import Proof
 from torchreid_xres.engine.record import machine, versions, weights_hash
-from torchreid_xres.engine.stages import write_json
 from torchreid_xres.engine.threads import THREADS
-from torchreid_xres.files import require_writable
+from torchreid_xres.files import require_writable, write_json
 from torchreid_xres.host_mends.checkpoints import named_for
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.registry import Registry

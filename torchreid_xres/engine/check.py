@@ -15,10 +15,10 @@ from torch import nn
 from yacs.config import CfgNode
 
 from torchreid_xres import host
+from torchreid_xres.checkpoint import random_state_kept
 from torchreid_xres.config import ConfigError, as_dict, file_of, stage_configs, value_of
 from torchreid_xres.data import DATASETS, dataset_options
 from torchreid_xres.engine.base import ENGINES
-from torchreid_xres.engine.checkpoint import random_state_kept
 from torchreid_xres.engine.job import has_splits
 from torchreid_xres.engine.run import TASKS, model_options
 from torchreid_xres.engine.vpfa import checked

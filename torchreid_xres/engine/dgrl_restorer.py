@@ -36,7 +36,7 @@ from torchreid_xres.engine.proof import proved_precision
 from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.restore import BATCH_PIXELS
 from torchreid_xres.engine.run import TASKS, Run, model_options
-from torchreid_xres.engine.stages import write_json
+from torchreid_xres.files import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics.image import psnr, ssim
 from torchreid_xres.models import build_model

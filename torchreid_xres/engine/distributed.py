@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
-from torchreid_xres.engine.checkpoint import random_state, random_state_kept, set_random_state
+from torchreid_xres.checkpoint import random_state, random_state_kept, set_random_state
 
 logger = logging.getLogger(__name__)
 

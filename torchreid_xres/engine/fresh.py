@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from torchreid_xres.engine import distributed
 from torchreid_xres.engine.lock import LOCK
-from torchreid_xres.engine.stages import write_json
+from torchreid_xres.files import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from torchreid_xres.engine.checkpoint import random_state, random_state_kept, set_random_state
+from torchreid_xres.checkpoint import random_state, random_state_kept, set_random_state
 from torchreid_xres.engine.distributed import active, launched, own_draws, process, seed_own_draws, world
 from torchreid_xres.host_mends.training import unwrap
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, file_of
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine
 from torchreid_xres.engine.extraction import run_features
 from torchreid_xres.engine.features import evaluate_features

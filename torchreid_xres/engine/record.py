@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchreid_xres import __version__
 from torchreid_xres.metrics import Roc
+from torchreid_xres.version import __version__
 
 PACKAGES = ("torch", "torchvision", "torchreid", "timm", "numpy", "Pillow", "opencv-python-headless")
 

@@ -23,8 +23,7 @@ from torchreid_xres.data.protocol import Manifest
 from torchreid_xres.engine import distributed, parallel
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
 from torchreid_xres.engine.compiled import compile_network
-from torchreid_xres.engine.stages import write_json
-from torchreid_xres.files import remove_scratch, whole_file, write_text
+from torchreid_xres.files import remove_scratch, whole_file, write_json, write_text
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.weights import load_weights, without_starts

@@ -9,14 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from torchreid_xres.engine import distributed
-from torchreid_xres.files import write_text
+from torchreid_xres.files import write_json
 
 logger = logging.getLogger(__name__)
-
-
-def write_json(content: Any, path: str | Path) -> None:
-    """Write JSON so that a kill leaves the old file or the new one; the folder is made."""
-    write_text(json.dumps(content, indent=1), path)
 
 
 class Stages:

@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import StepLR
 from yacs.config import CfgNode
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.datasets.reading import shuffled
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.engine.extraction import engine_features, trained_engine
 from torchreid_xres.engine.features import FeatureSet, evaluate_features
@@ -38,7 +38,7 @@ from torchreid_xres.engine.pair_features import (
     views_by_rate,
 )
 from torchreid_xres.engine.run import TASKS, Run, ranking_options
-from torchreid_xres.engine.stages import write_json
+from torchreid_xres.files import write_json
 from torchreid_xres.models.vpfa import PANNINGS, Panning, VPBlock
 from torchreid_xres.tensors import require_finite
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torchreid_xres.report.text import text_table
+from torchreid_xres.text import text_table
 
 
 def keypoint_table(records: Iterable[dict], style: str = "github") -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from torchreid_xres.report.tables import spread
-from torchreid_xres.report.text import text_table
+from torchreid_xres.text import text_table
 
 COMPARED = ("rank1", "mAP")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
 from torchreid_xres.report.keypoints import keypoint_table
-from torchreid_xres.report.text import text_table
+from torchreid_xres.text import text_table
 
 
 def record_tables(records: Sequence[dict], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> list[str]:

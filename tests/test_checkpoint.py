@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchreid_xres.engine import checkpoint
+from torchreid_xres import checkpoint
 
 
 def draws():
