@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torchreid_xres.data.base import DATASETS, Split
 from torchreid_xres.data.datasets.drawn import DrawnDataset, Shot
-from torchreid_xres.data.synth.coachwork import Coachwork
-from torchreid_xres.data.synth.roadside import Road, passing
-from torchreid_xres.data.synth.vehicle import draw_vehicle
+from torchreid_xres.synth.coachwork import Coachwork
+from torchreid_xres.synth.roadside import Road, passing
+from torchreid_xres.synth.vehicle import draw_vehicle
 
 
 @DATASETS.register(
