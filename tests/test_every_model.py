@@ -2,7 +2,7 @@
 
 A new model needs a line in CASES here. That each can be exported is walked in ``inference/test_export.py``, that each
 takes a step at its paper's size in ``models/test_paper_size.py`` and the methods' own tests, that two processes have
-the losses of one in ``engine/test_distributed.py``; front ends are walked in ``sr/test_front_ends.py``.
+the losses of one in ``devices/test_distributed.py``; front ends are walked in ``sr/test_front_ends.py``.
 
 The numbers in ``golden/<model>.json`` are written by ``python tests/golden/make.py``.
 """

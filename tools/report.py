@@ -16,8 +16,8 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from torchreid_xres.devices.memory import keep_freed_memory
 from torchreid_xres.engine.command import tool
-from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.files import require_place, write_text
 from torchreid_xres.report.evaluation import read_record
 from torchreid_xres.report.page import Evaluation, evaluation_page

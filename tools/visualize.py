@@ -25,9 +25,9 @@ import torch
 
 from torchreid_xres.data.io import picture_path, save_image
 from torchreid_xres.data.walk import images_at
+from torchreid_xres.devices.memory import keep_freed_memory
 from torchreid_xres.engine.command import tell_of_others, tool
 from torchreid_xres.engine.extraction import engine_features, trained_engine
-from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.engine.run import ranking_options
 from torchreid_xres.files import require_other_file, require_place
 from torchreid_xres.models.layers import Normalization

@@ -16,7 +16,7 @@ from torch import distributed as dist
 from torch import nn
 
 from torchreid_xres.config import load_config
-from torchreid_xres.engine import distributed, parallel
+from torchreid_xres.devices import distributed, parallel
 from torchreid_xres.engine.job import run_job
 from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.engine.run import Run

@@ -11,7 +11,7 @@ import torch
 from tiny_jobs import same
 
 from torchreid_xres import checkpoint
-from torchreid_xres.engine import proof
+from torchreid_xres.devices import proof
 from torchreid_xres.engine.base import LAST, NotFiniteError
 from torchreid_xres.engine.continuing import Continuing
 from torchreid_xres.engine.job import own_runs

@@ -24,12 +24,12 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from torchreid_xres import checkpoint, host
-from torchreid_xres.engine import distributed, parallel
+from torchreid_xres.devices import distributed, parallel
+from torchreid_xres.devices.proof import Proof
+from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.engine.continuing import LAST, Continuing, NotFiniteError
 from torchreid_xres.engine.evaluation import Evaluation, to_device
-from torchreid_xres.engine.proof import Proof
 from torchreid_xres.engine.record import machine, versions, weights_hash
-from torchreid_xres.engine.threads import THREADS
 from torchreid_xres.files import require_writable, write_json
 from torchreid_xres.host_mends.checkpoints import named_for
 from torchreid_xres.host_mends.training import unwrap
@@ -48,7 +48,7 @@ class XresMixin(Continuing, Evaluation):
     Args:
         *args: the host engine's own arguments.
         precision: ``fp32``, ``bf16`` (CPU and GPU), ``bf16_unchecked``, ``fp16`` (GPU; only for :class:`XresEngine`,
-            which scales), or ``auto`` (see :class:`~torchreid_xres.engine.proof.Proof`).
+            which scales), or ``auto`` (see :class:`~torchreid_xres.devices.proof.Proof`).
         clip_grad: largest norm of the whole gradient; 0 for no clipping.
         metric: ``market`` or ``single_shot``; empty: as each data set says.
         draws: gallery draws of a single-shot evaluation.

@@ -16,12 +16,12 @@ from yacs.config import CfgNode
 from torchreid_xres.config import ConfigError, load_config
 from torchreid_xres.config_keys import get_config
 from torchreid_xres.data.walk import FoundImages
-from torchreid_xres.engine import distributed
+from torchreid_xres.devices import distributed
+from torchreid_xres.devices.memory import keep_freed_memory
 from torchreid_xres.engine.check import check_names, check_networks, check_weights
 from torchreid_xres.engine.fresh import require_jobs_own
 from torchreid_xres.engine.job import missed_figures, run_job
 from torchreid_xres.engine.logs import logged_to
-from torchreid_xres.engine.memory import keep_freed_memory
 from torchreid_xres.report.tables import record_tables
 from torchreid_xres.terminal import any_text, printable
 

@@ -30,9 +30,9 @@ from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.degrade import degrade_tensor
 from torchreid_xres.data.io import FAST, save_image
 from torchreid_xres.data.restored import LowView, Patches, low_views, members_of
+from torchreid_xres.devices.precision import autocast
+from torchreid_xres.devices.proof import proved_precision
 from torchreid_xres.engine.base import ENGINES, XresEngine
-from torchreid_xres.engine.precision import autocast
-from torchreid_xres.engine.proof import proved_precision
 from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.restore import BATCH_PIXELS
 from torchreid_xres.engine.run import TASKS, Run, model_options

@@ -20,10 +20,11 @@ from torch.nn import functional as F
 from torchreid_xres import checkpoint, host
 from torchreid_xres.data.base import DATASETS
 from torchreid_xres.data.io import BITS, FAST, read_image, save_image
-from torchreid_xres.engine import board, distributed, parallel
-from torchreid_xres.engine.proof import Proof
+from torchreid_xres.devices import distributed, parallel
+from torchreid_xres.devices.proof import Proof
+from torchreid_xres.devices.threads import THREADS
+from torchreid_xres.engine import board
 from torchreid_xres.engine.record import make_record, scores
-from torchreid_xres.engine.threads import THREADS
 from torchreid_xres.files import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import RankResult, Roc, distance_matrix, rank_distances, rank_features

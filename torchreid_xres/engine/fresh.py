@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from torchreid_xres.engine import distributed
+from torchreid_xres.devices import distributed
 from torchreid_xres.engine.lock import LOCK
 from torchreid_xres.files import write_json
 

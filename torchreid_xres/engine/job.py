@@ -22,7 +22,7 @@ from torchreid_xres.config import (
     with_folders,
 )
 from torchreid_xres.data.options import DATASETS
-from torchreid_xres.engine import distributed
+from torchreid_xres.devices import distributed
 from torchreid_xres.engine.fresh import done_names, set_aside, settle
 from torchreid_xres.engine.lock import sole_use
 from torchreid_xres.engine.run import Run

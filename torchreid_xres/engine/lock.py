@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from torchreid_xres.engine import distributed
+from torchreid_xres.devices import distributed
 from torchreid_xres.lock import InUseError, give_back, take
 
 __all__ = ["LOCK", "InUseError", "sole_use"]

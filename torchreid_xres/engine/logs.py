@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TextIO
 
-from torchreid_xres.engine.distributed import is_main, process
+from torchreid_xres.devices.distributed import is_main, process
 from torchreid_xres.terminal import Terminal, printable_lines
 
 

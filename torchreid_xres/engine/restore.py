@@ -31,9 +31,9 @@ from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.base import CrossResolutionDataset
 from torchreid_xres.data.degrade import low_size
 from torchreid_xres.data.io import BITS, FAST, image_size, save_image
-from torchreid_xres.engine import distributed
-from torchreid_xres.engine.precision import autocast
-from torchreid_xres.engine.proof import proved_precision
+from torchreid_xres.devices import distributed
+from torchreid_xres.devices.precision import autocast
+from torchreid_xres.devices.proof import proved_precision
 from torchreid_xres.engine.record import machine, weights_hash
 from torchreid_xres.engine.run import TASKS, Run
 from torchreid_xres.files import whole_file

@@ -20,9 +20,9 @@ from torchreid_xres.config import ConfigError, as_dict, config_text, file_of, lo
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset
 from torchreid_xres.data.manager import XresDataManager
 from torchreid_xres.data.protocol import Manifest
-from torchreid_xres.engine import distributed, parallel
+from torchreid_xres.devices import distributed, parallel
+from torchreid_xres.devices.compiled import compile_network
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
-from torchreid_xres.engine.compiled import compile_network
 from torchreid_xres.files import remove_scratch, whole_file, write_json, write_text
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models import MODELS, build_model

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torchreid_xres.engine import distributed
+from torchreid_xres.devices import distributed
 from torchreid_xres.files import write_json
 
 logger = logging.getLogger(__name__)

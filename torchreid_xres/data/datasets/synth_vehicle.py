@@ -26,7 +26,7 @@ class SynthVehicle(DrawnDataset):
 
     Four vehicles at a time share kind, paint and proportions, and differ in rims, stripes, stickers, lamps, grille and
     what is on the roof. ``keypoints.txt`` annotates every picture as the public VeRi-776 files do: name, x and y of the
-    20 points of ``data.synth.vehicle.KEYPOINTS`` (-1 -1 = not visible), orientation code.
+    20 points of ``synth.vehicle.KEYPOINTS`` (-1 -1 = not visible), orientation code.
 
     Folder: ``synth_vehicle/<hash of the options>``, with ``train``, ``test`` and ``keypoints.txt``; names
     ``<identity>_c<camera>_<shot>_0.jpg`` as in VeRi-776.

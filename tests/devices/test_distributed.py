@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from torchreid_xres import checkpoint
 from torchreid_xres.data.samplers import IdentitySampler
-from torchreid_xres.engine import distributed, parallel
+from torchreid_xres.devices import distributed, parallel
 from torchreid_xres.engine.base import LAST
 
 HERE = Path(__file__).parent

@@ -25,9 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.module_tracker import ModuleTracker
 
-from torchreid_xres.engine import distributed
-from torchreid_xres.engine.memory import perturbed_memory
-from torchreid_xres.engine.precision import UNCHECKED, autocast, precision_on
+from torchreid_xres.devices import distributed
+from torchreid_xres.devices.memory import perturbed_memory
+from torchreid_xres.devices.precision import UNCHECKED, autocast, precision_on
 from torchreid_xres.files import cache_folder, write_text
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from torchreid_xres.checkpoint import random_state, random_state_kept, set_random_state
-from torchreid_xres.engine.distributed import active, launched, own_draws, process, seed_own_draws, world
+from torchreid_xres.devices.distributed import active, launched, own_draws, process, seed_own_draws, world
 from torchreid_xres.host_mends.training import unwrap
 
 # -- the network -----------------------------------------------------------------------------------------------

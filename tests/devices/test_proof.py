@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchreid_xres import checkpoint
+from torchreid_xres.devices.memory import perturbed_memory
+from torchreid_xres.devices.precision import UNCHECKED
+from torchreid_xres.devices.proof import Proof, WrongKernelError, first_fault, proved_precision
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.job import run_job
-from torchreid_xres.engine.memory import perturbed_memory
-from torchreid_xres.engine.precision import UNCHECKED
-from torchreid_xres.engine.proof import Proof, WrongKernelError, first_fault, proved_precision
 from torchreid_xres.files import cache_folder
 from torchreid_xres.inference import Extractor
 
@@ -183,7 +183,7 @@ def test_an_extractor_on_wrong_kernels_answers_as_in_fp32(fast_bf16, tmp_path):
 
 PATTERN = """
 import torch
-from torchreid_xres.engine.memory import perturbed_memory
+from torchreid_xres.devices.memory import perturbed_memory
 with perturbed_memory() as able:
     values = torch.empty(1 << 20, dtype=torch.bfloat16)
 print(able, values.abs().min().item() > 1e38)
