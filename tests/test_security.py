@@ -28,10 +28,10 @@ from torchreid_xres.data.io import read_image
 from torchreid_xres.data.protocol import Manifest
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.dgrl_restorer import record_key
-from torchreid_xres.engine.features import FeatureSet
 from torchreid_xres.engine.run import Run
 from torchreid_xres.engine.stages import Stages
 from torchreid_xres.engine.vpfa import load_panning
+from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.inference import Extractor, Gallery
 from torchreid_xres.inference.gallery import DATABASE
 from torchreid_xres.inference.storage import Storage

@@ -5,7 +5,7 @@ import doctest
 import pytest
 
 from torchreid_xres import text
-from torchreid_xres.report.tables import accuracy_table
+from torchreid_xres.features.tables import accuracy_table
 from torchreid_xres.text import text_table
 
 NAMES = ("a|b", "c\nd", "e\x1b[2Jf", "<script>alert(1)</script>", "[x](javascript:1)", "a_b%&#$", "=cmd()", "\udcff")

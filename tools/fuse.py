@@ -24,12 +24,12 @@ from torchreid_xres.devices.memory import keep_freed_memory
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.command import tool
 from torchreid_xres.engine.extraction import require_trained, run_features
-from torchreid_xres.engine.features import FeatureSet, evaluate_features
-from torchreid_xres.engine.fusion import OBJECTIVES, Search, evaluate_reciprocal_ranks, fused_sets, search_weights
+from torchreid_xres.features.features import FeatureSet, evaluate_features
+from torchreid_xres.features.fusion import OBJECTIVES, Search, evaluate_reciprocal_ranks, fused_sets, search_weights
+from torchreid_xres.features.tables import rank1_by_resolution
 from torchreid_xres.files import require_writable, write_json
 from torchreid_xres.metrics.distance import METRICS
 from torchreid_xres.metrics.fusion import SizeWeights, default_weights
-from torchreid_xres.report.tables import rank1_by_resolution
 from torchreid_xres.text import text_table
 
 RANKS = (1, 5, 10)

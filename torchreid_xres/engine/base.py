@@ -29,7 +29,7 @@ from torchreid_xres.devices.proof import Proof
 from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.engine.continuing import LAST, Continuing, NotFiniteError
 from torchreid_xres.engine.evaluation import Evaluation, to_device
-from torchreid_xres.engine.record import machine, versions, weights_hash
+from torchreid_xres.features.record import machine, versions, weights_hash
 from torchreid_xres.files import require_writable, write_json
 from torchreid_xres.host_mends.checkpoints import named_for
 from torchreid_xres.host_mends.training import unwrap

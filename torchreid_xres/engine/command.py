@@ -22,7 +22,7 @@ from torchreid_xres.engine.check import check_names, check_networks, check_weigh
 from torchreid_xres.engine.fresh import require_jobs_own
 from torchreid_xres.engine.job import missed_figures, run_job
 from torchreid_xres.engine.logs import logged_to
-from torchreid_xres.report.tables import record_tables
+from torchreid_xres.features.tables import record_tables
 from torchreid_xres.terminal import any_text, printable
 
 # What a user's mistake, a file, a disk, the memory or a network of torchreid at another input size can raise.

@@ -24,7 +24,7 @@ from torchreid_xres.devices import distributed, parallel
 from torchreid_xres.devices.proof import Proof
 from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.engine import board
-from torchreid_xres.engine.record import make_record, scores
+from torchreid_xres.features.record import make_record, scores
 from torchreid_xres.files import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import RankResult, Roc, distance_matrix, rank_distances, rank_features

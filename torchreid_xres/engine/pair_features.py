@@ -18,9 +18,9 @@ from torchreid_xres.data.degrade import check_rate, degrade_image
 from torchreid_xres.data.restored import members_of
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.engine.extraction import labelled
-from torchreid_xres.engine.features import FeatureSet
-from torchreid_xres.engine.record import weights_hash
 from torchreid_xres.engine.run import Run
+from torchreid_xres.features.features import FeatureSet
+from torchreid_xres.features.record import weights_hash
 from torchreid_xres.host_mends.training import unwrap
 
 

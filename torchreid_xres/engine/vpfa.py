@@ -27,8 +27,6 @@ from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.datasets.reading import shuffled
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.engine.extraction import engine_features, trained_engine
-from torchreid_xres.engine.features import FeatureSet, evaluate_features
-from torchreid_xres.engine.fusion import training_trial
 from torchreid_xres.engine.pair_features import (
     camera_gap,
     identity_means,
@@ -38,6 +36,8 @@ from torchreid_xres.engine.pair_features import (
     views_by_rate,
 )
 from torchreid_xres.engine.run import TASKS, Run, ranking_options
+from torchreid_xres.features.features import FeatureSet, evaluate_features
+from torchreid_xres.features.fusion import training_trial
 from torchreid_xres.files import write_json
 from torchreid_xres.models.vpfa import PANNINGS, Panning, VPBlock
 from torchreid_xres.tensors import require_finite

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchreid_xres.engine.record import weights_hash
+from torchreid_xres.features.record import weights_hash
 from torchreid_xres.files import whole_file
 from torchreid_xres.inference.branches import ways
 from torchreid_xres.inference.chain import Chain, Recipe, by

@@ -21,7 +21,7 @@ from torchreid_xres.data.manager import ToNormalized
 from torchreid_xres.data.native import check_full_size, low_by_size, native_rate
 from torchreid_xres.devices.proof import Proof
 from torchreid_xres.devices.threads import THREADS
-from torchreid_xres.engine.record import weights_hash
+from torchreid_xres.features.record import weights_hash
 from torchreid_xres.inference.network import find_run, host_config, load_network
 from torchreid_xres.inference.pictures import Picture, as_image, several
 from torchreid_xres.models.layers import Normalization

@@ -18,7 +18,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.engine.extraction import engine_features, require_trained, trained_engine
-from torchreid_xres.engine.features import FeatureSet, check_same_images
+from torchreid_xres.features.features import FeatureSet, check_same_images
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view

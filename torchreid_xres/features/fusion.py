@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from torchreid_xres.data.datasets.reading import group, shuffled, with_match
-from torchreid_xres.engine.features import FeatureSet, check_same_images, features_record
+from torchreid_xres.features.features import FeatureSet, check_same_images, features_record
 from torchreid_xres.metrics import RankResult, distance_matrix, distance_tiles, rank_distances, rank_tiles
 from torchreid_xres.metrics.fusion import (
     SizeWeights,
@@ -343,7 +343,7 @@ def evaluate_reciprocal_ranks(
         query: features of the queries, one set for each branch.
         gallery: features of the gallery.
         metric: what makes each branch's list.
-        protocol, draws, seed, ranks: as for :func:`torchreid_xres.engine.features.evaluate_features`.
+        protocol, draws, seed, ranks: as for :func:`torchreid_xres.features.features.evaluate_features`.
 
     Raises:
         ValueError: for features of different images.

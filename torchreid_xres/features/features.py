@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchreid_xres.data.base import ROLES
-from torchreid_xres.engine.record import by_size, scores, versions
+from torchreid_xres.features.record import by_size, scores, versions
 from torchreid_xres.files import whole_file
 from torchreid_xres.metrics import RankResult, rank_distances, rank_features
 from torchreid_xres.metrics.rerank import reranked_distances

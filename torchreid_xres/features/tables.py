@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
-from torchreid_xres.report.keypoints import keypoint_table
+from torchreid_xres.features.keypoint_tables import keypoint_table
 from torchreid_xres.text import text_table
 
 
@@ -36,7 +36,7 @@ def accuracy_table(records: Iterable[dict], ranks: Sequence[int] = (1, 5, 10), s
     """Return one row per model and data set; several splits become mean and standard deviation.
 
     Args:
-        records: as :func:`torchreid_xres.engine.record.make_record` makes them; others are left out.
+        records: as :func:`torchreid_xres.features.record.make_record` makes them; others are left out.
         ranks: CMC ranks shown; the records must have them.
         style: a table format of ``tabulate`` (``github``, ``latex``, ``simple``, ...).
 

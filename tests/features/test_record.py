@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
-from torchreid_xres.engine.record import by_size
+from torchreid_xres.features.record import by_size
 from torchreid_xres.metrics import rank_distances
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 from scripts import script
 
-from torchreid_xres.report.tables import ablation_table, accuracy_table, curve_table, rank1_by_resolution
+from torchreid_xres.features.tables import ablation_table, accuracy_table, curve_table, rank1_by_resolution
 
 
 def record(model="m", rank1=50.0, **more):

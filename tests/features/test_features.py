@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from torchreid_xres.engine import fusion
-from torchreid_xres.engine.features import FeatureSet, check_same_images, evaluate_features
-from torchreid_xres.engine.fusion import (
+from torchreid_xres.features import fusion
+from torchreid_xres.features.features import FeatureSet, check_same_images, evaluate_features
+from torchreid_xres.features.fusion import (
     ascend,
     evaluate_reciprocal_ranks,
     fused_sets,
