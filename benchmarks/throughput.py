@@ -28,10 +28,10 @@ from torchreid_xres import checkpoint, host
 from torchreid_xres.config import load_config
 from torchreid_xres.devices.memory import keep_freed_memory
 from torchreid_xres.engine.base import LAST, XresMixin
-from torchreid_xres.engine.command import USER_ERRORS, tell
-from torchreid_xres.engine.job import compared_runs, own_runs
-from torchreid_xres.engine.run import Run, optimizer_options
 from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.job import compared_runs, own_runs
+from torchreid_xres.jobs.run import Run, optimizer_options
 
 ROOT = Path(__file__).resolve().parents[1]
 HOST = "host"

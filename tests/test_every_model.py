@@ -22,8 +22,8 @@ from tiny_jobs import IDENTITIES, TINY, configured
 from torchreid_xres import checkpoint, host
 from torchreid_xres.data.base import dataset_options
 from torchreid_xres.engine.base import ENGINES, LAST
-from torchreid_xres.engine.job import own_runs
-from torchreid_xres.engine.run import model_options
+from torchreid_xres.jobs.job import own_runs
+from torchreid_xres.jobs.run import model_options
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.dgrl_restorer import RateRestorer
 from torchreid_xres.models.vpfa import PANNINGS

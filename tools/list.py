@@ -16,8 +16,8 @@ import textwrap
 from pathlib import Path
 
 from torchreid_xres.config import get_config
-from torchreid_xres.engine.command import tool
 from torchreid_xres.files import require_other_file, write_text
+from torchreid_xres.jobs.command import tool
 from torchreid_xres.report.registries import KINDS, inventory
 from torchreid_xres.text import text_table
 

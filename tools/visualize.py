@@ -26,10 +26,10 @@ import torch
 from torchreid_xres.data.io import picture_path, save_image
 from torchreid_xres.data.walk import images_at
 from torchreid_xres.devices.memory import keep_freed_memory
-from torchreid_xres.engine.command import tell_of_others, tool
-from torchreid_xres.engine.extraction import engine_features, trained_engine
-from torchreid_xres.engine.run import ranking_options
 from torchreid_xres.files import require_other_file, require_place
+from torchreid_xres.jobs.command import tell_of_others, tool
+from torchreid_xres.jobs.extraction import engine_features, trained_engine
+from torchreid_xres.jobs.run import ranking_options
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.report.activations import activation_cells
 from torchreid_xres.report.curves import FIGURES, QUERIES, draw_curves, labelled_records, resolution_curves

@@ -7,7 +7,7 @@ import torch
 from gradients import keep_in_evaluation
 
 from torchreid_xres.devices.compiled import _called, compile_network
-from torchreid_xres.engine.job import own_runs
+from torchreid_xres.jobs.job import own_runs
 from torchreid_xres.models import build_model
 
 

@@ -16,9 +16,9 @@ from torchreid_xres.devices.memory import perturbed_memory
 from torchreid_xres.devices.precision import UNCHECKED
 from torchreid_xres.devices.proof import Proof, WrongKernelError, first_fault, proved_precision
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.job import run_job
 from torchreid_xres.files import cache_folder
 from torchreid_xres.inference import Extractor
+from torchreid_xres.jobs.job import run_job
 
 
 class WrongKernels(TorchDispatchMode):

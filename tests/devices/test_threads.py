@@ -10,7 +10,7 @@ from torchreid_xres.checkpoint import load, save_atomic
 from torchreid_xres.devices import threads
 from torchreid_xres.devices.threads import APART, SLOWER, Threads
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.job import run_job
+from torchreid_xres.jobs.job import run_job
 
 
 class Machine:

@@ -17,9 +17,9 @@ from torch import nn
 
 from torchreid_xres.config import load_config
 from torchreid_xres.devices import distributed, parallel
-from torchreid_xres.engine.job import run_job
-from torchreid_xres.engine.logs import logged_to
-from torchreid_xres.engine.run import Run
+from torchreid_xres.jobs.job import run_job
+from torchreid_xres.jobs.logs import logged_to
+from torchreid_xres.jobs.run import Run
 
 
 class StopHereError(Exception):

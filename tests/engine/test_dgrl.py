@@ -18,7 +18,7 @@ from torchreid_xres.data.protocol import draw_rate
 from torchreid_xres.data.restored import picture_name
 from torchreid_xres.engine.base import LAST, XresEngine
 from torchreid_xres.engine.dgrl import DGRLEngine
-from torchreid_xres.engine.job import own_runs, run_job
+from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.metrics.image import psnr, ssim
 from torchreid_xres.models.weights import load_weights
 from torchreid_xres.sr.image import resize

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from torchreid_xres.config import ConfigError
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.extraction import engine_features, run_features, trained_engine
-from torchreid_xres.engine.job import own_runs, run_job
-from torchreid_xres.engine.run import Run
 from torchreid_xres.features.fusion import fused_sets
+from torchreid_xres.jobs.extraction import engine_features, run_features, trained_engine
+from torchreid_xres.jobs.job import own_runs, run_job
+from torchreid_xres.jobs.run import Run
 
 BRANCH = {"model": {"name": "osnet_x0_25", "options": None}}
 CHANGES = {

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from torchreid_xres import host
-from torchreid_xres.engine.command import tool, train
+from torchreid_xres.jobs.command import tool, train
 from torchreid_xres.models import MODELS
 
 SIZES = [(64, 32), (100, 50), (33, 17)]

@@ -8,8 +8,8 @@ from PIL import Image
 from tiny_jobs import TINY, configured
 
 from torchreid_xres.engine.base import LAST, XresMixin
-from torchreid_xres.engine.job import own_runs, run_job
-from torchreid_xres.engine.run import Run
+from torchreid_xres.jobs.job import own_runs, run_job
+from torchreid_xres.jobs.run import Run
 
 PARTS = {"train_list.txt": range(4), "test_list_800.txt": range(10, 14)}
 

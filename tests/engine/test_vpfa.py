@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from torchreid_xres.config import ConfigError, config_hash
 from torchreid_xres.engine import vpfa
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.job import own_runs, run_job
 from torchreid_xres.engine.pair_features import camera_gap, identity_means, resolution_direction, views_by_rate
-from torchreid_xres.engine.run import Run
 from torchreid_xres.engine.vpfa import Settings, fit, load_panning, moved, save_panning, searched
 from torchreid_xres.features.features import FeatureSet
+from torchreid_xres.jobs.job import own_runs, run_job
+from torchreid_xres.jobs.run import Run
 from torchreid_xres.models.vpfa import PANNINGS, PerRate
 
 SMALL = {"hidden": 8, "epochs": 2, "batch_size": 8}

@@ -17,11 +17,11 @@ from torchreid_xres.data.base import CrossResolutionDataset
 from torchreid_xres.data.degrade import check_rate, degrade_image
 from torchreid_xres.data.restored import members_of
 from torchreid_xres.engine.base import XresMixin
-from torchreid_xres.engine.extraction import labelled
-from torchreid_xres.engine.run import Run
 from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.features.record import weights_hash
 from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.jobs.extraction import labelled
+from torchreid_xres.jobs.run import Run
 
 
 class RatedViews(Dataset):
@@ -73,7 +73,7 @@ def pair_features(run: Run, engine: XresMixin, rates: Sequence[float] = ()) -> F
 
     Args:
         run: a trained run.
-        engine: its engine with the weights as trained (:func:`torchreid_xres.engine.extraction.trained_engine`).
+        engine: its engine with the weights as trained (:func:`torchreid_xres.jobs.extraction.trained_engine`).
         rates: of the low views; none: those above 1 that the set makes pairs with, or else that its images have.
 
     Returns:

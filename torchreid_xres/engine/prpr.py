@@ -11,10 +11,10 @@ from yacs.config import CfgNode
 from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, file_of
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine
-from torchreid_xres.engine.extraction import run_features
-from torchreid_xres.engine.run import TASKS, Run, model_options, ranking_options
 from torchreid_xres.features.features import evaluate_features
 from torchreid_xres.features.fusion import fused_sets, search_weights
+from torchreid_xres.jobs.extraction import run_features
+from torchreid_xres.jobs.run import TASKS, Run, model_options, ranking_options
 from torchreid_xres.models import build_model
 from torchreid_xres.models.prpr import LEVELS, PRPR
 from torchreid_xres.models.weights import load_weights

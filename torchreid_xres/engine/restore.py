@@ -34,9 +34,9 @@ from torchreid_xres.data.io import BITS, FAST, image_size, save_image
 from torchreid_xres.devices import distributed
 from torchreid_xres.devices.precision import autocast
 from torchreid_xres.devices.proof import proved_precision
-from torchreid_xres.engine.run import TASKS, Run
 from torchreid_xres.features.record import machine, weights_hash
 from torchreid_xres.files import whole_file
+from torchreid_xres.jobs.run import TASKS, Run
 from torchreid_xres.models import build_model
 from torchreid_xres.models.weights import load_weights
 from torchreid_xres.sr.pyramid import Pyramid, PyramidRestorer

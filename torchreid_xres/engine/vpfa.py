@@ -26,7 +26,6 @@ from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.datasets.reading import shuffled
 from torchreid_xres.engine.base import XresMixin
-from torchreid_xres.engine.extraction import engine_features, trained_engine
 from torchreid_xres.engine.pair_features import (
     camera_gap,
     identity_means,
@@ -35,10 +34,11 @@ from torchreid_xres.engine.pair_features import (
     resolution_rates,
     views_by_rate,
 )
-from torchreid_xres.engine.run import TASKS, Run, ranking_options
 from torchreid_xres.features.features import FeatureSet, evaluate_features
 from torchreid_xres.features.fusion import training_trial
 from torchreid_xres.files import write_json
+from torchreid_xres.jobs.extraction import engine_features, trained_engine
+from torchreid_xres.jobs.run import TASKS, Run, ranking_options
 from torchreid_xres.models.vpfa import PANNINGS, Panning, VPBlock
 from torchreid_xres.tensors import require_finite
 

@@ -14,7 +14,7 @@ def record_tables(records: Sequence[dict], ranks: Sequence[int] = (1, 5, 10), st
     """Return every table that the records of a job can fill, each kind of record in its own.
 
     Args:
-        records: as :func:`torchreid_xres.engine.job.run_job` returns them.
+        records: as :func:`torchreid_xres.jobs.job.run_job` returns them.
         ranks: CMC ranks shown.
         style: a table format of ``tabulate``.
     """

@@ -18,11 +18,11 @@ from torchreid_xres.config_keys import get_config
 from torchreid_xres.data.walk import FoundImages
 from torchreid_xres.devices import distributed
 from torchreid_xres.devices.memory import keep_freed_memory
-from torchreid_xres.engine.check import check_names, check_networks, check_weights
-from torchreid_xres.engine.fresh import require_jobs_own
-from torchreid_xres.engine.job import missed_figures, run_job
-from torchreid_xres.engine.logs import logged_to
 from torchreid_xres.features.tables import record_tables
+from torchreid_xres.jobs.check import check_names, check_networks, check_weights
+from torchreid_xres.jobs.fresh import require_jobs_own
+from torchreid_xres.jobs.job import missed_figures, run_job
+from torchreid_xres.jobs.logs import logged_to
 from torchreid_xres.terminal import any_text, printable
 
 # What a user's mistake, a file, a disk, the memory or a network of torchreid at another input size can raise.

@@ -17,10 +17,10 @@ from torchreid_xres import host
 from torchreid_xres.data.base import DATASETS, ROLES, dataset_options
 from torchreid_xres.data.io import image_size
 from torchreid_xres.engine.base import LAST, XresMixin
-from torchreid_xres.engine.run import Run, model_options
 from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.features.record import weights_hash
 from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.jobs.run import Run, model_options
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.weights import load_weights, without_starts
 from torchreid_xres.registry import did_you_mean

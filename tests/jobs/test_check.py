@@ -5,7 +5,7 @@ import torch
 
 from torchreid_xres import host
 from torchreid_xres.config import ConfigError, load_config
-from torchreid_xres.engine.check import check_names, check_networks, check_weights
+from torchreid_xres.jobs.check import check_names, check_networks, check_weights
 
 
 @pytest.fixture

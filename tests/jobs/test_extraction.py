@@ -5,9 +5,9 @@ from tiny_jobs import untrained_run
 
 from torchreid_xres.data.prepare import write_set
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.extraction import trained_engine
-from torchreid_xres.engine.run import Run
 from torchreid_xres.files import require_place
+from torchreid_xres.jobs.extraction import trained_engine
+from torchreid_xres.jobs.run import Run
 from torchreid_xres.report import queries
 
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from torchreid_xres.engine.stages import Stages
 from torchreid_xres.files import write_json
+from torchreid_xres.jobs.stages import Stages
 
 
 def test_a_done_stage_is_not_run_again(tmp_path):

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from torchreid_xres.devices import distributed
-from torchreid_xres.engine.lock import LOCK
 from torchreid_xres.files import write_json
+from torchreid_xres.jobs.lock import LOCK
 
 logger = logging.getLogger(__name__)
 

@@ -23,11 +23,11 @@ from torchreid_xres.config import (
 )
 from torchreid_xres.data.options import DATASETS
 from torchreid_xres.devices import distributed
-from torchreid_xres.engine.fresh import done_names, set_aside, settle
-from torchreid_xres.engine.lock import sole_use
-from torchreid_xres.engine.run import Run
-from torchreid_xres.engine.stages import Stages
 from torchreid_xres.files import write_text
+from torchreid_xres.jobs.fresh import done_names, set_aside, settle
+from torchreid_xres.jobs.lock import sole_use
+from torchreid_xres.jobs.run import Run
+from torchreid_xres.jobs.stages import Stages
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ import torch
 from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError
 from torchreid_xres.engine.base import LAST, XresMixin
-from torchreid_xres.engine.fresh import ASIDE
-from torchreid_xres.engine.job import compared_runs, missed_figures, own_runs, run_job
-from torchreid_xres.engine.run import Run, build_scheduler
 from torchreid_xres.features.tables import accuracy_table
+from torchreid_xres.jobs.fresh import ASIDE
+from torchreid_xres.jobs.job import compared_runs, missed_figures, own_runs, run_job
+from torchreid_xres.jobs.run import Run, build_scheduler
 
 
 def test_every_model_of_the_comparison_is_trained_once(tiny_config, monkeypatch):

@@ -1,0 +1,1 @@
+"""What a command does from start to end: runs, their stages, checks, locks and logs."""
