@@ -16,7 +16,6 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import config_hash, stage_configs
 from torchreid_xres.engine.base import XresMixin, to_device
-from torchreid_xres.engine.vpfa import load_panning, moved, opened
 from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.features.fusion import fused_sets
 from torchreid_xres.host_mends.training import unwrap
@@ -24,6 +23,7 @@ from torchreid_xres.jobs.extraction import run_features, trained_engine
 from torchreid_xres.jobs.job import after_training, own_runs, run_job
 from torchreid_xres.jobs.logs import logged_to
 from torchreid_xres.jobs.run import Run
+from torchreid_xres.jobs.tasks.vpfa import load_panning, moved, opened
 from torchreid_xres.models.vpfa import PANNINGS
 from torchreid_xres.report.complexity import complexity
 from torchreid_xres.report.lists import RankedLists

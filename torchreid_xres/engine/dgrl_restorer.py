@@ -33,11 +33,11 @@ from torchreid_xres.data.restored import LowView, Patches, low_views, members_of
 from torchreid_xres.devices.precision import autocast
 from torchreid_xres.devices.proof import proved_precision
 from torchreid_xres.engine.base import ENGINES, XresEngine
-from torchreid_xres.engine.restore import BATCH_PIXELS
 from torchreid_xres.features.record import weights_hash
 from torchreid_xres.files import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.jobs.run import TASKS, Run, model_options
+from torchreid_xres.jobs.tasks.restore import BATCH_PIXELS
 from torchreid_xres.metrics.image import psnr, ssim
 from torchreid_xres.models import build_model
 from torchreid_xres.models.dgrl_restorer import RateRestorer, seen_rate

@@ -19,10 +19,10 @@ from torchreid_xres.checkpoint import random_state_kept
 from torchreid_xres.config import ConfigError, as_dict, file_of, stage_configs, value_of
 from torchreid_xres.data import DATASETS, dataset_options
 from torchreid_xres.engine.base import ENGINES
-from torchreid_xres.engine.vpfa import checked
 from torchreid_xres.host_mends.data import TRANSFORMS
 from torchreid_xres.jobs.job import has_splits
 from torchreid_xres.jobs.run import TASKS, model_options
+from torchreid_xres.jobs.tasks.vpfa import checked
 from torchreid_xres.models.registry import MODELS, build_model, require_options
 from torchreid_xres.models.weights import without_starts
 from torchreid_xres.registry import did_you_mean

@@ -9,13 +9,13 @@ import torch
 from torch.nn import functional as F
 
 from torchreid_xres.config import ConfigError, config_hash
-from torchreid_xres.engine import vpfa
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.pair_features import camera_gap, identity_means, resolution_direction, views_by_rate
-from torchreid_xres.engine.vpfa import Settings, fit, load_panning, moved, save_panning, searched
 from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.jobs.run import Run
+from torchreid_xres.jobs.tasks import vpfa
+from torchreid_xres.jobs.tasks.pair_features import camera_gap, identity_means, resolution_direction, views_by_rate
+from torchreid_xres.jobs.tasks.vpfa import Settings, fit, load_panning, moved, save_panning, searched
 from torchreid_xres.models.vpfa import PANNINGS, PerRate
 
 SMALL = {"hidden": 8, "epochs": 2, "batch_size": 8}
@@ -271,7 +271,7 @@ def test_a_module_that_is_not_finite_is_neither_kept_nor_read(tmp_path, monkeypa
     with pytest.raises(ValueError, match=r"the module mean holds NaN or infinity, in .*; a smaller vpfa\.lr may help"):
         save_panning(module, "mean", tmp_path / "mean.pth.tar")
     assert not any(tmp_path.iterdir())
-    monkeypatch.setattr("torchreid_xres.engine.vpfa.require_finite", lambda *_: None)
+    monkeypatch.setattr("torchreid_xres.jobs.tasks.vpfa.require_finite", lambda *_: None)
     save_panning(module, "mean", tmp_path / "mean.pth.tar")
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"mean\.pth\.tar holds NaN or infinity, .*; remove it to learn it again"):

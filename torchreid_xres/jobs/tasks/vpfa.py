@@ -26,7 +26,12 @@ from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.datasets.reading import shuffled
 from torchreid_xres.engine.base import XresMixin
-from torchreid_xres.engine.pair_features import (
+from torchreid_xres.features.features import FeatureSet, evaluate_features
+from torchreid_xres.features.fusion import training_trial
+from torchreid_xres.files import write_json
+from torchreid_xres.jobs.extraction import engine_features, trained_engine
+from torchreid_xres.jobs.run import TASKS, Run, ranking_options
+from torchreid_xres.jobs.tasks.pair_features import (
     camera_gap,
     identity_means,
     pair_features,
@@ -34,11 +39,6 @@ from torchreid_xres.engine.pair_features import (
     resolution_rates,
     views_by_rate,
 )
-from torchreid_xres.features.features import FeatureSet, evaluate_features
-from torchreid_xres.features.fusion import training_trial
-from torchreid_xres.files import write_json
-from torchreid_xres.jobs.extraction import engine_features, trained_engine
-from torchreid_xres.jobs.run import TASKS, Run, ranking_options
 from torchreid_xres.models.vpfa import PANNINGS, Panning, VPBlock
 from torchreid_xres.tensors import require_finite
 
@@ -84,7 +84,7 @@ def fit(
 
     Args:
         name: of :data:`~torchreid_xres.models.vpfa.PANNINGS`.
-        pairs: as :func:`~torchreid_xres.engine.pair_features.pair_features` returns them.
+        pairs: as :func:`~torchreid_xres.jobs.tasks.pair_features.pair_features` returns them.
         settings: how; None for those published.
         seed: of the first weights and the order of the pairs.
         device: where to train.
@@ -128,7 +128,7 @@ def moved(module: Panning, features: FeatureSet, reference: float) -> FeatureSet
     Args:
         module: as learned.
         features: of any images.
-        reference: see :func:`~torchreid_xres.engine.pair_features.resolution_rates`.
+        reference: see :func:`~torchreid_xres.jobs.tasks.pair_features.resolution_rates`.
     """
     rates = torch.from_numpy(resolution_rates(features, reference))
     return replace(features, features=module(features.features, rates))
@@ -264,7 +264,7 @@ class Opened(NamedTuple):
     Attributes:
         trained: the run in ``vpfa.run``.
         engine: its engine.
-        pairs: features of its training images, see :func:`~torchreid_xres.engine.pair_features.pair_features`.
+        pairs: features of its training images, see :func:`~torchreid_xres.jobs.tasks.pair_features.pair_features`.
         query, gallery: those of its first target.
         reference: side of an image of full resolution in pixels.
     """

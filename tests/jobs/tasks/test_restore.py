@@ -13,9 +13,9 @@ from torchreid_xres import files, host
 from torchreid_xres.config import ConfigError
 from torchreid_xres.data.base import dataset_options
 from torchreid_xres.data.degrade import degrade_image
-from torchreid_xres.engine import restore as stage
-from torchreid_xres.engine.restore import DONE, LEVELS, write_pyramids
 from torchreid_xres.jobs.job import own_runs, run_job
+from torchreid_xres.jobs.tasks import restore as stage
+from torchreid_xres.jobs.tasks.restore import DONE, LEVELS, write_pyramids
 from torchreid_xres.sr.pyramid import PyramidRestorer
 
 SIZES = {"train": [(12, 6), (8, 5)], "query": [(12, 6), (9, 7)], "gallery": [(12, 6), (16, 8)]}

@@ -1,0 +1,1 @@
+"""The work of a stage that is no training loop."""
