@@ -77,7 +77,7 @@ time.sleep(60)
         assert re.match(rf"process {os.getpid()} on ", (tmp_path / LOCK).read_text())
 
 
-@pytest.mark.parametrize("pid", [1, os.getpid(), os.getppid()])
+@pytest.mark.parametrize("pid", [1, os.getpid(), os.getppid()], ids=["first", "own", "parent"])
 def test_a_process_that_has_the_number_of_a_dead_one_holds_nothing(tmp_path, pid):
     (tmp_path / LOCK).write_text(f"process {pid} on {socket.gethostname()} since 2020-01-01 00:00:00")
     with sole_use(tmp_path):
