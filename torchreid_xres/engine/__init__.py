@@ -1,8 +1,7 @@
 """Engines: importing this package fills :data:`ENGINES`."""
 
-from torchreid_xres.engine import dgrl, dgrl_restorer, keypoints, kgnet, msifla, psh_rnet, restorer, sr_reid
+from torchreid_xres.engine import dgrl, dgrl_restorer, keypoints, kgnet, msifla, prpr, psh_rnet, restorer, sr_reid
 from torchreid_xres.engine.base import ENGINES, NotFiniteError, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
-from torchreid_xres.jobs.tasks import prpr, restore, vpfa
 
 __all__ = [
     "ENGINES",
@@ -18,8 +17,6 @@ __all__ = [
     "msifla",
     "prpr",
     "psh_rnet",
-    "restore",
     "restorer",
     "sr_reid",
-    "vpfa",
 ]

@@ -6,11 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from yacs.config import CfgNode
-
 from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, file_of
-from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine
+from torchreid_xres.engine.base import LAST
 from torchreid_xres.features.features import evaluate_features
 from torchreid_xres.features.fusion import fused_sets, search_weights
 from torchreid_xres.jobs.extraction import run_features
@@ -18,23 +16,6 @@ from torchreid_xres.jobs.run import TASKS, Run, model_options, ranking_options
 from torchreid_xres.models import build_model
 from torchreid_xres.models.prpr import LEVELS, PRPR
 from torchreid_xres.models.weights import load_weights
-
-
-@ENGINES.register("prpr")
-class PRPREngine(SoftmaxEngine):
-    """The host's softmax engine over the four branches at once; the restorer stays as it is."""
-
-    @staticmethod
-    def model_options(cfg: CfgNode) -> dict[str, Any]:
-        """Return what :class:`PRPR` takes from a configuration besides ``model.options``."""
-        return {
-            "reid": cfg.model.reid,
-            "weights": cfg.fusion.weights,
-            "size": (cfg.data.height, cfg.data.width),
-            "mean": cfg.data.norm_mean,
-            "std": cfg.data.norm_std,
-            "interpolation": cfg.data.interpolation,
-        }
 
 
 @TASKS.register("fuse")
