@@ -1,8 +1,8 @@
 """DGRL's first stage: train RCAN on the set's own images.
 
 X. Ye, G. Gao, "Cross-Resolution Person Re-Identification via Deep Group-Aware Representation Learning", sections III-B
-and IV-C: low-resolution partners are made once (``jobs/tasks/restore_pairs.py``), RCAN is pretrained on the data set and gives the
-images that training starts from.
+and IV-C: RCAN is pretrained on the data set and gives the images that training starts from; the low-resolution partners
+are made once (``jobs/tasks/restore_pairs.py``).
 """
 
 from __future__ import annotations
