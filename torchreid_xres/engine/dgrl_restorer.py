@@ -25,8 +25,8 @@ from torchreid_xres.data.degrade import degrade_tensor
 from torchreid_xres.data.restored import Patches, members_of
 from torchreid_xres.engine.base import ENGINES, XresEngine
 from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.image import resize
 from torchreid_xres.metrics.image import psnr, ssim
-from torchreid_xres.sr.image import resize
 
 logger = logging.getLogger(__name__)
 

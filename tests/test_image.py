@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from torchreid_xres.sr.image import pad_to, resize, rgb_to_ycbcr, ycbcr_to_rgb
+from torchreid_xres.image import pad_to, resize, rgb_to_ycbcr, ycbcr_to_rgb
 
 
 def cubic(t: float) -> float:
