@@ -1,5 +1,7 @@
-"""The rooms: each imports those below it, in the order that pyproject.toml gives, and is small enough to look through."""
+"""The rooms: each imports only those below it, in the order of pyproject.toml, and says what it is for."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,10 +9,12 @@ import pytest
 ROOMS = sorted(path.parent for path in (Path(__file__).parents[1] / "torchreid_xres").glob("*/__init__.py"))
 
 
-def test_no_import_climbs(repo, monkeypatch, capsys):
-    cli = pytest.importorskip("importlinter.cli")
-    monkeypatch.chdir(repo)
-    assert cli.lint_imports(no_cache=True) == 0, capsys.readouterr().out
+def test_no_import_climbs(repo):
+    pytest.importorskip("importlinter")
+    # A process of its own: the tool turns off all loggers that are there.
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=[room.name for room in ROOMS])
