@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = next(
     line.split('"')[1]
-    for line in (HERE / "torchreid_xres" / "__init__.py").read_text(encoding="utf-8").splitlines()
+    for line in (HERE / "torchreid_xres" / "version.py").read_text(encoding="utf-8").splitlines()
     if line.startswith("__version__")
 )
 
@@ -45,7 +45,7 @@ setup(
         "imageio",
     ],
     extras_require={
-        "test": ["pytest>=7.4", "ruff>=0.5", "hypothesis>=6.80"],
+        "test": ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.5", "hypothesis>=6.80", "import-linter>=2.0"],
         "sr": ["spandrel>=0.4"],
         "search": ["faiss-cpu>=1.8"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],

@@ -18,11 +18,11 @@ from typing import Any
 import yaml
 
 from torchreid_xres.config import ConfigError, config_hash, load_config, stage_configs
-from torchreid_xres.engine.command import USER_ERRORS, tell
-from torchreid_xres.engine.job import run_job
-from torchreid_xres.engine.logs import logged_to
-from torchreid_xres.engine.stages import write_json
-from torchreid_xres.report.tables import ablation_table
+from torchreid_xres.features.tables import ablation_table
+from torchreid_xres.files import write_json
+from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.job import run_job
+from torchreid_xres.jobs.logs import logged_to
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "benchmarks" / "ablations.yaml"

@@ -34,8 +34,8 @@ from cells import run_cell, run_vpfa
 from suites import Row, Suite, configured, quoted_blocks, start_of, suite_of
 
 from torchreid_xres.config import ConfigError, as_dict, config_hash
-from torchreid_xres.engine.command import USER_ERRORS, part_pairs, tell
-from torchreid_xres.engine.stages import write_json
+from torchreid_xres.files import write_json
+from torchreid_xres.jobs.command import USER_ERRORS, part_pairs, tell
 from torchreid_xres.report.suite import (
     as_latex,
     compared,

@@ -16,14 +16,14 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import config_hash, stage_configs
 from torchreid_xres.engine.base import XresMixin, to_device
-from torchreid_xres.engine.extraction import run_features, trained_engine
-from torchreid_xres.engine.features import FeatureSet
-from torchreid_xres.engine.fusion import fused_sets
-from torchreid_xres.engine.job import after_training, own_runs, run_job
-from torchreid_xres.engine.logs import logged_to
-from torchreid_xres.engine.run import Run
-from torchreid_xres.engine.vpfa import load_panning, moved, opened
+from torchreid_xres.features.features import FeatureSet
+from torchreid_xres.features.fusion import fused_sets
 from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.jobs.extraction import run_features, trained_engine
+from torchreid_xres.jobs.job import after_training, own_runs, run_job
+from torchreid_xres.jobs.logs import logged_to
+from torchreid_xres.jobs.run import Run
+from torchreid_xres.jobs.tasks.vpfa import load_panning, moved, opened
 from torchreid_xres.models.vpfa import PANNINGS
 from torchreid_xres.report.complexity import complexity
 from torchreid_xres.report.lists import RankedLists

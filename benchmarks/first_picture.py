@@ -22,9 +22,9 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from torchreid_xres.data.io import picture_path, save_image
-from torchreid_xres.engine.command import USER_ERRORS, tell
-from torchreid_xres.engine.extraction import engine_features, trained_engine
-from torchreid_xres.engine.run import ranking_options
+from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.extraction import engine_features, trained_engine
+from torchreid_xres.jobs.run import ranking_options
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.report.lists import Place, RankedLists
 from torchreid_xres.report.queries import RunPictures

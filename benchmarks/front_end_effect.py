@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from torchreid_xres.engine.base import to_device
-from torchreid_xres.engine.extraction import trained_engine
+from torchreid_xres.jobs.extraction import trained_engine
 from torchreid_xres.metrics import rank_features
 from torchreid_xres.metrics.image import psnr
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.data.io import read_image
 from torchreid_xres.data.walk import images_at
-from torchreid_xres.engine.command import USER_ERRORS, tell
+from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.metrics.image import psnr
 from torchreid_xres.models import build_model
 from torchreid_xres.report.complexity import complexity

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from torchreid_xres.engine.record import versions
-from torchreid_xres.engine.stages import write_json
+from torchreid_xres.features.record import versions
+from torchreid_xres.files import write_json
 
 # What says where things lie, and not how they are measured.
 PLACES = ("keep", "cython", "root", "runs")

@@ -31,9 +31,9 @@ from yacs.config import CfgNode
 from torchreid_xres import host
 from torchreid_xres.config import load_config
 from torchreid_xres.engine.msifla import MSIFLAEngine
-from torchreid_xres.engine.record import versions
-from torchreid_xres.engine.run import model_options, optimizer_options
-from torchreid_xres.engine.stages import write_json
+from torchreid_xres.features.record import versions
+from torchreid_xres.files import write_json
+from torchreid_xres.jobs.run import model_options, optimizer_options
 from torchreid_xres.models.msifla import MSIFLA, MSIFLAOutput
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "msifla_mlr_market.yaml"

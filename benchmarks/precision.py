@@ -16,8 +16,8 @@ import measure
 import torch
 
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.command import USER_ERRORS, tell
-from torchreid_xres.engine.run import Run
+from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.run import Run
 
 SIDES = {
     "fp32": {},

@@ -21,12 +21,12 @@ import torch
 from tabulate import tabulate
 from torch.nn import functional as F
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import load_config
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, XresEngine, to_device
-from torchreid_xres.engine.job import own_runs
-from torchreid_xres.engine.record import machine, versions
-from torchreid_xres.engine.stages import write_json
+from torchreid_xres.features.record import machine, versions
+from torchreid_xres.files import write_json
+from torchreid_xres.jobs.job import own_runs
 
 OURS, PLAIN = "phase 2", "phase 2, plain reading"
 ROOT = Path(__file__).resolve().parents[1]

@@ -29,10 +29,10 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from torchreid_xres import __version__
 from torchreid_xres.data.io import read_image
 from torchreid_xres.metrics.image import psnr, ssim
 from torchreid_xres.sr import build_front_end
+from torchreid_xres.version import __version__
 
 SCALES = (2, 3, 4)
 

@@ -19,18 +19,18 @@ from accuracy import tables
 from suites import quoted_blocks, suite_of
 from tabulate import tabulate
 
-from torchreid_xres.engine.command import USER_ERRORS, tell
-from torchreid_xres.engine.stages import write_json
-from torchreid_xres.registry import did_you_mean
-from torchreid_xres.report.keypoints import keypoint_table
-from torchreid_xres.report.registries import registry_table
-from torchreid_xres.report.suite import cost_table, forecast_table, quoted_table, rate_table, suite_table, vpfa_table
-from torchreid_xres.report.tables import (
+from torchreid_xres.features.keypoint_tables import keypoint_table
+from torchreid_xres.features.tables import (
     ablation_table,
     accuracy_table,
     curve_table,
     restoration_table,
 )
+from torchreid_xres.files import write_json
+from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.registry import did_you_mean
+from torchreid_xres.report.registries import registry_table
+from torchreid_xres.report.suite import cost_table, forecast_table, quoted_table, rate_table, suite_table, vpfa_table
 
 RESULTS = Path(__file__).parent / "results"
 MAKERS = {

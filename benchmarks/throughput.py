@@ -6,7 +6,7 @@
 Files are decoded in the loop, by one process. A network of the host is trained by its softmax engine at the input size
 of ``data.height`` and ``data.width``; a method by the configuration's last stage that trains, the stages before it
 with random weights. Each side of each work has its own process; they take turns. "Memory kept": what a batch frees
-serves the next one (:mod:`torchreid_xres.engine.memory`); "pictures kept": the training set stays in memory after its
+serves the next one (:mod:`torchreid_xres.devices.memory`); "pictures kept": the training set stays in memory after its
 first epoch.
 """
 
@@ -24,15 +24,14 @@ import measure
 import torch
 from torch import Tensor
 
-from torchreid_xres import host
+from torchreid_xres import checkpoint, host
 from torchreid_xres.config import load_config
-from torchreid_xres.engine import checkpoint
+from torchreid_xres.devices.memory import keep_freed_memory
 from torchreid_xres.engine.base import LAST, XresMixin
-from torchreid_xres.engine.command import USER_ERRORS, tell
-from torchreid_xres.engine.job import compared_runs, own_runs
-from torchreid_xres.engine.memory import keep_freed_memory
-from torchreid_xres.engine.run import Run, optimizer_options
 from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.job import compared_runs, own_runs
+from torchreid_xres.jobs.run import Run, optimizer_options
 
 ROOT = Path(__file__).resolve().parents[1]
 HOST = "host"

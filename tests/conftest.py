@@ -60,6 +60,17 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def tiny_config(tiny_root, tmp_path):
+    """Return a function: overrides (dotted keys) to a configuration of a job that takes a second or two."""
+    from tiny_jobs import TINY, configured
+
+    def make(**changes):
+        return configured(TINY, tiny_root, tmp_path / "run", changes)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory) -> Path:
     """A root with a tree for the data set ``folder``: 8 training and 6 test identities, 2 cameras, 64x32 pixels.

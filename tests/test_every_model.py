@@ -2,7 +2,7 @@
 
 A new model needs a line in CASES here. That each can be exported is walked in ``inference/test_export.py``, that each
 takes a step at its paper's size in ``models/test_paper_size.py`` and the methods' own tests, that two processes have
-the losses of one in ``engine/test_distributed.py``; front ends are walked in ``sr/test_front_ends.py``.
+the losses of one in ``devices/test_distributed.py``; front ends are walked in ``sr/test_front_ends.py``.
 
 The numbers in ``golden/<model>.json`` are written by ``python tests/golden/make.py``.
 """
@@ -19,12 +19,11 @@ from golden_values import agree_with_kept, fill, noise, probed
 from gradients import awaken, fitting, keep_in_evaluation, watch_gradients, without_gradient
 from tiny_jobs import IDENTITIES, TINY, configured
 
-from torchreid_xres import host
+from torchreid_xres import checkpoint, host
 from torchreid_xres.data.base import dataset_options
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import ENGINES, LAST
-from torchreid_xres.engine.job import own_runs
-from torchreid_xres.engine.run import model_options
+from torchreid_xres.jobs.job import own_runs
+from torchreid_xres.jobs.run import model_options
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.dgrl_restorer import RateRestorer
 from torchreid_xres.models.vpfa import PANNINGS

@@ -22,20 +22,19 @@ import torch
 from tiny_jobs import untrained_run
 from torch import nn
 
-from torchreid_xres import host
+from torchreid_xres import checkpoint, host
 from torchreid_xres.config import ConfigError, load_config
 from torchreid_xres.data.io import read_image
 from torchreid_xres.data.protocol import Manifest
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.dgrl_restorer import record_key
-from torchreid_xres.engine.features import FeatureSet
-from torchreid_xres.engine.run import Run
-from torchreid_xres.engine.stages import Stages
-from torchreid_xres.engine.vpfa import load_panning
+from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.inference import Extractor, Gallery
 from torchreid_xres.inference.gallery import DATABASE
 from torchreid_xres.inference.storage import Storage
+from torchreid_xres.jobs.run import Run
+from torchreid_xres.jobs.stages import Stages
+from torchreid_xres.jobs.tasks.restore_pairs import record_key
+from torchreid_xres.jobs.tasks.vpfa import load_panning
 from torchreid_xres.keypoints.annotations import read_annotations
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.weights import load_weights

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from torchreid_xres.engine.command import tool
-from torchreid_xres.engine.logs import logged_to
+from torchreid_xres.jobs.command import tool
+from torchreid_xres.jobs.logs import logged_to
 from torchreid_xres.terminal import Terminal, any_text, printable, printable_lines
 
 # An escape sequence that clears the screen, a line feed, a turned direction of writing, a byte that is no UTF-8.
@@ -96,7 +96,7 @@ def test_a_program_ends_in_one_line(capsys):
 
 PROGRAM = """
 import sys
-from torchreid_xres.engine.command import tool
+from torchreid_xres.jobs.command import tool
 @tool()
 def main(argv=None):
     for _ in range(10000):

@@ -19,8 +19,8 @@ from torchreid_xres.config import get_config
 from torchreid_xres.data import DATASETS
 from torchreid_xres.data.catalogue import catalogue, how_to_get
 from torchreid_xres.data.download import fetch, fetch_set
-from torchreid_xres.engine.command import USER_ERRORS, tell, tool
-from torchreid_xres.report.text import text_table
+from torchreid_xres.jobs.command import USER_ERRORS, tell, tool
+from torchreid_xres.text import text_table
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -24,12 +24,12 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from torchreid_xres.data.io import read_image
 from torchreid_xres.data.walk import images_at
-from torchreid_xres.engine.command import tell_of_others, tool
 from torchreid_xres.files import require_place
 from torchreid_xres.inference.accuracy import compare_accuracy
 from torchreid_xres.inference.export import BOUNDS, INPUTS, LEAST_OPSET, ROLES, Recipe, export_onnx
 from torchreid_xres.inference.network import find_run, host_config, load_network
-from torchreid_xres.report.text import text_table
+from torchreid_xres.jobs.command import tell_of_others, tool
+from torchreid_xres.text import text_table
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

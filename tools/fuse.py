@@ -20,18 +20,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from torchreid_xres.data import DATASETS
+from torchreid_xres.devices.memory import keep_freed_memory
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.command import tool
-from torchreid_xres.engine.extraction import require_trained, run_features
-from torchreid_xres.engine.features import FeatureSet, evaluate_features
-from torchreid_xres.engine.fusion import OBJECTIVES, Search, evaluate_reciprocal_ranks, fused_sets, search_weights
-from torchreid_xres.engine.memory import keep_freed_memory
-from torchreid_xres.engine.stages import write_json
-from torchreid_xres.files import require_writable
+from torchreid_xres.features.features import FeatureSet, evaluate_features
+from torchreid_xres.features.fusion import OBJECTIVES, Search, evaluate_reciprocal_ranks, fused_sets, search_weights
+from torchreid_xres.features.tables import rank1_by_resolution
+from torchreid_xres.files import require_writable, write_json
+from torchreid_xres.jobs.command import tool
+from torchreid_xres.jobs.extraction import require_trained, run_features
 from torchreid_xres.metrics.distance import METRICS
 from torchreid_xres.metrics.fusion import SizeWeights, default_weights
-from torchreid_xres.report.tables import rank1_by_resolution
-from torchreid_xres.report.text import text_table
+from torchreid_xres.text import text_table
 
 RANKS = (1, 5, 10)
 

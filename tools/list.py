@@ -16,10 +16,10 @@ import textwrap
 from pathlib import Path
 
 from torchreid_xres.config import get_config
-from torchreid_xres.engine.command import tool
 from torchreid_xres.files import require_other_file, write_text
+from torchreid_xres.jobs.command import tool
 from torchreid_xres.report.registries import KINDS, inventory
-from torchreid_xres.report.text import text_table
+from torchreid_xres.text import text_table
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 

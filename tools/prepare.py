@@ -22,7 +22,7 @@ from torchreid_xres.config import get_config
 from torchreid_xres.data import DATASETS
 from torchreid_xres.data.prepare import FORMATS, verify_source, verify_written, write_set
 from torchreid_xres.data.protocol import Manifest
-from torchreid_xres.engine.command import tool
+from torchreid_xres.jobs.command import tool
 from torchreid_xres.terminal import printable
 from torchreid_xres.yaml_text import read_yaml
 

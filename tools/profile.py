@@ -36,11 +36,10 @@ else:
 
     from torchreid_xres.config import as_dict, file_of, load_config, stage_configs
     from torchreid_xres.data.degrade import low_size
-    from torchreid_xres.engine.command import tool
-    from torchreid_xres.engine.record import versions
-    from torchreid_xres.engine.run import model_options
-    from torchreid_xres.engine.stages import write_json
-    from torchreid_xres.files import require_other_file, require_place
+    from torchreid_xres.features.record import versions
+    from torchreid_xres.files import require_other_file, require_place, write_json
+    from torchreid_xres.jobs.command import tool
+    from torchreid_xres.jobs.run import model_options
     from torchreid_xres.models import MODELS, build_model
     from torchreid_xres.report.complexity import comparison_table, complexity, complexity_table
     from torchreid_xres.report.latency import latency, latency_by_part

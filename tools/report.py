@@ -16,10 +16,10 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from torchreid_xres.engine.command import tool
-from torchreid_xres.engine.memory import keep_freed_memory
+from torchreid_xres.devices.memory import keep_freed_memory
+from torchreid_xres.features.records import read_record
 from torchreid_xres.files import require_place, write_text
-from torchreid_xres.report.evaluation import read_record
+from torchreid_xres.jobs.command import tool
 from torchreid_xres.report.page import Evaluation, evaluation_page
 from torchreid_xres.report.queries import MOST, run_queries
 from torchreid_xres.report.training import training_lines

@@ -23,18 +23,17 @@ import PIL.Image
 
 from torchreid_xres.data.io import picture_path, save_image
 from torchreid_xres.data.walk import images_at
-from torchreid_xres.engine.command import tell_of_others, tool
-from torchreid_xres.engine.memory import keep_freed_memory
-from torchreid_xres.engine.precision import PRECISIONS
-from torchreid_xres.engine.stages import write_json
-from torchreid_xres.files import require_other_file
+from torchreid_xres.devices.memory import keep_freed_memory
+from torchreid_xres.devices.precision import PRECISIONS
+from torchreid_xres.files import require_other_file, write_json
 from torchreid_xres.inference import Extractor, Gallery, Hit
 from torchreid_xres.inference.acceptance import Acceptance, acceptance
 from torchreid_xres.inference.extractor import native_rate
 from torchreid_xres.inference.pictures import cropped
+from torchreid_xres.jobs.command import tell_of_others, tool
 from torchreid_xres.report.sheet import Cell, contact_sheet
-from torchreid_xres.report.text import text_table
 from torchreid_xres.terminal import printable
+from torchreid_xres.text import text_table
 
 COLUMNS, HEIGHT = 6, 192  # of a contact sheet
 SHOWN = 10  # unusable files that are named one by one

@@ -7,7 +7,7 @@
 
 import sys
 
-from torchreid_xres.engine.command import tool, train
+from torchreid_xres.jobs.command import tool, train
 
 
 @tool("the same command goes on after the last finished epoch")

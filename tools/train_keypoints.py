@@ -8,8 +8,8 @@
 import sys
 
 from torchreid_xres.engine import ENGINES
-from torchreid_xres.engine.command import tool, train
 from torchreid_xres.engine.keypoints import KeypointEngine
+from torchreid_xres.jobs.command import tool, train
 
 
 @tool("the same command goes on after the last finished epoch")

@@ -25,11 +25,11 @@ import torch
 
 from torchreid_xres.data.io import picture_path, save_image
 from torchreid_xres.data.walk import images_at
-from torchreid_xres.engine.command import tell_of_others, tool
-from torchreid_xres.engine.extraction import engine_features, trained_engine
-from torchreid_xres.engine.memory import keep_freed_memory
-from torchreid_xres.engine.run import ranking_options
+from torchreid_xres.devices.memory import keep_freed_memory
 from torchreid_xres.files import require_other_file, require_place
+from torchreid_xres.jobs.command import tell_of_others, tool
+from torchreid_xres.jobs.extraction import engine_features, trained_engine
+from torchreid_xres.jobs.run import ranking_options
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.report.activations import activation_cells
 from torchreid_xres.report.curves import FIGURES, QUERIES, draw_curves, labelled_records, resolution_curves
@@ -43,8 +43,8 @@ from torchreid_xres.report.restored import restorations, restored_cells
 from torchreid_xres.report.scales import draw_scales, scales_from_rates
 from torchreid_xres.report.seen import trained_model
 from torchreid_xres.report.sheet import contact_sheet
-from torchreid_xres.report.text import text_table
 from torchreid_xres.terminal import printable
+from torchreid_xres.text import text_table
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

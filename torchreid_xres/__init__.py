@@ -1,9 +1,8 @@
 """Cross-resolution re-identification for torchreid: importing this package registers all it adds."""
 
-__version__ = "0.1.0"
-
-from torchreid_xres import data, engine, host, host_mends, metrics, models, sr
+from torchreid_xres import data, engine, host, host_mends, jobs, metrics, models, sr
 from torchreid_xres.data import datasets
+from torchreid_xres.version import __version__
 
 
 def _register() -> None:
@@ -17,4 +16,4 @@ def _register() -> None:
 
 _register()
 
-__all__ = ["data", "datasets", "engine", "host", "host_mends", "metrics", "models", "sr"]
+__all__ = ["__version__", "data", "datasets", "engine", "host", "host_mends", "jobs", "metrics", "models", "sr"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SCRATCH = re.compile(r"\..+\.\d+")
@@ -72,6 +74,11 @@ def require_other_file(path: Path, read: Iterable[str | os.PathLike], flag: str)
         if given.resolve() in (real, *real.parents):
             where = f"lies in {given}, from which files are read" if given.is_dir() else "is read"
             raise ValueError(f"{flag} {path} is there already and {where}: name another file")
+
+
+def write_json(content: Any, path: str | os.PathLike) -> None:
+    """Write JSON so that a kill leaves the old file or the new one; the folder is made."""
+    write_text(json.dumps(content, indent=1), path)
 
 
 def require_writable(folder: Path) -> None:

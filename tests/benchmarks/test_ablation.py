@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from torchreid_xres.config import load_config, stage_configs
-from torchreid_xres.engine.job import own_runs
+from torchreid_xres.jobs.job import own_runs
 
 BASES = {
     "psh_rnet": "psh_rnet_mlr_market.yaml",

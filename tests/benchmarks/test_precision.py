@@ -5,7 +5,7 @@ import json
 import pytest
 
 from torchreid_xres.config import load_config
-from torchreid_xres.engine.job import own_runs
+from torchreid_xres.jobs.job import own_runs
 
 TINY = [
     "data.height", 32, "data.width", 16, "train.batch_size", 8, "train.max_epoch", 1, "use_gpu", False,

@@ -14,13 +14,13 @@ from torchreid_xres.data.base import dataset_options
 from torchreid_xres.data.datasets import synth_person as module
 from torchreid_xres.data.datasets.synth_person import SynthPerson
 from torchreid_xres.data.degrade import degrade_image
-from torchreid_xres.data.synth.canvas import Canvas, View
-from torchreid_xres.data.synth.cloth import RESOLUTION, cloth, plain
-from torchreid_xres.data.synth.emblems import EMBLEMS, outlines
-from torchreid_xres.data.synth.family import FAMILY, Turns
-from torchreid_xres.data.synth.figure import Figure
-from torchreid_xres.data.synth.person import draw_person
-from torchreid_xres.data.synth.sidewalk import Place, portrait
+from torchreid_xres.synth.canvas import Canvas, View
+from torchreid_xres.synth.cloth import RESOLUTION, cloth, plain
+from torchreid_xres.synth.emblems import EMBLEMS, outlines
+from torchreid_xres.synth.family import FAMILY, Turns
+from torchreid_xres.synth.figure import Figure
+from torchreid_xres.synth.person import draw_person
+from torchreid_xres.synth.sidewalk import Place, portrait
 
 SMALL = {"train_identities": 2, "test_identities": 2, "cameras": 2, "images_per_camera": 2}
 

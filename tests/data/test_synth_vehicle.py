@@ -8,11 +8,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 from torchreid_xres.data.datasets.synth_vehicle import SynthVehicle
-from torchreid_xres.data.synth.coachwork import Coachwork
-from torchreid_xres.data.synth.family import FAMILY
-from torchreid_xres.data.synth.polyhedra import Camera, Sun, back_to_front, block, clip_near, paint
-from torchreid_xres.data.synth.roadside import Road, photograph
-from torchreid_xres.data.synth.vehicle import KEYPOINTS, MODELS, ORIENTATIONS, draw_vehicle, orientation_code
+from torchreid_xres.synth.coachwork import Coachwork
+from torchreid_xres.synth.family import FAMILY
+from torchreid_xres.synth.polyhedra import Camera, Sun, back_to_front, block, clip_near, paint
+from torchreid_xres.synth.roadside import Road, photograph
+from torchreid_xres.synth.vehicle import KEYPOINTS, MODELS, ORIENTATIONS, draw_vehicle, orientation_code
 
 SMALL = {"train_identities": 2, "test_identities": 2, "cameras": 2, "images_per_camera": 3}
 

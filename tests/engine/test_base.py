@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 from tiny_jobs import same
 
-from torchreid_xres import host
+from torchreid_xres import checkpoint, host
 from torchreid_xres.config import config_text
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, NotFiniteError
-from torchreid_xres.engine.job import own_runs, run_job
+from torchreid_xres.jobs.job import own_runs, run_job
 
 
 class StopHereError(Exception):
@@ -66,7 +65,7 @@ def test_a_kill_in_the_middle_of_an_epoch_leaves_the_last_good_state(tiny_config
         import os, signal, sys
         from torchreid_xres.config import load_config
         from torchreid_xres.engine import base
-        from torchreid_xres.engine.job import run_job
+        from torchreid_xres.jobs.job import run_job
         write = base.checkpoint.save_atomic
         def torn(state, path):
             if state["epoch"] == 3:

@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from torchreid_xres.engine.board import restored_grid
-from torchreid_xres.engine.job import own_runs, run_job
+from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from tiny_jobs import same
 
-from torchreid_xres.engine import checkpoint, proof
+from torchreid_xres import checkpoint
+from torchreid_xres.devices import proof
 from torchreid_xres.engine.base import LAST, NotFiniteError
 from torchreid_xres.engine.continuing import Continuing
-from torchreid_xres.engine.job import own_runs
+from torchreid_xres.jobs.job import own_runs
 
 
 def engine_of(cfg):

@@ -11,17 +11,17 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms.functional import to_tensor
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError
 from torchreid_xres.data.degrade import degrade_image, degrade_tensor
 from torchreid_xres.data.protocol import draw_rate
 from torchreid_xres.data.restored import picture_name
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, XresEngine
 from torchreid_xres.engine.dgrl import DGRLEngine
-from torchreid_xres.engine.job import own_runs, run_job
+from torchreid_xres.image import resize
+from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.metrics.image import psnr, ssim
 from torchreid_xres.models.weights import load_weights
-from torchreid_xres.sr.image import resize
 
 SR = {"groups": 1, "blocks": 1, "features": 4, "reduction": 2}
 STAGES = {

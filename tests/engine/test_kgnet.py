@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, load_config
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, XresEngine
-from torchreid_xres.engine.job import own_runs, run_job
 from torchreid_xres.engine.kgnet import KGNetEngine
+from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.models import build_model
 
 HOURGLASS = {"stacks": 1, "depth": 2, "width": 8}

@@ -5,13 +5,13 @@ import torch
 from doubles import cast, doubles_kept
 from torch.nn import functional as F
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError
 from torchreid_xres.data.degrade import low_size, round_trip
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.extraction import trained_engine
-from torchreid_xres.engine.job import own_runs, run_job
 from torchreid_xres.host_mends import unwrap
+from torchreid_xres.jobs.extraction import trained_engine
+from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.losses.parts import part_cross_entropy, part_triplet
 
 MSIFLA = {

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError
-from torchreid_xres.engine import checkpoint, psh_rnet
+from torchreid_xres.engine import psh_rnet
 from torchreid_xres.engine.base import LAST, XresEngine
-from torchreid_xres.engine.job import own_runs, run_job
-from torchreid_xres.engine.record import weights_hash
+from torchreid_xres.features.record import weights_hash
+from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.models.hrnet_reid import HRNetReIDOutput
 
 CHANGES = {

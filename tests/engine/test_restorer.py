@@ -6,17 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchreid_xres import host
+from torchreid_xres import checkpoint, host
 from torchreid_xres.config import load_config
 from torchreid_xres.data.base import dataset_options
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.job import own_runs, run_job
 from torchreid_xres.engine.restorer import RestorerEngine, full_flags
-from torchreid_xres.engine.run import build_scheduler
+from torchreid_xres.image import resize
+from torchreid_xres.jobs.job import own_runs, run_job
+from torchreid_xres.jobs.run import build_scheduler
 from torchreid_xres.metrics.image import psnr, ssim
 from torchreid_xres.models.weights import load_weights
-from torchreid_xres.sr.image import resize
 from torchreid_xres.sr.pyramid import Pyramid, training_pair
 
 

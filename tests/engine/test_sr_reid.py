@@ -1,6 +1,6 @@
 import torch
 
-from torchreid_xres.engine.job import own_runs
+from torchreid_xres.jobs.job import own_runs
 
 
 def test_all_but_natural_low_images_are_reconstructed(tiny_config, tmp_path):

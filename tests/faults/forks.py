@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 from scripts import script
 
 from torchreid_xres.config import load_config
-from torchreid_xres.engine.fresh import set_aside, settle
-from torchreid_xres.engine.job import run_job
 from torchreid_xres.files import write_text
 from torchreid_xres.inference import Extractor, Gallery
+from torchreid_xres.jobs.fresh import set_aside, settle
+from torchreid_xres.jobs.job import run_job
 
 
 def run(config):

@@ -6,11 +6,11 @@ import shutil
 import pytest
 from PIL import Image
 
+from torchreid_xres import checkpoint
 from torchreid_xres.data.protocol import Manifest
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST, XresMixin
-from torchreid_xres.engine.job import run_job
-from torchreid_xres.engine.run import Run
+from torchreid_xres.jobs.job import run_job
+from torchreid_xres.jobs.run import Run
 
 A_TRAINING_IMAGE = "train/003/003_c1_1.png"
 

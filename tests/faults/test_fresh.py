@@ -2,8 +2,8 @@
 
 import pytest
 
-from torchreid_xres.engine.fresh import ASIDE, done_names, require_jobs_own, set_aside, settle
 from torchreid_xres.files import write_text
+from torchreid_xres.jobs.fresh import ASIDE, done_names, require_jobs_own, set_aside, settle
 
 STATES = ("split0/old/last.pth.tar", "split0/both/last.pth.tar")
 OLD = dict.fromkeys(("config.yaml", "stages.json", *STATES, "split0/mine.txt"), "old")

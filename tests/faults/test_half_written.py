@@ -8,7 +8,7 @@ import pytest
 from tiny_jobs import TINY, configured, untrained_run
 
 from torchreid_xres.data.prepare import verify_written
-from torchreid_xres.engine.features import FeatureSet
+from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.files import _SCRATCH
 
 SIGKILL, SIGTERM = 9, 15

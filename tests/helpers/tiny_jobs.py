@@ -2,10 +2,10 @@
 
 import torch
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import load_config
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.run import Run, model_options
+from torchreid_xres.jobs.run import Run, model_options
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.weights import without_starts
 

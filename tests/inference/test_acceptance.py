@@ -6,11 +6,11 @@ import shutil
 import pytest
 from tiny_jobs import TINY, configured, untrained_run
 
-from torchreid_xres.engine import checkpoint
+from torchreid_xres import checkpoint
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.run import Run
 from torchreid_xres.inference import Extractor, Gallery
 from torchreid_xres.inference.acceptance import acceptance
+from torchreid_xres.jobs.run import Run
 
 # Queries as they are stored, as a search takes them.
 WHOLE = TINY | {"test.dist_metric": "cosine", "test.evaluate": True, "data.options.folder": {}}

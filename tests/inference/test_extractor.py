@@ -10,14 +10,14 @@ import torch
 from tiny_jobs import TINY, configured, untrained_run
 from torch.nn import functional as F
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, load_config
 from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.data.io import read_image
 from torchreid_xres.data.native import native_rate
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.extraction import run_features
 from torchreid_xres.inference import Extractor
+from torchreid_xres.jobs.extraction import run_features
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.sr_reid import SRReID
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import load_config
 from torchreid_xres.data import round_trip
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.job import own_runs, run_job
 from torchreid_xres.engine.keypoints import KeypointEngine
+from torchreid_xres.features.keypoint_tables import keypoint_table
+from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.keypoints import KEYPOINTS, TARGETS, KeypointTable, flip_points, gaussian_maps, heatmap_loss
 from torchreid_xres.models import build_model
 from torchreid_xres.models.weights import load_weights
-from torchreid_xres.report.keypoints import keypoint_table
 
 TINY = {
     "model.options": {"stacks": 2, "depth": 2, "width": 8},

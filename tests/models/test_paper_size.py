@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from torchreid_xres.config import load_config, stage_configs
-from torchreid_xres.engine.run import model_options
 from torchreid_xres.engine.sr_reid import SRReIDEngine
+from torchreid_xres.jobs.run import model_options
 from torchreid_xres.models import build_model
 
 

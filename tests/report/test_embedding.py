@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchreid_xres.engine.features import FeatureSet
+from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.report.embedding import draw_embedding, embed
 
 pytest.importorskip("sklearn")

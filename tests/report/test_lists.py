@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchreid_xres.engine.features import FeatureSet, evaluate_features
+from torchreid_xres.features.features import FeatureSet, evaluate_features
 from torchreid_xres.metrics import rank_features
 from torchreid_xres.report.lists import RankedLists
 

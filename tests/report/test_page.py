@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from torchreid_xres.report.evaluation import check_comparable, facts, figures, read_record
+from torchreid_xres.features.records import read_record
+from torchreid_xres.report.evaluation import check_comparable, facts, figures
 from torchreid_xres.report.lines import line_chart
 from torchreid_xres.report.page import Evaluation, evaluation_page
 from torchreid_xres.report.queries import Listed, Queries, Shown

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import torch
 
-from torchreid_xres.engine.features import FeatureSet
+from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.report.lists import RankedLists
 from torchreid_xres.report.queries import HEIGHT, changes, compared, listed, thumbnail
 

@@ -5,8 +5,8 @@ import torch
 from PIL.ImageColor import getrgb
 
 from torchreid_xres.config import load_config
-from torchreid_xres.engine.features import FeatureSet
-from torchreid_xres.engine.run import ranking_options
+from torchreid_xres.features.features import FeatureSet
+from torchreid_xres.jobs.run import ranking_options
 from torchreid_xres.report.lists import RankedLists
 from torchreid_xres.report.ranks import COLOURS, chosen_queries, marked, rank_cells
 

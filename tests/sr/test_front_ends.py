@@ -11,12 +11,12 @@ from gradients import awaken, fitting, watch_gradients, without_gradient
 from tiny_front_ends import TINY, build
 from tiny_jobs import same
 
+from torchreid_xres.image import resize
 from torchreid_xres.metrics.image import psnr
 from torchreid_xres.models import build_model
 from torchreid_xres.models.weights import load_weights as load_model_weights
 from torchreid_xres.sr import FRONT_ENDS, FrontEnd, FrontEndInfo, build_front_end, load_weights
 from torchreid_xres.sr.edsr import ResidualBlock
-from torchreid_xres.sr.image import resize
 from torchreid_xres.sr.vdsr import VDSR
 
 # Of spandrel's networks, which are not ours to mend.

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from torchreid_xres import host
+from torchreid_xres.image import resize
 from torchreid_xres.metrics.image import psnr
 from torchreid_xres.models import build_model
 from torchreid_xres.sr.han import ChannelSpatialAttention, HANTrunk, LayerAttention
-from torchreid_xres.sr.image import resize
 from torchreid_xres.sr.pyramid import SCALES, TRUNKS, Pyramid, PyramidRestorer, training_pair
 from torchreid_xres.sr.swinir import SwinIRTrunk
 from torchreid_xres.sr.trunk import LightTrunk

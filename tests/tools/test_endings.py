@@ -3,7 +3,7 @@
 import pytest
 from scripts import script
 
-from torchreid_xres.engine import command
+from torchreid_xres.jobs import command
 
 OUT = ("--out", "out")
 # Of each program the name of what begins its work, and a command line that leads there.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from torchreid_xres.engine.features import FeatureSet, evaluate_features
+from torchreid_xres.features.features import FeatureSet, evaluate_features
 
 
 def features(model, role, seed, noise):

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from torchreid_xres.config import load_config
-from torchreid_xres.engine.run import Run
+from torchreid_xres.jobs.run import Run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 

@@ -9,9 +9,9 @@ import PIL.Image
 import pytest
 from tiny_jobs import untrained_run
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import load_config
 from torchreid_xres.data.io import read_image
-from torchreid_xres.engine import checkpoint
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.inference.acceptance import Acceptance
 from torchreid_xres.models import build_model

@@ -5,7 +5,7 @@ import sys
 import pytest
 import yaml
 
-from torchreid_xres.engine.command import parse
+from torchreid_xres.jobs.command import parse
 
 
 @pytest.fixture

@@ -1,18 +1,6 @@
 """Engines: importing this package fills :data:`ENGINES`."""
 
-from torchreid_xres.engine import (
-    dgrl,
-    dgrl_restorer,
-    keypoints,
-    kgnet,
-    msifla,
-    prpr,
-    psh_rnet,
-    restore,
-    restorer,
-    sr_reid,
-    vpfa,
-)
+from torchreid_xres.engine import dgrl, dgrl_restorer, keypoints, kgnet, msifla, prpr, psh_rnet, restorer, sr_reid
 from torchreid_xres.engine.base import ENGINES, NotFiniteError, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
 
 __all__ = [
@@ -29,8 +17,6 @@ __all__ = [
     "msifla",
     "prpr",
     "psh_rnet",
-    "restore",
     "restorer",
     "sr_reid",
-    "vpfa",
 ]

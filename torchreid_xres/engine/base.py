@@ -24,15 +24,14 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from torchreid_xres import host
-from torchreid_xres.engine import checkpoint, distributed, parallel
+from torchreid_xres import checkpoint, host
+from torchreid_xres.devices import distributed, parallel
+from torchreid_xres.devices.proof import Proof
+from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.engine.continuing import LAST, Continuing, NotFiniteError
 from torchreid_xres.engine.evaluation import Evaluation, to_device
-from torchreid_xres.engine.proof import Proof
-from torchreid_xres.engine.record import machine, versions, weights_hash
-from torchreid_xres.engine.stages import write_json
-from torchreid_xres.engine.threads import THREADS
-from torchreid_xres.files import require_writable
+from torchreid_xres.features.record import machine, versions, weights_hash
+from torchreid_xres.files import require_writable, write_json
 from torchreid_xres.host_mends.checkpoints import named_for
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.registry import Registry
@@ -50,7 +49,7 @@ class XresMixin(Continuing, Evaluation):
     Args:
         *args: the host engine's own arguments.
         precision: ``fp32``, ``bf16`` (CPU and GPU), ``bf16_unchecked``, ``fp16`` (GPU; only for :class:`XresEngine`,
-            which scales), or ``auto`` (see :class:`~torchreid_xres.engine.proof.Proof`).
+            which scales), or ``auto`` (see :class:`~torchreid_xres.devices.proof.Proof`).
         clip_grad: largest norm of the whole gradient; 0 for no clipping.
         metric: ``market`` or ``single_shot``; empty: as each data set says.
         draws: gallery draws of a single-shot evaluation.
@@ -173,12 +172,17 @@ class XresMixin(Continuing, Evaluation):
         rank1 = self.test(save_dir=str(self.save_dir), **{**how, "rerank": False})
         self.save_model(self.epoch, rank1, str(self.save_dir))
 
-    def train(self, *args: Any, **kwargs: Any) -> None:
-        """Train one epoch in the host's loop, then write the state a resumed run starts from."""
+    def train(self, print_freq: int = 10, **kwargs: Any) -> None:
+        """Train one epoch in the host's loop, then write the state a resumed run starts from.
+
+        Args:
+            print_freq: batches between two lines of losses; a shorter epoch has one at its end.
+            **kwargs: the host's other keywords.
+        """
         THREADS.choose()
         loader, self.train_loader = self.train_loader, _Progress(self.train_loader, self)
         try:
-            super().train(*args, **kwargs)
+            super().train(print_freq=min(print_freq, max(1, len(loader))), **kwargs)
         finally:
             self.train_loader = loader
         self._note_precision()

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torchreid_xres.engine import checkpoint
-from torchreid_xres.engine.proof import Proof
+from torchreid_xres import checkpoint
+from torchreid_xres.devices.proof import Proof
 from torchreid_xres.host_mends.checkpoints import require_training_state
 from torchreid_xres.tensors import not_finite
 

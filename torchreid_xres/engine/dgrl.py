@@ -16,8 +16,8 @@ from yacs.config import CfgNode
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.degrade import low_size
 from torchreid_xres.data.restored import RestoredPairs
+from torchreid_xres.devices.parallel import shared
 from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
-from torchreid_xres.engine.parallel import shared
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.mutual_kl import mutual_kl
 from torchreid_xres.losses.weighted_triplet import weighted_regularised_triplet

@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from torchreid_xres import host
+from torchreid_xres import checkpoint, host
 from torchreid_xres.data.base import DATASETS
 from torchreid_xres.data.io import BITS, FAST, read_image, save_image
-from torchreid_xres.engine import board, checkpoint, distributed, parallel
-from torchreid_xres.engine.proof import Proof
-from torchreid_xres.engine.record import make_record, scores
-from torchreid_xres.engine.stages import write_json
-from torchreid_xres.engine.threads import THREADS
+from torchreid_xres.devices import distributed, parallel
+from torchreid_xres.devices.proof import Proof
+from torchreid_xres.devices.threads import THREADS
+from torchreid_xres.engine import board
+from torchreid_xres.features.record import make_record, scores
+from torchreid_xres.files import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import RankResult, Roc, distance_matrix, rank_distances, rank_features
 from torchreid_xres.metrics.rerank import reranked_distances

@@ -1,23 +1,12 @@
-"""PRPR's last stage: the branches' distances become one, and the parts become one model (see ``models/prpr.py``)."""
+"""PRPR as one network under the host's loop (the paper and the parts: ``models/prpr.py``)."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
-from torchreid_xres.config import ConfigError, file_of
-from torchreid_xres.engine import checkpoint
-from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine
-from torchreid_xres.engine.extraction import run_features
-from torchreid_xres.engine.features import evaluate_features
-from torchreid_xres.engine.fusion import fused_sets, search_weights
-from torchreid_xres.engine.run import TASKS, Run, model_options, ranking_options
-from torchreid_xres.models import build_model
-from torchreid_xres.models.prpr import LEVELS, PRPR
-from torchreid_xres.models.weights import load_weights
+from torchreid_xres.engine.base import ENGINES, SoftmaxEngine
 
 
 @ENGINES.register("prpr")
@@ -35,63 +24,3 @@ class PRPREngine(SoftmaxEngine):
             "std": cfg.data.norm_std,
             "interpolation": cfg.data.interpolation,
         }
-
-
-@TASKS.register("fuse")
-def fuse(run: Run) -> list[dict]:
-    """Fuse trained branches by ``fusion.weights`` and by searched ones, and write the whole model into the folder.
-
-    The restorer's weights are ``sr.weights``; the branches' features are kept in their own folders.
-
-    Returns:
-        A record for each of ``fusion.search``, then that of ``fusion.weights``, the stage's own.
-
-    Raises:
-        ConfigError: for another model, or another number of branches than it has.
-    """
-    cfg = run.cfg
-    folders = [Path(file_of(cfg, folder)) for folder in cfg.fusion.branches]
-    if cfg.model.name != "prpr" or len(folders) != len(LEVELS):
-        raise ConfigError(
-            f"the task 'fuse' makes prpr of {len(LEVELS)} branches; model.name is {cfg.model.name!r} and "
-            f"fusion.branches names {len(folders)}"
-        )
-    model = assembled(run, folders)
-    checkpoint.save_atomic({"models": {"model": model.state_dict()}}, run.folder / LAST)
-    run.save()
-
-    branches = [run_features(folder, ("query", "gallery", *["train"] * bool(cfg.fusion.search))) for folder in folders]
-    query, gallery = ([branch[role] for branch in branches] for role in ("query", "gallery"))
-    name = query[0].dataset
-    ranking = ranking_options(cfg, name)
-    how = {key: ranking[key] for key in ("protocol", "draws", "seed")} | {"ranks": cfg.test.ranks}
-    facts = {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "split_id": run.split,
-        "seed": cfg.train.seed,
-        "config_sha256": run.sha256,
-    }
-
-    def record(weights: Any, label: str, stage: str) -> dict:
-        fused = fused_sets(query, gallery, weights, "cosine")
-        return evaluate_features(**fused, metric="euclidean", **how) | facts | {"model": label, "stage": stage}
-
-    records = []
-    for kind in cfg.fusion.search:
-        found = search_weights([branch["train"] for branch in branches], by_size=kind == "size")
-        label = f"{run.label} (searched{' by size' * (kind == 'size')})"
-        records.append(record(found.weights, label, f"{run.stage}, searched") | {"search": asdict(found)})
-    shown = ":".join(f"{weight:g}" for weight in cfg.fusion.weights)
-    return [*records, record(cfg.fusion.weights, f"{run.label} ({shown})", run.stage)]
-
-
-def assembled(run: Run, folders: list[Path]) -> PRPR:
-    """Return the model of a run's configuration with the restorer and the branches as trained."""
-    cfg = run.cfg
-    last = checkpoint.load(folders[0] / LAST)["models"]["model"]
-    num_classes = len(last["classifier.bias"])
-    model = build_model("prpr", num_classes, cfg.loss.name, pretrained=False, **model_options(cfg, "prpr"))
-    load_weights(model.restorer, file_of(cfg, cfg.sr.weights), strict=True)
-    for level, folder in zip(LEVELS, folders, strict=True):
-        load_weights(model.branches[level], folder / LAST, strict=True)
-    return model

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, as_dict, file_of
+from torchreid_xres.devices.parallel import shared
 from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
-from torchreid_xres.engine.parallel import shared
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.batch_hard import batch_hard_triplet
 from torchreid_xres.losses.pixelwise import PIXELWISE

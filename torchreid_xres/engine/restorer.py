@@ -19,9 +19,9 @@ from yacs.config import CfgNode
 from torchreid_xres.config import file_of
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
 from torchreid_xres.engine.base import ENGINES, XresEngine
+from torchreid_xres.image import resize
 from torchreid_xres.metrics.image import psnr, ssim
 from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization
-from torchreid_xres.sr.image import resize
 from torchreid_xres.sr.pyramid import Pyramid, training_pair
 
 logger = logging.getLogger(__name__)

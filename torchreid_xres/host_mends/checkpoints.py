@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from torchreid_xres import host
-from torchreid_xres.engine.checkpoint import save_atomic
+from torchreid_xres.checkpoint import save_atomic
 from torchreid_xres.host_mends.table import mend
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.tensors import misfits, read_tensors, require_finite

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torchreid_xres.engine.stages import write_json as write_json_atomic
+from torchreid_xres.files import write_json as write_json_atomic
 from torchreid_xres.host_mends.table import mend
 
 # Marks a path that is relative to the split file's folder; other text in a file is left alone.

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torchreid_xres.engine.record import weights_hash
+from torchreid_xres.features.record import weights_hash
+from torchreid_xres.features.records import read_record
 from torchreid_xres.inference.gallery import Gallery, Hit
 from torchreid_xres.inference.network import run_folder
-from torchreid_xres.report.evaluation import read_record
 from torchreid_xres.sr.build import read_state
 
 AGAIN = "evaluate the run again (tools/train.py --config-file <its data.save_dir>/config.yaml test.evaluate True)"

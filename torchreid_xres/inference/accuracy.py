@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from torchreid_xres.engine.base import XresMixin
-from torchreid_xres.engine.extraction import trained_engine
-from torchreid_xres.engine.record import scores
-from torchreid_xres.engine.run import Run, ranking_options
+from torchreid_xres.features.record import scores
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.inference.export import ROLES, Exported, Session
+from torchreid_xres.jobs.extraction import trained_engine
+from torchreid_xres.jobs.run import Run, ranking_options
 from torchreid_xres.metrics import rank_features
 from torchreid_xres.models.kgnet import KGNet
 from torchreid_xres.models.layers import Normalization

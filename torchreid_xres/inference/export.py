@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchreid_xres import __version__
-from torchreid_xres.engine.record import weights_hash
+from torchreid_xres.features.record import weights_hash
 from torchreid_xres.files import whole_file
 from torchreid_xres.inference.branches import ways
 from torchreid_xres.inference.chain import Chain, Recipe, by
 from torchreid_xres.sr.spandrel import SpandrelFrontEnd
+from torchreid_xres.version import __version__
 
 # The least cosine to torch's descriptor in float32 that an image may have.
 BOUNDS = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.98}

@@ -19,9 +19,9 @@ from torchreid_xres.data.degrade import check_rate
 from torchreid_xres.data.io import BITS
 from torchreid_xres.data.manager import ToNormalized
 from torchreid_xres.data.native import check_full_size, low_by_size, native_rate
-from torchreid_xres.engine.proof import Proof
-from torchreid_xres.engine.record import weights_hash
-from torchreid_xres.engine.threads import THREADS
+from torchreid_xres.devices.proof import Proof
+from torchreid_xres.devices.threads import THREADS
+from torchreid_xres.features.record import weights_hash
 from torchreid_xres.inference.network import find_run, host_config, load_network
 from torchreid_xres.inference.pictures import Picture, as_image, several
 from torchreid_xres.models.layers import Normalization
@@ -55,7 +55,7 @@ class Extractor:
         config: a configuration, or its file, that says what network the weights are of.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; ``auto``: the GPU if there is one.
         precision: ``fp32``, ``bf16``, ``bf16_unchecked``, ``fp16`` (GPU); ``auto``: the run's own (on the CPU not
-            ``fp16``). On a CPU ``bf16`` is proved on the first batch (:class:`~torchreid_xres.engine.proof.Proof`).
+            ``fp16``). On a CPU ``bf16`` is proved on the first batch (:class:`~torchreid_xres.devices.proof.Proof`).
         batch_size: pictures that pass the network at once.
         full_size: height and width of a picture of full resolution, for data that is smaller than the network's input
             even so (Market-1501: 128, 64); None for the network's input.

@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 from torchreid_xres.config import config_text
 from torchreid_xres.data.walk import FoundImages
-from torchreid_xres.engine.lock import sole_use
 from torchreid_xres.files import require_regular, write_text
 from torchreid_xres.inference.extractor import Extractor, Prepared
 from torchreid_xres.inference.folder import ImageFile, image_files
 from torchreid_xres.inference.storage import Changes, Row, Storage
+from torchreid_xres.jobs.lock import sole_use
 from torchreid_xres.metrics.distance import distance_tiles
 from torchreid_xres.metrics.search import GalleryIndex
 

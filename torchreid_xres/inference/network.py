@@ -9,8 +9,8 @@ from yacs.config import CfgNode
 from torchreid_xres import host
 from torchreid_xres.config import load_config, stage_configs
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.engine.extraction import load_network
-from torchreid_xres.engine.run import Run
+from torchreid_xres.jobs.extraction import load_network
+from torchreid_xres.jobs.run import Run
 from torchreid_xres.models import MODELS
 
 __all__ = ["find_run", "host_config", "load_network", "run_folder"]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from torchreid_xres.data.synth.vehicle import KEYPOINTS, ORIENTATIONS
+from torchreid_xres.synth.vehicle import KEYPOINTS, ORIENTATIONS
 
 __all__ = ["FACES3", "FACES3_DISJOINT", "FACES4", "FLIPPED", "KEYPOINTS", "ORIENTATIONS", "face_maps", "flip_points"]
 

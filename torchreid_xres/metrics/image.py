@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchreid_xres.sr.image import rgb_to_ycbcr
+from torchreid_xres.image import rgb_to_ycbcr
 
 
 def psnr(x: Tensor, y: Tensor, shave: int = 0, luminance: bool = False) -> Tensor:

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from torchreid_xres.image import resize
 from torchreid_xres.models.registry import MODELS
-from torchreid_xres.sr.image import resize
 from torchreid_xres.sr.rcan import RCAN
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from torchreid_xres.data.degrade import degrade_tensor
+from torchreid_xres.image import IMAGENET_MEAN, IMAGENET_STD
 from torchreid_xres.sr.base import FrontEnd
-from torchreid_xres.sr.image import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Normalization(nn.Module):

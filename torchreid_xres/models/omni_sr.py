@@ -15,8 +15,8 @@ from timm.models.maxxvit import AttentionCl
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchreid_xres.image import pad_to
 from torchreid_xres.models.restormer import GDFN, MDTA
-from torchreid_xres.sr.image import pad_to
 
 HEADS = 4
 # The gate of a group halves the map once and then looks at pieces of 7 x 7.

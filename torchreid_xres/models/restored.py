@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreid_xres.data.degrade import undo_enlargement
+from torchreid_xres.image import resize
 from torchreid_xres.models.dgrl import DGRL
 from torchreid_xres.models.kgnet import KGNet
 from torchreid_xres.models.layers import Normalization
@@ -18,7 +19,6 @@ from torchreid_xres.models.msifla import MSIFLA
 from torchreid_xres.models.prpr import PRPR
 from torchreid_xres.models.psh_rnet import PSHRNet
 from torchreid_xres.models.sr_reid import SRReID
-from torchreid_xres.sr.image import resize
 
 # Turns a batch of normalised images into restored ones, in [0, 1] up to overshoot.
 Restore = Callable[[Mapping[str, Any], Normalization], Tensor]

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from torchreid_xres.report.latency import Latency
 from torchreid_xres.report.parts import Inputs, evaluating, part_names, part_of, parts_followed, run
-from torchreid_xres.report.text import text_table
+from torchreid_xres.text import text_table
 
 
 @dataclass(frozen=True)

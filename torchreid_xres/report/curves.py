@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from torchreid_xres.features.records import check_record, read_json
 from torchreid_xres.report.figures import COLOURS, MARKERS, new_figure
-from torchreid_xres.report.records import check_record, read_json
 from torchreid_xres.terminal import printable
 
 FIGURES = {"rank1": "rank-1", "mAP": "mAP"}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from torchreid_xres.engine.features import FeatureSet
+from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.report.figures import MARKERS, new_figure
 from torchreid_xres.terminal import printable
 

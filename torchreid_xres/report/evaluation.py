@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
-
-from torchreid_xres.report.records import check_record, read_json
 
 # What a record holds beside facts: these have tables and charts of their own.
 _MEASURED = {"cmc", "tpr", "accept", "by_rate", "by_camera", "by_size", "curve", "mAP", "mINP"}
@@ -34,35 +31,6 @@ class Fact(NamedTuple):
     def differs(self) -> bool:
         """Whether the two sides are of different values."""
         return self.value != self.other
-
-
-def read_record(path: str | Path, dataset: str = "") -> dict:
-    """Return the record of a ranking.
-
-    Args:
-        path: folder of a run, which keeps one record for each data set it was evaluated on, or a record's file.
-        dataset: registered name; empty where there is only one.
-
-    Raises:
-        FileNotFoundError: if there is no such file, or no record in the folder.
-        ValueError: if the file is no record of a ranking or a damaged one, or there are several and ``dataset`` is not
-            one of them.
-    """
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(path.glob("results/*.json"))
-        found = {file.stem: file for file in files if not file.name.startswith("manifest_")}
-        if not found:
-            raise FileNotFoundError(f"{path} holds no results/*.json: no run was evaluated there")
-        if not dataset and len(found) > 1:
-            raise ValueError(f"{path} was evaluated on {', '.join(found)}: name one of them")
-        if dataset and dataset not in found:
-            raise ValueError(f"{path} was not evaluated on {dataset!r}, but on {', '.join(found)}")
-        path = found[dataset or next(iter(found))]
-    record = check_record(read_json(path), path, ("protocol", "rank1", "mAP", "cmc", "by_rate"))
-    if dataset and record["dataset"] != dataset:
-        raise ValueError(f"{path} is a record of {record['dataset']}, not of {dataset}")
-    return record
 
 
 def figures(part: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> list[Figure]:

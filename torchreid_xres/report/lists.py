@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from torchreid_xres.engine.features import FeatureSet, rank_saved
+from torchreid_xres.features.features import FeatureSet, rank_saved
 from torchreid_xres.metrics import distance_matrix
 
 
@@ -25,7 +25,7 @@ class RankedLists:
     Args:
         query: the queries' features.
         gallery: the gallery's, by the same model.
-        protocol: as a record holds it, for :func:`~torchreid_xres.engine.features.rank_saved`.
+        protocol: as a record holds it, for :func:`~torchreid_xres.features.features.rank_saved`.
 
     Attributes:
         query: as given.

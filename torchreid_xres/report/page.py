@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from torchreid_xres import __version__
 from torchreid_xres.report.evaluation import Figure, check_comparable, facts, figures
 from torchreid_xres.report.lines import HEIGHT, WIDTH, Chart, Points, line_chart, thinned
 from torchreid_xres.report.queries import Queries
+from torchreid_xres.version import __version__
 
 HEADLINE = ("rank-1", "rank-5", "rank-10", "mAP", "mINP")
 CMC_RANKS = 20  # shown; beyond them the curves of good models are one line

@@ -17,9 +17,9 @@ from torchvision.transforms.functional import to_pil_image
 
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.engine.evaluation import to_device
-from torchreid_xres.engine.extraction import engine_features, require_trained, trained_engine
-from torchreid_xres.engine.features import FeatureSet, check_same_images
+from torchreid_xres.features.features import FeatureSet, check_same_images
 from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.jobs.extraction import engine_features, require_trained, trained_engine
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view
 from torchreid_xres.report.lists import Place, RankedLists
@@ -85,7 +85,7 @@ class RunPictures:
     """The pictures of a run's queries and gallery.
 
     Args:
-        engine: of a trained run, see :func:`torchreid_xres.engine.extraction.trained_engine`.
+        engine: of a trained run, see :func:`torchreid_xres.jobs.extraction.trained_engine`.
         dataset: registered name of its target.
         normalize: the loaders' normalisation.
     """

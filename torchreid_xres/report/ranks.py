@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from torchreid_xres.engine.features import FeatureSet
+from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.report.lists import RankedLists
 from torchreid_xres.report.queries import RunPictures
 from torchreid_xres.report.seen import squares

@@ -20,8 +20,8 @@ from torchreid_xres.data.datasets.mlr_cuhk03 import MAT, MLRCUHK03, RELEASE
 from torchreid_xres.engine.base import ENGINES
 from torchreid_xres.host_mends import MENDS
 from torchreid_xres.models import MODELS
-from torchreid_xres.report.text import text_table
 from torchreid_xres.sr import FRONT_ENDS
+from torchreid_xres.text import text_table
 
 NOT_FOUND = "not found"
 

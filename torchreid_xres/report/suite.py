@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from torchreid_xres.report.tables import spread
-from torchreid_xres.report.text import text_table
+from torchreid_xres.features.tables import spread
+from torchreid_xres.text import text_table
 
 COMPARED = ("rank1", "mAP")
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from torchreid_xres.image import pad_to, resize, rgb_to_ycbcr, ycbcr_to_rgb
 from torchreid_xres.registry import Registry
-from torchreid_xres.sr.image import pad_to, resize, rgb_to_ycbcr, ycbcr_to_rgb
 
 FRONT_ENDS = Registry("front end")
 
@@ -41,7 +41,7 @@ class FrontEnd(nn.Module, ABC):
 
     A subclass writes :meth:`net`, the bare network, and says here what the network needs. The rest
     is done once, in :meth:`forward`: pad by repeating the border, run the net at its whole-number
-    scale, crop, and resize to the asked size (:func:`~torchreid_xres.sr.image.resize`, antialiased
+    scale, crop, and resize to the asked size (:func:`~torchreid_xres.image.resize`, antialiased
     bicubic). The caller's tensor is never written to. In training the output is not clamped, so
     that a pixel out of range keeps its gradient; in evaluation it is clamped to [0, 1].
 

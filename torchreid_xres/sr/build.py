@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from torchreid_xres.image import resize
 from torchreid_xres.metrics.image import psnr
 from torchreid_xres.registry import refuse_unknown_options
 from torchreid_xres.sr.base import FRONT_ENDS, FrontEnd
-from torchreid_xres.sr.image import resize
 from torchreid_xres.tensors import misfits, read_tensors, require_finite
 
 logger = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torchreid_xres.image import pad_to, resize
 from torchreid_xres.registry import Registry
 from torchreid_xres.sr.base import init_small
 from torchreid_xres.sr.build import load_weights
 from torchreid_xres.sr.han import HANTrunk
-from torchreid_xres.sr.image import pad_to, resize
 from torchreid_xres.sr.residual import DIV2K_MEAN, conv3x3, subpixel_upsampler
 from torchreid_xres.sr.swinir import SwinIRTrunk
 from torchreid_xres.sr.trunk import LightTrunk

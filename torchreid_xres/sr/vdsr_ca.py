@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from torchreid_xres.image import IMAGENET_MEAN, IMAGENET_STD
 from torchreid_xres.sr.base import FRONT_ENDS, FrontEnd, FrontEndInfo
-from torchreid_xres.sr.image import IMAGENET_MEAN, IMAGENET_STD
 from torchreid_xres.sr.rcan import ChannelAttention
 
 INFO = FrontEndInfo(

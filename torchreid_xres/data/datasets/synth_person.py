@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torchreid_xres.data.base import DATASETS
 from torchreid_xres.data.datasets.drawn import DrawnDataset, Shot
-from torchreid_xres.data.synth.figure import Figure
-from torchreid_xres.data.synth.person import draw_person
-from torchreid_xres.data.synth.sidewalk import Place, portrait
+from torchreid_xres.synth.figure import Figure
+from torchreid_xres.synth.person import draw_person
+from torchreid_xres.synth.sidewalk import Place, portrait
 
 
 @DATASETS.register(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torchreid_xres.data.base import DATASETS, Split
 from torchreid_xres.data.datasets.drawn import DrawnDataset, Shot
-from torchreid_xres.data.synth.coachwork import Coachwork
-from torchreid_xres.data.synth.roadside import Road, passing
-from torchreid_xres.data.synth.vehicle import draw_vehicle
+from torchreid_xres.synth.coachwork import Coachwork
+from torchreid_xres.synth.roadside import Road, passing
+from torchreid_xres.synth.vehicle import draw_vehicle
 
 
 @DATASETS.register(
@@ -26,7 +26,7 @@ class SynthVehicle(DrawnDataset):
 
     Four vehicles at a time share kind, paint and proportions, and differ in rims, stripes, stickers, lamps, grille and
     what is on the roof. ``keypoints.txt`` annotates every picture as the public VeRi-776 files do: name, x and y of the
-    20 points of ``data.synth.vehicle.KEYPOINTS`` (-1 -1 = not visible), orientation code.
+    20 points of ``synth.vehicle.KEYPOINTS`` (-1 -1 = not visible), orientation code.
 
     Folder: ``synth_vehicle/<hash of the options>``, with ``train``, ``test`` and ``keypoints.txt``; names
     ``<identity>_c<camera>_<shot>_0.jpg`` as in VeRi-776.

@@ -1,0 +1,193 @@
+"""The command line of a training: a configuration, a few flags of the host's, further keys and values."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode
+
+from torchreid_xres.config import ConfigError, load_config
+from torchreid_xres.config_keys import get_config
+from torchreid_xres.data.walk import FoundImages
+from torchreid_xres.devices import distributed
+from torchreid_xres.devices.memory import keep_freed_memory
+from torchreid_xres.features.tables import record_tables
+from torchreid_xres.jobs.check import check_names, check_networks, check_weights
+from torchreid_xres.jobs.fresh import JOB_FILES, require_jobs_own
+from torchreid_xres.jobs.job import missed_figures, run_job
+from torchreid_xres.jobs.logs import logged_to
+from torchreid_xres.terminal import any_text, printable
+
+# What a user's mistake, a file, a disk, the memory or a network of torchreid at another input size can raise.
+USER_ERRORS = (
+    ValueError, TypeError, LookupError, OSError, ArithmeticError, RuntimeError, ImportError, MemoryError,
+    AssertionError,
+)  # fmt: skip
+INTERRUPTED = 130
+
+
+def tell(error: Exception) -> int:
+    """Print an error, whose message names the key, path or value, in a line on standard error; return the status 2."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError quotes its message
+    line = printable(re.sub(r"\s*\n\s*", " ", str(text)).strip())  # a YAML parser's message has several
+    if not line and error.__traceback__ is not None:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        line = f"at {at.filename}:{at.lineno}, {at.line}"
+    print(f"{distributed.label()}{type(error).__name__}: {line}", file=sys.stderr)
+    return 2
+
+
+def tell_of_others(found: FoundImages) -> list[Path]:
+    """Return the images that were found; what else is there is told in a line on standard error."""
+    if found.left_out or found.unseen:
+        print(found.told(), file=sys.stderr)
+    return list(found.images.values())
+
+
+def tool(stopped: str = "the same command starts again") -> Callable[[Callable], Callable]:
+    """Make a function of the command line's arguments the main function of a program.
+
+    Whatever it prints reaches the terminal or, if nobody reads it any more, nobody; a user's error and an interruption
+    end in one line.
+
+    Args:
+        stopped: what becomes of an interrupted command.
+
+    Example:
+        >>> @tool()
+        ... def main(argv=None):
+        ...     return 0 if argv else [][1]
+        >>> main(["here"]), main()
+        (0, 2)
+    """
+
+    def made(main: Callable[[Sequence[str] | None], int]) -> Callable:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None) -> int:
+            with any_text():
+                try:
+                    status = main(argv)
+                    sys.stdout.flush()
+                    return status
+                except KeyboardInterrupt:
+                    print(f"stopped; {stopped}", file=sys.stderr)
+                    return INTERRUPTED
+                except USER_ERRORS as error:
+                    return tell(error)
+
+        return run
+
+    return made
+
+
+def parse(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; ``opts`` are the alternating keys and values."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", default="", help="YAML file; without one the defaults hold")
+    parser.add_argument("-s", "--sources", nargs="+", help="training sets")
+    parser.add_argument("-t", "--targets", nargs="+", help="test sets")
+    parser.add_argument("--transforms", nargs="+", help="training augmentations")
+    parser.add_argument("--root", help="folder that holds the data sets")
+    parser.add_argument("--fresh", action="store_true", help="throw away what an earlier run left in data.save_dir")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="further keys and their values")
+    args = parser.parse_args(argv)
+    part_pairs(parser, args, ("sources", "targets", "transforms"))
+    if not args.config_file:
+        keys = args.opts[::2]
+        unnamed = [name for name in ("sources", "targets") if not getattr(args, name) and f"data.{name}" not in keys]
+        if unnamed:
+            parser.error("without --config-file the data sets are needed: -s for training, -t for testing")
+    return args
+
+
+def part_pairs(parser: argparse.ArgumentParser, args: argparse.Namespace, lists: Sequence[str]) -> None:
+    """Move the KEY VALUE pairs that flags of several values took into ``args.opts``, and refuse flags among pairs.
+
+    Args:
+        parser: for the error message.
+        args: what it read, ``opts`` by ``argparse.REMAINDER``; changed in place.
+        lists: the flags of several values. None of their values has a dot, or is the name of a key without one.
+    """
+    bare = {key for key, held in get_config().items() if not isinstance(held, CfgNode) or held.is_new_allowed()}
+    for name in lists:
+        values = getattr(args, name) or []
+        first_key = next((i for i, value in enumerate(values) if "." in value or value in bare), len(values))
+        args.opts = values[first_key:] + args.opts
+        setattr(args, name, values[:first_key] or None)
+    flag = next((key for key in args.opts[::2] if key.startswith("-")), None)
+    if flag:
+        parser.error(f"{flag} stands behind KEY VALUE pairs; flags go before them")
+
+
+def told(cfg: CfgNode) -> str:
+    """Return in a few lines what a job is about to do.
+
+    Example:
+        >>> cfg = load_config(None, ["data.sources", ["folder"], "data.targets", ["folder"], "model.name", "sr_reid"])
+        >>> print(told(cfg).splitlines()[0])
+        sr_reid at 256x128, trained on folder, tested on folder
+    """
+    models = ", ".join([*cfg.compare.models, cfg.model.name])
+    stages = f" in the stages {', '.join(cfg.stages)}" if cfg.stages else ""
+    sources, targets = (", ".join(names) for names in (cfg.data.sources, cfg.data.targets))
+    done = "evaluated only" if cfg.test.evaluate else f"trained{stages} on {sources}"
+    return (
+        f"{models} at {cfg.data.height}x{cfg.data.width}, {done}, tested on {targets}\n"
+        f"{'GPU' if cfg.use_gpu else 'CPU'}, threads: {torch.get_num_threads()}, precision: {cfg.train.precision}, "
+        f"seed: {cfg.train.seed}\n"
+        + f"all settings: {Path(cfg.data.save_dir) / JOB_FILES[0]}\n" * (not cfg.test.evaluate)
+    )
+
+
+def train(description: str, argv: Sequence[str] | None = None, models: Sequence[str] = ()) -> int:
+    """Run the job that a command line describes and print its tables.
+
+    Args:
+        description: shown as help.
+        argv: the command line; None for the process's own.
+        models: what ``model.name`` may be; empty for any.
+
+    Returns:
+        The exit status: 0, 1 if figures of ``test.expected`` were missed, 2 for a user's error, 130 if interrupted.
+    """
+    args = parse(description, argv)
+    flags: list = []
+    for key in ("sources", "targets", "transforms", "root"):
+        value = getattr(args, key)
+        if value is not None:
+            flags += [f"data.{key}", value]
+    cfg = load_config(args.config_file or None, [*flags, *args.opts])
+    check_names(cfg)
+    if models and cfg.model.name not in models:
+        raise ConfigError(
+            f"model.name is {cfg.model.name!r}, but this program trains: {', '.join(models)}. For others there is "
+            "tools/train.py"
+        )
+    folder = Path(cfg.data.save_dir)
+    if args.fresh:
+        require_jobs_own(folder)
+    begins = args.fresh or not (folder / "stages.json").is_file()  # one that goes on has read and built all before
+    if begins:
+        check_weights(cfg)
+    keep_freed_memory()
+    with distributed.processes(cfg.use_gpu):
+        if begins:
+            distributed.on_main(lambda: check_networks(cfg))
+        with logged_to(folder, "test" if cfg.test.evaluate else "train"):
+            print(told(cfg))
+            records = run_job(cfg, fresh=args.fresh)
+            for table in record_tables(records, ranks=cfg.test.ranks[:3]):
+                print("\n" + table)
+            missed = missed_figures(cfg, records)
+            for line in missed:
+                print(f"MISSED {line}")
+            print(json.dumps({"save_dir": cfg.data.save_dir, "records": len(records), "missed": len(missed)}))
+    return 1 if missed else 0
