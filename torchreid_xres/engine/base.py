@@ -13,7 +13,6 @@ import logging
 import math
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -217,22 +216,11 @@ class XresMixin(Continuing, Evaluation):
         for name, weights in state["models"].items():
             network = unwrap(self._models[name])
             network.load_state_dict(named_for(network, weights))
-        stretched = {
-            name: rates_after(schedule, self._optims[name], state["epoch"])
-            for name, schedule in self._scheds.items()
-            if schedule is not None and name not in state["schedulers"]
-        }
+        stretched = self._stretched(state)
         for kept, parts in (("optimizers", self._optims), ("schedulers", self._scheds)):
             for name, part_state in state[kept].items():
                 parts[name].load_state_dict(part_state)
-        for name, rates in stretched.items():
-            groups = self._optims[name].param_groups
-            logger.info(
-                "made longer: the learning rate is now that of a training of %s epochs from its beginning, %g after "
-                "epoch %d, where it was %g", self.run_facts.get("epochs"), rates[0], state["epoch"], groups[0]["lr"],
-            )  # fmt: skip
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate
+        self._stretch(stretched, state)
         checkpoint.set_random_state(state["random"])
         self._seconds_before = state["seconds"]
         if "threads" in state:
@@ -410,21 +398,6 @@ def has_original(batch: Mapping[str, Tensor]) -> Tensor:
     An image that is low resolution by nature is the best there is of itself.
     """
     return ~batch["low"] | (batch["rate_lr"] > 1)
-
-
-def rates_after(schedule: Any, optimizer: torch.optim.Optimizer, epochs: int) -> list[float]:
-    """Take a schedule that has not begun through some epochs, and return the learning rate of each group then.
-
-    Args:
-        schedule: of ``optimizer``.
-        optimizer: as it was made.
-        epochs: to go.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the optimiser has taken no step
-        for _ in range(epochs):
-            schedule.step()
-    return [group["lr"] for group in optimizer.param_groups]
 
 
 def _clip(optimizer: torch.optim.Optimizer, limit: float) -> None:

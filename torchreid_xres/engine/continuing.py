@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,32 @@ class Continuing:
                 )
         if state.get("config") != self.run_facts.get("config_sha256"):
             logger.warning("%s is of another configuration; its epochs count as this run's", path)
+
+    def _stretched(self, state: Mapping[str, Any]) -> dict[str, list[float]]:
+        """Take the schedules that a run made longer has lost through the epochs done; return the rates of each group.
+
+        To be called before the optimisers have another state than that of their making.
+        """
+        lost = {n: s for n, s in self._scheds.items() if s is not None and n not in state["schedulers"]}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the optimiser has taken no step
+            for _ in range(state["epoch"]):
+                for schedule in lost.values():
+                    schedule.step()
+        return {name: [group["lr"] for group in self._optims[name].param_groups] for name in lost}
+
+    def _stretch(self, rates: Mapping[str, list[float]], state: Mapping[str, Any]) -> None:
+        """Let the optimisers, in the state they had, go on at the rates that :meth:`_stretched` found."""
+        for name, of_groups in rates.items():
+            groups = self._optims[name].param_groups
+            told = self.run_facts.get("epochs"), of_groups[0], state["epoch"], groups[0]["lr"]
+            logger.info(
+                "made longer: the learning rate is now that of a training of %s epochs from its beginning, %g after "
+                "epoch %d, where it was %g",
+                *told,
+            )
+            for group, rate in zip(groups, of_groups, strict=True):
+                group["lr"] = rate
 
     def _note_precision(self) -> None:
         if not self.precisions or self.precisions[-1][1] != self.precision:
