@@ -62,7 +62,15 @@ setup(
         *TORCHREID_IMPORTS,
     ],
     extras_require={
-        "test": ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.5", "hypothesis>=6.80", "import-linter>=2.0", "build>=1.0", "twine>=5.0"],
+        "test": [
+            "pytest>=7.4",
+            "pytest-xdist>=3.5",
+            "ruff>=0.5",
+            "hypothesis>=6.80",
+            "import-linter>=2.0",
+            "build>=1.0",
+            "twine>=5.0",
+        ],
         "sr": ["spandrel>=0.4"],
         "search": ["faiss-cpu>=1.8"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
@@ -72,7 +71,8 @@ def xres(wheel, tmp_path_factory):
     (packages,) = [Path(path) for path in home.rglob("site-packages")]
     install = [sys.executable, "-m", "pip", "--python", scripts / "python", "install", "-q", "--no-deps", wheel]
     subprocess.run(install, check=True, timeout=300)
-    (packages / "beside.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    seen = [path for path in sys.path if path.endswith("-packages")]
+    (packages / "beside.pth").write_text("\n".join(seen) + "\n", encoding="utf-8")
 
     def run(*args):
         command = [scripts / "xres", *map(str, args)]
