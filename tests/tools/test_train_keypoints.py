@@ -14,7 +14,7 @@ SMALL = [
 @pytest.fixture
 def train_keypoints(run_tool, repo, tmp_path):
     """Call the tool's main in this process; return its exit status, output and errors."""
-    argv = ["--root", str(tmp_path / "data"), "--config-file", str(repo / "configs" / "keypoints_synth_vehicle.yaml")]
+    argv = ["--root", str(tmp_path / "data"), "--json", str(tmp_path / "end.json"), "--config-file", str(repo / "configs" / "keypoints_synth_vehicle.yaml")]
 
     def run(*opts):
         return run_tool(*argv, *SMALL, "data.save_dir", tmp_path / "log", *opts)
@@ -23,7 +23,7 @@ def train_keypoints(run_tool, repo, tmp_path):
 
 
 def test_it_trains_prints_a_table_and_goes_on(train_keypoints, tmp_path):
-    status, out, err = train_keypoints("--json", tmp_path / "end.json")
+    status, out, err = train_keypoints()
     assert status == 0, err
     assert "| synth_vehicle | hourglass_vehicle20 | plain" in out and "PCK@0.1" in out
     assert json.loads((tmp_path / "end.json").read_text()) == {
