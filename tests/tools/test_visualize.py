@@ -143,7 +143,7 @@ def test_what_is_beside_the_images_is_told(tool, run_of, tiny_root, tmp_path, ca
     argv = ["activations", str(run_of("sr_reid")), str(folder), "--out", str(tmp_path / "a.png"), "--count", "9"]
     assert tool.main(argv) == 0
     shown = capsys.readouterr()
-    assert shown.out.splitlines() == [str(path) for path in (folder / "a.PNG", *files)]
+    assert shown.out.splitlines()[:-1] == [str(path) for path in (folder / "a.PNG", *files)]
     assert f"{folder}: {1 + len(files)} images; left out: 1 hidden, e.g. ._a.PNG; 1 of a system" in shown.err
 
 

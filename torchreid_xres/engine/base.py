@@ -171,12 +171,17 @@ class XresMixin(Continuing, Evaluation):
         rank1 = self.test(save_dir=str(self.save_dir), **{**how, "rerank": False})
         self.save_model(self.epoch, rank1, str(self.save_dir))
 
-    def train(self, *args: Any, **kwargs: Any) -> None:
-        """Train one epoch in the host's loop, then write the state a resumed run starts from."""
+    def train(self, print_freq: int = 10, **kwargs: Any) -> None:
+        """Train one epoch in the host's loop, then write the state a resumed run starts from.
+
+        Args:
+            print_freq: batches between two lines of losses; a shorter epoch has one at its end.
+            **kwargs: the host's other keywords.
+        """
         THREADS.choose()
         loader, self.train_loader = self.train_loader, _Progress(self.train_loader, self)
         try:
-            super().train(*args, **kwargs)
+            super().train(print_freq=min(print_freq, max(1, len(loader))), **kwargs)
         finally:
             self.train_loader = loader
         self._note_precision()

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, load_config
@@ -20,7 +21,7 @@ from torchreid_xres.devices.memory import keep_freed_memory
 from torchreid_xres.features.tables import record_tables
 from torchreid_xres.files import require_place, write_json
 from torchreid_xres.jobs.check import check_names, check_networks, check_weights
-from torchreid_xres.jobs.fresh import require_jobs_own
+from torchreid_xres.jobs.fresh import JOB_FILES, require_jobs_own
 from torchreid_xres.jobs.job import missed_figures, own_runs, run_job
 from torchreid_xres.jobs.logs import logged_to
 from torchreid_xres.terminal import any_text, printable
@@ -98,6 +99,26 @@ def part_pairs(args: argparse.Namespace, lists: Sequence[str]) -> None:
         raise ConfigError(f"{flag} stands behind KEY VALUE pairs; flags go before them")
 
 
+def told(cfg: CfgNode) -> str:
+    """Return in a few lines what a job is about to do.
+
+    Example:
+        >>> cfg = load_config(None, ["data.sources", ["folder"], "data.targets", ["folder"], "model.name", "sr_reid"])
+        >>> print(told(cfg).splitlines()[0])
+        sr_reid at 256x128, trained on folder, tested on folder
+    """
+    models = ", ".join([*cfg.compare.models, cfg.model.name])
+    stages = f" in the stages {', '.join(cfg.stages)}" if cfg.stages else ""
+    sources, targets = (", ".join(names) for names in (cfg.data.sources, cfg.data.targets))
+    done = "evaluated only" if cfg.test.evaluate else f"trained{stages} on {sources}"
+    return (
+        f"{models} at {cfg.data.height}x{cfg.data.width}, {done}, tested on {targets}\n"
+        f"{'GPU' if cfg.use_gpu else 'CPU'}, threads: {torch.get_num_threads()}, precision: {cfg.train.precision}, "
+        f"seed: {cfg.train.seed}\n"
+        + f"all settings: {Path(cfg.data.save_dir) / JOB_FILES[0]}\n" * (not cfg.test.evaluate)
+    )
+
+
 def configuration(args: argparse.Namespace) -> CfgNode:
     """Return the configuration that the command line of a training describes.
 
@@ -151,7 +172,7 @@ def train(args: argparse.Namespace, models: Sequence[str] = ()) -> int:
         if begins:
             distributed.on_main(lambda: check_networks(cfg))
         with logged_to(folder, "test" if cfg.test.evaluate else "train"):
-            print(f"Configuration\n{cfg}\n")
+            print(told(cfg))
             records = run_job(cfg, fresh=args.fresh)
             missed = missed_figures(cfg, records)
             if args.json and distributed.is_main():
