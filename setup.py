@@ -1,4 +1,4 @@
-"""Install with ``pip install -e .``; extras: test, sr, search, export, report, docs."""
+"""Install with ``pip install -e .``; extras: test, sr, search, export, report, docs, completion."""
 
 from pathlib import Path
 
@@ -11,6 +11,23 @@ VERSION = next(
     if line.startswith("__version__")
 )
 
+# Folders of the checkout that lie elsewhere where the package is installed.
+FOLDERS = {
+    "torchreid_xres.configs": "configs",
+    "torchreid_xres_benchmarks": "benchmarks",
+    "torchreid_xres_tools": "tools",
+}
+# What torchreid 0.2.5 imports without declaring it, so that we have to. six and imageio are its alone.
+TORCHREID_IMPORTS = [
+    "scipy",
+    "opencv-python-headless>=4.5",
+    "gdown>=4.7",
+    "tensorboard",
+    "six",
+    "h5py",
+    "imageio",
+]
+
 setup(
     name="torchreid_xres",
     version=VERSION,
@@ -18,8 +35,15 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=find_packages(include=["torchreid_xres", "torchreid_xres.*"]),
-    package_data={"torchreid_xres": ["py.typed"], "torchreid_xres.report": ["*.html"]},
+    packages=[*find_packages(include=["torchreid_xres", "torchreid_xres.*"]), *FOLDERS],
+    package_dir=FOLDERS,
+    package_data={
+        "torchreid_xres": ["py.typed"],
+        "torchreid_xres.report": ["*.html"],
+        "torchreid_xres.configs": ["*.yaml", "_base_/*.yaml"],
+        "torchreid_xres_benchmarks": ["*.yaml"],
+    },
+    entry_points={"console_scripts": ["xres = torchreid_xres_tools.xres:main"]},
     python_requires=">=3.10",
     install_requires=[
         # torchvision pins the one torch it was built for, so the pair always fits.
@@ -35,20 +59,22 @@ setup(
         "tabulate>=0.9",
         "tqdm>=4.60",
         "Jinja2>=3.0",
-        # torchreid 0.2.5 imports these without declaring them.
-        "scipy",
-        "opencv-python-headless>=4.5",
-        "gdown>=4.7",
-        "tensorboard",
-        "six",
-        "h5py",
-        "imageio",
+        *TORCHREID_IMPORTS,
     ],
     extras_require={
-        "test": ["pytest>=7.4", "pytest-xdist>=3.5", "ruff>=0.5", "hypothesis>=6.80", "import-linter>=2.0"],
+        "test": [
+            "pytest>=7.4",
+            "pytest-xdist>=3.5",
+            "ruff>=0.5",
+            "hypothesis>=6.80",
+            "import-linter>=2.0",
+            "build>=1.0",
+            "twine>=5.0",
+        ],
         "sr": ["spandrel>=0.4"],
         "search": ["faiss-cpu>=1.8"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
+        "completion": ["shtab>=1.6"],
         "report": ["matplotlib>=3.8", "scikit-learn>=1.3"],
         "docs": ["sphinx>=8.2", "myst-parser>=4.0", "furo>=2024.8.6"],  # sphinx 8.2 wants Python 3.11
     },

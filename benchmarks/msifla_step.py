@@ -36,8 +36,6 @@ from torchreid_xres.files import write_json
 from torchreid_xres.jobs.run import model_options, optimizer_options
 from torchreid_xres.models.msifla import MSIFLA, MSIFLAOutput
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "msifla_mlr_market.yaml"
-
 
 class PlainEngine(MSIFLAEngine):
     """Each version of the images goes through the cascade alone."""
@@ -145,7 +143,7 @@ def measure(cfg: CfgNode, variants: Sequence[str], classes: int, repeats: int) -
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", type=Path, default=CONFIG)
+    parser.add_argument("--config-file", type=Path, default="msifla_mlr_market")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--classes", type=int, default=751)
     parser.add_argument("--repeats", type=int, default=5)

@@ -29,7 +29,6 @@ from torchreid_xres.files import write_json
 from torchreid_xres.jobs.job import own_runs
 
 OURS, PLAIN = "phase 2", "phase 2, plain reading"
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def engines_of(config: Path, overrides: list[str], folder: Path) -> list[XresEngine]:
@@ -70,7 +69,7 @@ def seconds(work: Callable[[], None], use_gpu: bool) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", type=Path, default=ROOT / "configs" / "psh_rnet_quickstart.yaml")
+    parser.add_argument("--config-file", type=Path, default="psh_rnet_quickstart")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--keep", type=Path, help="write the result to this JSON file")

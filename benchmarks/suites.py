@@ -10,10 +10,10 @@ import yaml
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, load_config, stage_configs
+from torchreid_xres.config_files import config_folder
 
-ROOT = Path(__file__).resolve().parents[1]
-SUITES = ROOT / "benchmarks" / "suites.yaml"
-QUOTED = ROOT / "benchmarks" / "quoted.yaml"
+SUITES = Path(__file__).with_name("suites.yaml")
+QUOTED = Path(__file__).with_name("quoted.yaml")
 
 
 class Row(NamedTuple):
@@ -75,7 +75,7 @@ def quoted_blocks() -> dict[str, dict]:
 def configured(row: Row, seed: int, more: list[Any]) -> CfgNode:
     """Return the configuration of a cell; ``more`` are the user's keys and values, which win."""
     changes = [*row.changes, "compare.models", [], "train.seed", seed, *more]
-    return load_config(ROOT / "configs" / row.config, changes)
+    return load_config(config_folder() / row.config, changes)
 
 
 def start_of(cfg: CfgNode) -> str:

@@ -33,7 +33,6 @@ from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.jobs.job import compared_runs, own_runs
 from torchreid_xres.jobs.run import Run, optimizer_options
 
-ROOT = Path(__file__).resolve().parents[1]
 HOST = "host"
 
 # One after the other: each side keeps the options of those before it.
@@ -181,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             common = ["train.seed", args.seed, "data.workers", 0, "data.root", args.root or scratch, *args.set]
-            wanted = [(str(ROOT / "configs" / "quickstart.yaml"), name) for name in args.model]
+            wanted = [("quickstart", name) for name in args.model]
             for config, name in wanted + [(config, "") for config in args.config_file]:
                 folder = Path(scratch) / f"{len(rows)}"
                 rows += rows_of(config, [*common, "data.save_dir", str(folder)], name, args, folder)

@@ -16,14 +16,16 @@ import yaml
 from scripts import script
 
 from torchreid_xres.config import load_config
+from torchreid_xres.config_files import config_path
 from torchreid_xres.data import DATASETS
 
 REPO = Path(__file__).resolve().parent.parent
 DOCUMENTS = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").rglob("*.md"))]
 SCRIPTS = [path for folder in ("tools", "benchmarks") for path in sorted((REPO / folder).glob("*.py"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
-INLINE = re.compile(r"`(python [^`{]+)`")
+INLINE = re.compile(r"`((?:python|xres) [^`{]+)`")
 SCRIPT = re.compile(r"(?:^|/)((?:tools|benchmarks)/\w+\.py)$")
+COMMANDS = script(REPO / "tools/xres.py").COMMANDS
 # What a reader has: folders and images of their own, and the runs they trained.
 OWN = re.compile(r'"(/?path/to/[\w/]*|log/[\w/]*)"')
 # Drawing a thousand people takes longer than all the rest.
@@ -45,14 +47,16 @@ def commands(document):
     if document.suffix == ".py":
         description = ast.get_docstring(ast.parse(text)) or ""
         # Those with <...> or [--...] are patterns of commands.
-        lines = re.findall(r"^    (python (?!.*(?:<|\[-)).*)", description.replace("\\\n", " "), re.MULTILINE)
+        lines = re.findall(r"^    ((?:python|xres) (?!.*(?:<|\[-)).*)", description.replace("\\\n", " "), re.MULTILINE)
     else:
         lines = "\n".join(blocks(document, "bash")).replace("\\\n", " ").splitlines()
         lines += INLINE.findall(BLOCK.sub("", text))
     for line in lines:
         for part in re.split(r"\s&&\s|;\s", re.sub(r"\s+#\s.*", "", line)):
             words = shlex.split(part)
-            if words:
+            if words and words[0] == "xres" and words[1] in COMMANDS:
+                yield [str(COMMANDS[words[1]].relative_to(REPO)), *words[2:]]
+            elif words:
                 yield words
 
 
@@ -143,8 +147,7 @@ def parsed(name, argv, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
         patch.setattr(sys, "argv", [name, *argv])
-        if name.startswith("benchmarks/"):
-            patch.syspath_prepend(REPO / "benchmarks")  # where they find each other
+        patch.syspath_prepend((REPO / name).parent)  # where they find each other
         told = io.StringIO()
         try:
             with contextlib.redirect_stderr(told):
@@ -167,7 +170,8 @@ def test_commands_are_understood(document, monkeypatch):
         configs = getattr(args, "config_file", None) or []
         for config in configs if isinstance(configs, list) else [configs]:
             # Unknown keys and values of the wrong type are errors.
-            load_config(REPO / config, getattr(args, "opts", None) or [])
+            path = config_path(config)
+            load_config(REPO / path, getattr(args, "opts", None) or [])
 
 
 @documents

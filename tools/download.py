@@ -1,9 +1,9 @@
 """Fetch published weights and openly offered sets, checked; for the other sets say how to get them.
 
-    python tools/download.py list
-    python tools/download.py get osnet_x0_25_msmt17 rcan_x4 --root path/to/data
-    python tools/download.py get vehicle2cam --root path/to/data
-    python tools/download.py get mlr_market1501                   # not ours to give: says how to get it, exit 1
+    xres download list
+    xres download get osnet_x0_25_msmt17 rcan_x4 --root path/to/data
+    xres download get vehicle2cam --root path/to/data
+    xres download get mlr_market1501                   # not ours to give: says how to get it, exit 1
 
 What was cut goes on with the same command, what is there is checked again. A file whose publisher states no SHA-256 is
 held to the one found at its first fetch, which SHA256SUMS in the folder keeps.
@@ -15,24 +15,23 @@ import argparse
 import sys
 from pathlib import Path
 
-from torchreid_xres.config import get_config
-from torchreid_xres.data import DATASETS
-from torchreid_xres.data.catalogue import catalogue, how_to_get
-from torchreid_xres.data.download import fetch, fetch_set
-from torchreid_xres.jobs.command import USER_ERRORS, tell, tool
-from torchreid_xres.text import text_table
+from choices import DATA_ROOT
+from program import new_parser, tool
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("download", __doc__)
     tasks = parser.add_subparsers(dest="task", required=True)
     tasks.add_parser("list", help="show what there is")
     get = tasks.add_parser("get", help="fetch files and sets")
     get.add_argument("names", nargs="+", metavar="NAME", help="as the list has them")
-    root = get_config().data.root
-    get.add_argument("--root", type=Path, default=Path(root), help=f"folder that holds the sets (default: {root})")
+    get.add_argument("--root", type=Path, default=Path(DATA_ROOT), help=f"folder of the sets (default: {DATA_ROOT})")
     get.add_argument("--weights", type=Path, help="folder for weights (default: weights in --root)")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    args = parser().parse_args(argv)
     if args.task == "get":
         args.weights = args.weights or args.root / "weights"
     return args
@@ -40,6 +39,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def show() -> None:
     """Print all offers, and the sets that have to be asked for."""
+    from torchreid_xres.data import DATASETS
+    from torchreid_xres.data.catalogue import catalogue
+    from torchreid_xres.text import text_table
+
     rows = [
         {"name": offer.name, "what": offer.what, "goes to": offer.use or "--root", "terms": offer.terms}
         for offer in catalogue().values()
@@ -51,6 +54,10 @@ def show() -> None:
 
 def get(name: str, args: argparse.Namespace) -> int:
     """Fetch one thing, or say how to get it; returns the exit status."""
+    from torchreid_xres.data import DATASETS
+    from torchreid_xres.data.catalogue import catalogue, how_to_get
+    from torchreid_xres.data.download import fetch, fetch_set
+
     offers = catalogue()
     if name in offers and offers[name].folder:
         print(f"{name}: {fetch_set(offers[name], args.root)} (terms: {offers[name].terms})")
@@ -72,11 +79,13 @@ def get(name: str, args: argparse.Namespace) -> int:
     return 0
 
 
-@tool("the same command goes on where it was")
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+@tool(parse, "the same command goes on where it was")
+def main(args: argparse.Namespace) -> int:
+    from torchreid_xres.jobs.command import USER_ERRORS, tell
+
     if args.task == "list":
         show()
+        print("next: xres download get NAME")
         return 0
     statuses = []
     for name in args.names:
@@ -84,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
             statuses.append(get(name, args))
         except USER_ERRORS as error:
             statuses.append(tell(error))
+    print("next: xres list data-sets --root ROOT says what is there; xres list configs, what needs it")
     return max(statuses)
 
 

@@ -1,10 +1,10 @@
 """Write a trained network as ONNX: pixels in, descriptors out, compared with torch before it is kept.
 
-    python tools/export.py log/msifla_quickstart/split0/msifla --out msifla.onnx
-    python tools/export.py log/sr_reid_vehicle2cam/split0/sr_reid --out car.onnx     # car.query.onnx, car.gallery.onnx
-    python tools/export.py RUN --out small.onnx --precision int8 --images path/to/training/images
-    python tools/export.py RUN --out model.onnx --dataset vehicle2cam --root /path/to/data   # and rank with it
-    python tools/export.py osnet.pth --model osnet_x0_25 --size 256 128 --out osnet.onnx     # torchreid's networks
+    xres export log/msifla_quickstart/split0/msifla --out msifla.onnx
+    xres export log/sr_reid_vehicle2cam/split0/sr_reid --out car.onnx     # car.query.onnx, car.gallery.onnx
+    xres export RUN --out small.onnx --precision int8 --images path/to/training/images
+    xres export RUN --out model.onnx --dataset vehicle2cam --root /path/to/data   # and rank with it
+    xres export osnet.pth --model osnet_x0_25 --size 256 128 --out osnet.onnx     # torchreid's networks
 
 The input is (N, 3, h, w), RGB, uint8 (or with --input float32: 0 to 1), of any size and number: resizing and
 normalisation are in the file. A method that treats low-resolution queries and high-resolution gallery images
@@ -18,24 +18,19 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torchvision.transforms.functional import pil_to_tensor
+from choices import BOUNDS, INPUTS, LEAST_OPSET, ROLES
+from program import ending, new_parser, tool
 
-from torchreid_xres.data.io import read_image
-from torchreid_xres.data.walk import images_at
-from torchreid_xres.files import require_place
-from torchreid_xres.inference.accuracy import compare_accuracy
-from torchreid_xres.inference.export import BOUNDS, INPUTS, LEAST_OPSET, ROLES, Recipe, export_onnx
-from torchreid_xres.inference.network import find_run, host_config, load_network
-from torchreid_xres.jobs.command import tell_of_others, tool
-from torchreid_xres.text import text_table
+if TYPE_CHECKING:
+    import torch
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("export", __doc__)
     parser.add_argument("run", type=Path, help="folder of a trained run, or a checkpoint in one; with --model any")
-    parser.add_argument("--out", type=Path, required=True, help="the file, .onnx")
+    parser.add_argument("--out", type=ending("such files", (".onnx",)), required=True, help="the file, .onnx")
     parser.add_argument("--role", choices=ROLES, help="of a method with two files, only this one")
     parser.add_argument("--low-size", type=int, nargs=2, metavar=("H", "W"), help="DGRL, PRPR: queries' own size, "
                         "from which they are restored; default: a third of the network's")  # fmt: skip
@@ -50,25 +45,39 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--root", default="", help="folder that holds the data sets; default: where the run had them")
     parser.add_argument("--model", help="network of torchreid that the checkpoint is of")
     parser.add_argument("--size", type=int, nargs=2, default=(256, 128), metavar=("H", "W"), help="its input")
-    args = parser.parse_args(argv)
-    if args.out.suffix != ".onnx":
-        parser.error(f"--out {args.out}: the name ends in .onnx")
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    reader = parser()
+    args = reader.parse_args(argv)
     if args.count < 2:
-        parser.error(f"--count must be at least 2, not {args.count}")
+        reader.error(f"--count must be at least 2, not {args.count}")
     if args.dataset and (args.model or args.role or args.run.is_file()):
-        parser.error("--dataset ranks the network of a run's folder with all its files: leave out --model and --role")
+        reader.error("--dataset ranks the network of a run's folder with all its files: leave out --model and --role")
     return args
 
 
 def pictures(path: Path | None, count: int, grey_bits: int) -> list[torch.Tensor]:
     """Return images (3, h, w), uint8; of many, evenly spread ones."""
+    from torchvision.transforms.functional import pil_to_tensor
+
+    from torchreid_xres.data.io import read_image
+    from torchreid_xres.data.walk import images_at
+    from torchreid_xres.jobs.command import tell_of_others
+
     found = tell_of_others(images_at(path)) if path else []
     return [pil_to_tensor(read_image(file, grey_bits)) for file in found[:: max(1, len(found) // count)][:count]]
 
 
-@tool("no file is half written")
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+@tool(parse, "no file is half written")
+def main(args: argparse.Namespace) -> int:
+    from torchreid_xres.files import require_place
+    from torchreid_xres.inference.accuracy import compare_accuracy
+    from torchreid_xres.inference.export import Recipe, export_onnx
+    from torchreid_xres.inference.network import find_run, host_config, load_network
+    from torchreid_xres.text import text_table
+
     require_place(args.out)
     run, weights = find_run(args.run, host_config(args.model, tuple(args.size)) if args.model else None)
     model, _ = load_network(run, weights)
@@ -101,6 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         found["difference"] = {key: found["onnx"][key] - value for key, value in found["torch"].items()}
         table = [{args.dataset: name, **figures} for name, figures in found.items()]
         print("\n" + text_table(table, floatfmt=".2f", disable_numparse=[0]))
+    print(f"next: onnxruntime.InferenceSession({str(files[0].path)!r}) takes pixels and gives descriptors")
     return 0
 
 

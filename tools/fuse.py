@@ -1,10 +1,10 @@
 """Fuse the distances of several models, or of saved features; show each alone and all together.
 
-    python tools/fuse.py log/original log/x2 log/x3 log/x4                    # 2:1:1:1
-    python tools/fuse.py log/a log/b --weights 3 1 --rerank --out log/fused
-    python tools/fuse.py log/a log/b --search --objective rank1               # on training identities
-    python tools/fuse.py log/a log/b --by-size                                # the same, by the query's size
-    python tools/fuse.py log/a log/b --reciprocal-rank
+    xres fuse log/original log/x2 log/x3 log/x4                    # 2:1:1:1
+    xres fuse log/a log/b --weights 3 1 --rerank --out log/fused
+    xres fuse log/a log/b --search --objective rank1               # on training identities
+    xres fuse log/a log/b --by-size                                # the same, by the query's size
+    xres fuse log/a log/b --reciprocal-rank
 
 A folder holds query.npz and gallery.npz (for a search train.npz, too), or is that of a trained run.
 """
@@ -12,31 +12,27 @@ A folder holds query.npz and gallery.npz (for a search train.npz, too), or is th
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torchreid_xres.data import DATASETS
-from torchreid_xres.devices.memory import keep_freed_memory
-from torchreid_xres.engine.base import LAST
-from torchreid_xres.features.features import FeatureSet, evaluate_features
-from torchreid_xres.features.fusion import OBJECTIVES, Search, evaluate_reciprocal_ranks, fused_sets, search_weights
-from torchreid_xres.features.tables import rank1_by_resolution
-from torchreid_xres.files import require_writable, write_json
-from torchreid_xres.jobs.command import tool
-from torchreid_xres.jobs.extraction import require_trained, run_features
-from torchreid_xres.metrics.distance import METRICS
-from torchreid_xres.metrics.fusion import SizeWeights, default_weights
-from torchreid_xres.text import text_table
+from choices import METRICS, OBJECTIVES
+from program import new_parser, tool
+
+if TYPE_CHECKING:
+    from torchreid_xres.features.features import FeatureSet
+    from torchreid_xres.features.fusion import Search
+    from torchreid_xres.metrics.fusion import SizeWeights
 
 RANKS = (1, 5, 10)
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("fuse", __doc__)
     parser.add_argument("branches", nargs="+", type=Path, metavar="FOLDER", help="original images' branch first")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--weights", nargs="+", type=float, metavar="W", help="default 2 1 1 1 for four, else equal")
@@ -49,13 +45,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--objective", choices=OBJECTIVES, default="mAP", help="what a search maximises (default mAP)")
     parser.add_argument("--seed", type=int, default=0, help="of a search's split of the training identities")
     parser.add_argument("--out", type=Path, help="folder for the fused features and fusion.json")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    reader = parser()
+    args = reader.parse_args(argv)
     if len(args.branches) < 2:
-        parser.error("fusion needs at least two folders")
+        reader.error("fusion needs at least two folders")
     if args.reciprocal_rank and args.rerank:
-        parser.error("--reciprocal-rank has no distances within the gallery, which --rerank needs")
+        reader.error("--reciprocal-rank has no distances within the gallery, which --rerank needs")
     if args.by_size and args.metric != "cosine":
-        parser.error("--by-size needs --metric cosine")
+        reader.error("--by-size needs --metric cosine")
     return args
 
 
@@ -65,6 +66,8 @@ def is_saved(folder: Path, roles: Sequence[str]) -> bool:
     Raises:
         ValueError: if it is neither, or has no features of a role.
     """
+    from torchreid_xres.engine.base import LAST
+
     if (folder / LAST).is_file() and not (folder / "query.npz").is_file():
         return False
     missing = [f"{role}.npz" for role in roles if not (folder / f"{role}.npz").is_file()]
@@ -79,6 +82,9 @@ def read_branch(folder: Path, roles: Sequence[str]) -> dict[str, FeatureSet]:
     Raises:
         ValueError: if a file holds the features of another role.
     """
+    from torchreid_xres.features.features import FeatureSet
+    from torchreid_xres.jobs.extraction import run_features
+
     if not is_saved(folder, roles):
         return run_features(folder, roles)
     found = {role: FeatureSet.load(folder / f"{role}.npz") for role in roles}
@@ -88,9 +94,10 @@ def read_branch(folder: Path, roles: Sequence[str]) -> dict[str, FeatureSet]:
     return found
 
 
-@tool("no file is half written")
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+@tool(parse, "no file is half written")
+def main(args: argparse.Namespace) -> int:
+    from torchreid_xres.files import write_json
+
     if args.out and args.out.resolve() in {folder.resolve() for folder in args.branches}:
         raise ValueError(f"--out {args.out} is the folder of a branch, whose features it would overwrite")
     records, fused, search = fuse(args)
@@ -101,12 +108,21 @@ def main(argv: list[str] | None = None) -> int:
     print(table(records, args.branches))
     if search is not None:
         print("\n" + search_text(search))
-    print(json.dumps({"out": str(args.out) if args.out else None, "records": len(records)}))
+    kept = f"xres fuse {shlex.quote(str(args.out))} FOLDER fuses it with others" if search is None and fused else ""
+    print(f"\nnext: {kept if args.out and kept else '--out FOLDER keeps the fused features and the records'}")
     return 0
 
 
 def fuse(args: argparse.Namespace) -> tuple[list[dict], dict[str, FeatureSet], Search | None]:
     """Return the records of the branches and of the fusion, the fused features by role, and what was searched."""
+    from torchreid_xres.data import DATASETS
+    from torchreid_xres.devices.memory import keep_freed_memory
+    from torchreid_xres.features.features import evaluate_features
+    from torchreid_xres.features.fusion import evaluate_reciprocal_ranks, fused_sets, search_weights
+    from torchreid_xres.files import require_writable
+    from torchreid_xres.jobs.extraction import require_trained
+    from torchreid_xres.metrics.fusion import default_weights
+
     searched = args.search or args.by_size
     if args.out:
         require_writable(args.out)
@@ -149,11 +165,14 @@ def fuse(args: argparse.Namespace) -> tuple[list[dict], dict[str, FeatureSet], S
 
 
 def as_json(value: Search | SizeWeights | Sequence[float] | None) -> dict | list | None:
-    return asdict(value) if isinstance(value, (Search, SizeWeights)) else value and list(value)
+    return asdict(value) if is_dataclass(value) else value and list(value)
 
 
 def table(records: Sequence[dict], folders: Sequence[Path]) -> str:
     """Return a row for each branch alone and for the fusion, accuracies in per cent."""
+    from torchreid_xres.features.tables import rank1_by_resolution
+    from torchreid_xres.text import text_table
+
     fused = records[-1]
     weights = fused.get("weights")
     shown = f"fused, {fused['how']}"
@@ -170,6 +189,9 @@ def table(records: Sequence[dict], folders: Sequence[Path]) -> str:
 
 def search_text(search: Search) -> str:
     """Return what was searched on and found; weights by size as a table."""
+    from torchreid_xres.metrics.fusion import SizeWeights
+    from torchreid_xres.text import text_table
+
     text = (
         f"searched on {search.identities} training identities ({search.queries} queries, {search.gallery} gallery "
         f"images, seed {search.seed}): {search.objective} {search.start:.1f} -> {search.found:.1f}; on the others "

@@ -1,10 +1,10 @@
 """List what there is: models, front ends, data sets and whether they are on disk, losses, configurations, mends.
 
-    python tools/list.py                                     # everything
-    python tools/list.py models losses
-    python tools/list.py data-sets --root /path/to/data      # which are there, and how to get the others
-    python tools/list.py configs --match vehicle             # rows with this text in them
-    python tools/list.py front-ends --json front_ends.json
+    xres list                                     # everything
+    xres list models losses
+    xres list data-sets --root /path/to/data      # which are there, and how to get the others
+    xres list configs --match vehicle             # rows with this text in them
+    xres list front-ends --json front_ends.json
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ import sys
 import textwrap
 from pathlib import Path
 
-from torchreid_xres.config import get_config
-from torchreid_xres.files import require_other_file, write_text
-from torchreid_xres.jobs.command import tool
-from torchreid_xres.report.registries import KINDS, inventory
-from torchreid_xres.text import text_table
+from choices import DATA_ROOT, KINDS
+from program import new_parser, tool
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+# Of each kind the line that says what to do with what is listed.
+NEXT = {
+    "models": "xres complexity --model NAME",
+    "front-ends": "xres complexity --front-end NAME",
+    "data-sets": "xres download get NAME",
+    "losses": "xres train --config-file NAME loss.name LOSS",
+    "configs": "xres train --config-file NAME",
+    "mends": "import torchreid_xres, in a script of torchreid's",
+}
 
 
 def shown(row: dict, width: int) -> dict:
@@ -29,21 +34,36 @@ def shown(row: dict, width: int) -> dict:
     return {key: textwrap.fill(str(value), width, break_long_words=False) for key, value in row.items()}
 
 
-@tool("no file is half written")
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("list", __doc__)
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; default: all")
-    parser.add_argument("--root", default=get_config().data.root, help="folder that holds the data sets")
-    parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of configurations")
+    parser.add_argument("--root", default=DATA_ROOT, help="folder that holds the data sets")
+    parser.add_argument("--configs", type=Path, help="folder of configurations, if not those that come with us")
     parser.add_argument("--match", default="", metavar="TEXT", help="only rows that hold this text, in any case")
     parser.add_argument("--width", type=int, default=48, help="characters of a column before its text is broken")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there; - for the terminal")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    reader = parser()
+    args = reader.parse_args(argv)
     if args.width < 1:
-        parser.error(f"--width must be at least 1, not {args.width}")
+        reader.error(f"--width must be at least 1, not {args.width}")
+    return args
+
+
+@tool(parse, "no file is half written")
+def main(args: argparse.Namespace) -> int:
+    from torchreid_xres.config_files import config_folder
+    from torchreid_xres.files import require_other_file, write_text
+    from torchreid_xres.report.registries import inventory
+    from torchreid_xres.text import text_table
+
+    configs = args.configs or config_folder()
     if args.json:
-        require_other_file(args.json, [args.configs], "--json")
-    found = {kind: inventory(kind, args.root, args.configs) for kind in args.kinds or KINDS}
+        require_other_file(args.json, [configs], "--json")
+    found = {kind: inventory(kind, args.root, configs) for kind in args.kinds or KINDS}
     for kind, rows in found.items():
         texts = (" ".join(map(str, row.values())).lower() for row in rows)
         found[kind] = [row for row, text in zip(rows, texts, strict=True) if args.match.lower() in text]
@@ -60,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             broken = any("\n" in text for line in lines for text in line.values())
             print(text_table(lines, "grid" if broken else "github"))
         print()
+    print(f"next: {NEXT[next(iter(found))] if len(found) == 1 else NEXT['configs']}")
     return 0
 
 

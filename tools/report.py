@@ -1,8 +1,8 @@
 """Write one HTML page of an evaluation: figures, curves, best and worst queries, the record; or of two, compared.
 
-    python tools/report.py log/quickstart/split0/sr_reid --out report.html
-    python tools/report.py log/quickstart/split0/sr_reid --against log/quickstart/split0/osnet_x0_25 --out report.html
-    python tools/report.py log/quickstart/split0/sr_reid/results/synth_person.json --no-images --out report.html
+    xres report log/quickstart/split0/sr_reid --out report.html
+    xres report log/quickstart/split0/sr_reid --against log/quickstart/split0/osnet_x0_25 --out report.html
+    xres report log/quickstart/split0/sr_reid/results/synth_person.json --no-images --out report.html
 
 Takes folders of trained runs, or the records (results/*.json) that they hold. The page is one file that asks for
 nothing from outside. Unless --no-images is given it holds pictures of the data set, which often show people: give it
@@ -15,33 +15,49 @@ import argparse
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torchreid_xres.devices.memory import keep_freed_memory
-from torchreid_xres.features.records import read_record
-from torchreid_xres.files import require_place, write_text
-from torchreid_xres.jobs.command import tool
-from torchreid_xres.report.page import Evaluation, evaluation_page
-from torchreid_xres.report.queries import MOST, run_queries
-from torchreid_xres.report.training import training_lines
+from choices import MOST_QUERIES
+from program import ending, new_parser, tool
 
-
-def read(path: Path, dataset: str) -> Evaluation:
-    return Evaluation(read_record(path, dataset), str(path), training_lines(path) if path.is_dir() else {})
+if TYPE_CHECKING:
+    from torchreid_xres.report.page import Evaluation
 
 
-@tool("no file is half written")
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("report", __doc__)
     parser.add_argument("run", type=Path, help="folder of a trained run, or a record")
     parser.add_argument("--against", type=Path, metavar="RUN", help="another run or record of the same data set")
     parser.add_argument("--dataset", default="", help="registered name, if the run was evaluated on several")
     parser.add_argument("--no-images", action="store_true", help="no pictures and lists; needs the records only")
-    parser.add_argument("--count", type=int, default=6, help=f"queries of each kind shown, 1 to {MOST} (default 6)")
+    most = MOST_QUERIES
+    parser.add_argument("--count", type=int, default=6, help=f"queries of each kind shown, 1 to {most} (default 6)")
     parser.add_argument("--root", default="", help="folder of the data sets, if not where the run had them")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), help="default report.html")
-    args = parser.parse_args(argv)
-    if args.out.suffix.lower() not in (".html", ".htm"):
-        parser.error(f"--out {args.out}: a page's name ends in .html")
+    page = ending("pages", (".html", ".htm"))
+    parser.add_argument("--out", type=page, default=Path("report.html"), help="default report.html")
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    return parser().parse_args(argv)
+
+
+def read(path: Path, dataset: str) -> Evaluation:
+    from torchreid_xres.features.records import read_record
+    from torchreid_xres.report.page import Evaluation
+    from torchreid_xres.report.training import training_lines
+
+    return Evaluation(read_record(path, dataset), str(path), training_lines(path) if path.is_dir() else {})
+
+
+@tool(parse, "no file is half written")
+def main(args: argparse.Namespace) -> int:
+    from torchreid_xres.devices.memory import keep_freed_memory
+    from torchreid_xres.files import require_place, write_text
+    from torchreid_xres.report.page import evaluation_page
+    from torchreid_xres.report.queries import run_queries
+    from torchreid_xres.terminal import printable
+
     require_place(args.out)
     here = read(args.run, args.dataset)
     there = read(args.against, here.record["dataset"]) if args.against else None
@@ -52,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
             queries = run_queries(args.run, here.record, args.against, there and there.record, args.count, args.root)
     write_text(evaluation_page(here, there, queries), args.out)
     print(f"{args.out}: {args.out.stat().st_size / 1e3:.0f} kB, {'with' if queries else 'without'} pictures")
+    print(f"next: open {printable(args.out)} in a browser")
     return 0
 
 

@@ -1,9 +1,9 @@
 """Search a folder of images for the person or vehicle of a picture, or of each of many.
 
-    python tools/search.py build log/sr_reid/split0/sr_reid path/to/images --gallery log/gallery
-    python tools/search.py query path/to/picture.jpg --gallery log/gallery --top 10
-    python tools/search.py query path/to/pictures another.jpg --gallery log/gallery --accept 0.001 --json hits.json
-    python tools/search.py query scene.jpg --box 310 84 42 96 --gallery log/gallery --sheet hits.jpg --json hits.json
+    xres search build log/sr_reid/split0/sr_reid path/to/images --gallery log/gallery
+    xres search query path/to/picture.jpg --gallery log/gallery --top 10
+    xres search query path/to/pictures another.jpg --gallery log/gallery --accept 0.001 --json hits.json
+    xres search query scene.jpg --box 310 84 42 96 --gallery log/gallery --sheet hits.jpg --json hits.json
 
 ``build`` takes the folder of a trained run, or a checkpoint: one in a run's folder, one of torchreid with ``--model``
 and ``--size``, or any with ``--config-file``. It may be stopped at any time and goes on where it was; later it adds
@@ -16,37 +16,32 @@ resolution, ``build`` wants to know ``--full-size`` (Market-1501: 128 64).
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import PIL.Image
+from choices import PICTURES, PRECISIONS
+from program import ending, new_parser, tool
 
-from torchreid_xres.data.io import picture_path, save_image
-from torchreid_xres.data.walk import images_at
-from torchreid_xres.devices.memory import keep_freed_memory
-from torchreid_xres.devices.precision import PRECISIONS
-from torchreid_xres.files import require_other_file, write_json
-from torchreid_xres.inference import Extractor, Gallery, Hit
-from torchreid_xres.inference.acceptance import Acceptance, acceptance
-from torchreid_xres.inference.extractor import native_rate
-from torchreid_xres.inference.pictures import cropped
-from torchreid_xres.jobs.command import tell_of_others, tool
-from torchreid_xres.report.sheet import Cell, contact_sheet
-from torchreid_xres.terminal import printable
-from torchreid_xres.text import text_table
+if TYPE_CHECKING:
+    import PIL.Image
+
+    from torchreid_xres.inference import Extractor, Hit
+    from torchreid_xres.inference.acceptance import Acceptance
 
 COLUMNS, HEIGHT = 6, 192  # of a contact sheet
 SHOWN = 10  # unusable files that are named one by one
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("search", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="make a gallery of a folder of images, or bring it up to date")
     build.add_argument("run", type=Path, help="folder of a trained run, or a checkpoint")
     build.add_argument("images", type=Path, help="folder of images, with all folders below it")
     what = build.add_mutually_exclusive_group()
-    what.add_argument("--config-file", type=Path, help="configuration of a checkpoint that lies in no run's folder")
+    what.add_argument("--config-file", metavar="NAME|FILE", help="configuration of a checkpoint that is in no run")
     what.add_argument("--model", help="the network's name, for a checkpoint of torchreid")
     build.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="its input (default: 256 128)")
     build.add_argument("--full-size", type=int, nargs=2, metavar=("H", "W"), help="of a picture of full resolution")
@@ -63,7 +58,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     query.add_argument("--dataset", default="", help="the evaluated set --accept is of, for a run with several")
     query.add_argument("--json", type=Path, metavar="FILE", help="write what was found there, too")
     query.add_argument(
-        "--sheet", type=picture_path, metavar="FILE",
+        "--sheet", type=ending("pictures", PICTURES), metavar="FILE",
         help="draw a contact sheet of what was found; for several pictures one each, their names numbered",
     )  # fmt: skip
     for command in (build, query):
@@ -71,21 +66,30 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: the GPU if there is one")
         command.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: as the run was evaluated")
     build.add_argument("--batch", type=int, default=64, help="images that pass the network at once")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    reader = parser()
+    args = reader.parse_args(argv)
     if args.command == "build" and args.size and not args.model:
-        parser.error("--size is the input of a --model of torchreid; others have it in their configuration")
+        reader.error("--size is the input of a --model of torchreid; others have it in their configuration")
     if args.command == "query" and args.dataset and args.accept is None:
-        parser.error("--dataset says which evaluation --accept is of; give --accept, too")
+        reader.error("--dataset says which evaluation --accept is of; give --accept, too")
     return args
 
 
-@tool("the same command goes on from here")
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+@tool(parse, "the same command goes on from here")
+def main(args: argparse.Namespace) -> int:
     return build(args) if args.command == "build" else query(args)
 
 
 def build(args: argparse.Namespace) -> int:
+    from torchreid_xres.devices.memory import keep_freed_memory
+    from torchreid_xres.inference import Extractor, Gallery
+    from torchreid_xres.jobs.command import tell_of_others
+    from torchreid_xres.terminal import printable
+
     how = {"device": args.device, "precision": args.precision, "batch_size": args.batch, "full_size": args.full_size}
     if args.model:
         extractor = Extractor.of_host(args.model, args.run, tuple(args.size or (256, 128)), **how)
@@ -107,10 +111,18 @@ def build(args: argparse.Namespace) -> int:
         f"{done.removed} gone, {len(gallery.faults.keys() | done.faults.keys())} that cannot be used"
         + f", {done.unseen} kept that could not be looked for" * bool(done.unseen)
     )
+    print(f"next: xres search query PICTURE --gallery {shlex.quote(str(args.gallery))}")
     return 0
 
 
 def query(args: argparse.Namespace) -> int:
+    from torchreid_xres.data.io import save_image
+    from torchreid_xres.files import require_other_file, write_json
+    from torchreid_xres.inference import Gallery
+    from torchreid_xres.inference.acceptance import acceptance
+    from torchreid_xres.inference.extractor import native_rate
+    from torchreid_xres.terminal import printable
+
     gallery = Gallery(args.gallery)
     limit = None if args.accept is None else acceptance(gallery, args.accept, args.run or "", args.dataset)
     several = len(args.images) > 1 or args.images[0].is_dir()
@@ -158,7 +170,8 @@ def query(args: argparse.Namespace) -> int:
             f"That score is of the test images of {limit.dataset}: {limit.tpr:.1f} % of the pairs of one identity and "
             f"at most {100 * limit.fpr:g} % of the others reach it; of other images other shares do."
         )
-    print("\n".join(told))
+    what = f"look at {printable(sheets[0])}" if sheets else "--sheet FILE draws what was found"
+    print("\n".join([*told, f"next: {what}"]))
     return 0
 
 
@@ -171,6 +184,9 @@ def sheet_files(path: Path, count: int, several: bool) -> list[Path]:
 
 def asked(images: list[Path], without: Path) -> list[Path]:
     """Return the pictures named, and those in and below the folders named, but for the gallery's own."""
+    from torchreid_xres.data.walk import images_at
+    from torchreid_xres.jobs.command import tell_of_others
+
     files = []
     for path in images:
         files += tell_of_others(images_at(path, without=without)) if path.is_dir() else [path]
@@ -185,12 +201,16 @@ def hit_record(hit: Hit, limit: Acceptance | None) -> dict:
 
 def picture(extractor: Extractor, file: Path, box: list[int] | None) -> PIL.Image.Image:
     """Read a picture, or a box of it."""
+    from torchreid_xres.inference.pictures import cropped
+
     img = extractor.image(file)
     return cropped(img, tuple(box)) if box else img
 
 
 def shown(hits: list[Hit], limit: Acceptance | None) -> str:
     """Return what was found, and what of it is near enough, as text."""
+    from torchreid_xres.text import text_table
+
     rows = [[hit.rank, hit.score, hit.name] for hit in hits]
     headers = ["rank", "score", "file"]
     if limit is not None:
@@ -213,6 +233,9 @@ def sheet(
 
     A file that is gone since leaves its place.
     """
+    from torchreid_xres.report.sheet import Cell, contact_sheet
+    from torchreid_xres.terminal import printable
+
     cells = [Cell(img, f"query, {img.height}x{img.width}", "blue")]
     if restored is not None:
         width = max(1, round(restored.height * img.width / img.height))  # the network's input has another shape

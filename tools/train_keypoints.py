@@ -1,21 +1,31 @@
 """Train a keypoint network and score it; run the same line again to go on where it stopped.
 
-    python tools/train_keypoints.py --config-file configs/keypoints_synth_vehicle.yaml
-    python tools/train_keypoints.py --config-file configs/keypoints_veri776.yaml --root /data train.batch_size 16
-    python tools/train_keypoints.py --config-file configs/keypoints_synth_vehicle.yaml test.evaluate True
+    xres train-keypoints --config-file keypoints_synth_vehicle
+    xres train-keypoints --config-file keypoints_veri776 --root /data train.batch_size 16
+    xres train-keypoints --config-file keypoints_synth_vehicle test.evaluate True
 """
 
+import argparse
 import sys
 
-from torchreid_xres.engine import ENGINES
-from torchreid_xres.engine.keypoints import KeypointEngine
-from torchreid_xres.jobs.command import tool, train
+from program import tool, training_parser
 
 
-@tool("the same command goes on after the last finished epoch")
-def main(argv: list[str] | None = None) -> int:
-    models = [name for name in ENGINES if issubclass(ENGINES[name].build, KeypointEngine)]
-    return train(__doc__, argv, models)
+def parser() -> argparse.ArgumentParser:
+    return training_parser("train-keypoints", __doc__)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    return parser().parse_args(argv)
+
+
+@tool(parse, "the same command goes on after the last finished epoch")
+def main(args: argparse.Namespace) -> int:
+    from torchreid_xres.engine import ENGINES
+    from torchreid_xres.engine.keypoints import KeypointEngine
+    from torchreid_xres.jobs.command import train
+
+    return train(args, [name for name in ENGINES if issubclass(ENGINES[name].build, KeypointEngine)])
 
 
 if __name__ == "__main__":

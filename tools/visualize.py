@@ -1,12 +1,12 @@
 """Draw what a trained model does.
 
-    python tools/visualize.py ranks log/quickstart/split0/sr_reid --worst --count 6 --out worst.jpg
-    python tools/visualize.py restored log/quickstart/split0/sr_reid path/to/images --rates 2 3 4 --out restored.png
-    python tools/visualize.py activations log/quickstart/split0/sr_reid path/to/images --out activations.png
-    python tools/visualize.py embedding log/quickstart/split0/sr_reid --identities 10 --out embedding.png
-    python tools/visualize.py curves log/a/results/set.json other=log/b/results/set.json --out curves.svg
-    python tools/visualize.py scales log/msifla_quickstart/split0/msifla path/to/images --out scales.png
-    python tools/visualize.py guidance log/kgnet_synth_vehicle/split0/kgnet/kgnet path/to/images --out guidance.png
+    xres visualize ranks log/quickstart/split0/sr_reid --worst --count 6 --out worst.jpg
+    xres visualize restored log/quickstart/split0/sr_reid path/to/images --rates 2 3 4 --out restored.png
+    xres visualize activations log/quickstart/split0/sr_reid path/to/images --out activations.png
+    xres visualize embedding log/quickstart/split0/sr_reid --identities 10 --out embedding.png
+    xres visualize curves log/a/results/set.json other=log/b/results/set.json --out curves.svg
+    xres visualize scales log/msifla_quickstart/split0/msifla path/to/images --out scales.png
+    xres visualize guidance log/kgnet_synth_vehicle/split0/kgnet/kgnet path/to/images --out guidance.png
 
 All but curves take the folder of a trained run. Images are an image or a folder of high-resolution ones, of which some
 are taken at equal distances in the order of their names. ranks and embedding keep the features they extract in the
@@ -21,34 +21,14 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import torch
+from choices import FIGURES, PICTURES, QUERIES, WHICH_QUERIES
+from program import ending, new_parser, tool
 
-from torchreid_xres.data.io import picture_path, save_image
-from torchreid_xres.data.walk import images_at
-from torchreid_xres.devices.memory import keep_freed_memory
-from torchreid_xres.files import require_other_file, require_place
-from torchreid_xres.jobs.command import tell_of_others, tool
-from torchreid_xres.jobs.extraction import engine_features, trained_engine
-from torchreid_xres.jobs.run import ranking_options
-from torchreid_xres.models.layers import Normalization
-from torchreid_xres.report.activations import activation_cells
-from torchreid_xres.report.curves import FIGURES, QUERIES, draw_curves, labelled_records, resolution_curves
-from torchreid_xres.report.embedding import draw_embedding, embed
-from torchreid_xres.report.figures import figure_path, save_figure
-from torchreid_xres.report.guidance import draw_guidance, guidance_images
-from torchreid_xres.report.lists import RankedLists
-from torchreid_xres.report.queries import RunPictures
-from torchreid_xres.report.ranks import CHOICES, chosen_queries, rank_cells
-from torchreid_xres.report.restored import restorations, restored_cells
-from torchreid_xres.report.scales import draw_scales, scales_from_rates
-from torchreid_xres.report.seen import trained_model
-from torchreid_xres.report.sheet import contact_sheet
-from torchreid_xres.terminal import printable
-from torchreid_xres.text import text_table
+picture_path, figure_path = ending("pictures", PICTURES), ending("figures", FIGURES)
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("visualize", __doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(work: Callable, out: str, ending: Callable[[str], Path]) -> argparse.ArgumentParser:
@@ -74,7 +54,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
     one = of_features(ranks, "ranks.jpg", picture_path)
     which = one.add_mutually_exclusive_group()
-    for name in CHOICES:
+    for name in WHICH_QUERIES:
         which.add_argument(f"--{name}", dest="choose", action="store_const", const=name, help=f"{name} queries")
     one.set_defaults(choose="worst")
     one.add_argument("--count", type=int, default=8, help="queries (default 8)")
@@ -102,10 +82,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
     one = of_images(guidance, 6)
     one.add_argument("--rate", type=float, help="at which images are given; default: the largest in training")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    return parser().parse_args(argv)
 
 
 def image_files(args: argparse.Namespace) -> list[Path]:
+    from torchreid_xres.data.walk import images_at
+    from torchreid_xres.jobs.command import tell_of_others
+
     if args.count < 1:
         raise ValueError(f"--count is {args.count}; at least 1 image is drawn")
     paths = tell_of_others(images_at(args.images))
@@ -115,6 +102,16 @@ def image_files(args: argparse.Namespace) -> list[Path]:
 
 def ranks(args: argparse.Namespace) -> str:
     """Rank lists: queries as seen, restored by the model's front end, then what is found, hits and misses framed."""
+    from torchreid_xres.data.io import save_image
+    from torchreid_xres.jobs.extraction import engine_features, trained_engine
+    from torchreid_xres.jobs.run import ranking_options
+    from torchreid_xres.models.layers import Normalization
+    from torchreid_xres.report.lists import RankedLists
+    from torchreid_xres.report.queries import RunPictures
+    from torchreid_xres.report.ranks import chosen_queries, rank_cells
+    from torchreid_xres.report.sheet import contact_sheet
+    from torchreid_xres.text import text_table
+
     if min(args.count, args.top) < 1:
         raise ValueError(f"--count {args.count} and --top {args.top} must be at least 1")
     run, engine = trained_engine(args.run, args.dataset, args.root)
@@ -133,6 +130,14 @@ def ranks(args: argparse.Namespace) -> str:
 
 def restored(args: argparse.Namespace) -> str:
     """Triptychs: images at low resolution, restored by the model's front end, and as they were, with PSNR and SSIM."""
+    import torch
+
+    from torchreid_xres.data.io import save_image
+    from torchreid_xres.report.restored import restorations, restored_cells
+    from torchreid_xres.report.seen import trained_model
+    from torchreid_xres.report.sheet import contact_sheet
+    from torchreid_xres.text import text_table
+
     trained = trained_model(args.run)
     images = [restorations(trained, trained.read(path), args.rates) for path in image_files(args)]
     save_image(contact_sheet(*restored_cells(images, args.height), args.height), args.out)
@@ -144,6 +149,12 @@ def restored(args: argparse.Namespace) -> str:
 
 def activations(args: argparse.Namespace) -> str:
     """Where the last feature map is strong, over what the re-ID network sees of images at each rate."""
+    from torchreid_xres.data.io import save_image
+    from torchreid_xres.report.activations import activation_cells
+    from torchreid_xres.report.seen import trained_model
+    from torchreid_xres.report.sheet import contact_sheet
+    from torchreid_xres.terminal import printable
+
     trained = trained_model(args.run)
     paths = image_files(args)
     cells = activation_cells(trained, [trained.read(path) for path in paths], args.rates, args.height)
@@ -153,6 +164,10 @@ def activations(args: argparse.Namespace) -> str:
 
 def embedding(args: argparse.Namespace) -> str:
     """Features of queries and gallery on a plane (t-SNE), coloured by identity, marked by rate."""
+    from torchreid_xres.jobs.extraction import engine_features, trained_engine
+    from torchreid_xres.report.embedding import draw_embedding, embed
+    from torchreid_xres.report.figures import save_figure
+
     run, engine = trained_engine(args.run, args.dataset, args.root)
     sets = list(engine_features(run, engine, ("query", "gallery")).values())
     found = embed(sets, args.identities, run.cfg.test.dist_metric, args.perplexity, args.seed)
@@ -162,6 +177,10 @@ def embedding(args: argparse.Namespace) -> str:
 
 def curves(args: argparse.Namespace) -> str:
     """Rank-1 and mAP against the rate; several records of one label are splits or seeds: mean and deviation."""
+    from torchreid_xres.report.curves import FIGURES, draw_curves, labelled_records, resolution_curves
+    from torchreid_xres.report.figures import save_figure
+    from torchreid_xres.text import text_table
+
     found = resolution_curves(labelled_records(args.records), args.queries)
     save_figure(draw_curves(found, args.queries), args.out)
     rows = [
@@ -178,6 +197,13 @@ def curves(args: argparse.Namespace) -> str:
 
 def scales(args: argparse.Namespace) -> str:
     """What MSIFLA's cascade makes of an image at all scales from all rates, beside what it was to make."""
+    import torch
+
+    from torchreid_xres.data.io import save_image
+    from torchreid_xres.report.scales import draw_scales, scales_from_rates
+    from torchreid_xres.report.seen import trained_model
+    from torchreid_xres.text import text_table
+
     trained = trained_model(args.run, ["msifla"])
     data, model = trained.data, trained.model
     drawn = [
@@ -201,6 +227,11 @@ def scales(args: argparse.Namespace) -> str:
 
 def guidance(args: argparse.Namespace) -> str:
     """What keypoints do in KGNet: low resolution, recovery, alignment, original, heat maps and faces."""
+    from torchreid_xres.data.io import save_image
+    from torchreid_xres.report.guidance import draw_guidance, guidance_images
+    from torchreid_xres.report.seen import trained_model
+    from torchreid_xres.text import text_table
+
     trained = trained_model(args.run, ["kgnet"])
     data, model = trained.data, trained.model
     rate = args.rate or max(data.pair_rates, default=model.scale)
@@ -216,16 +247,19 @@ def guidance(args: argparse.Namespace) -> str:
     return text_table(rows, disable_numparse=[0])
 
 
-@tool("no file is half written")
-def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+@tool(parse, "no file is half written")
+def main(args: argparse.Namespace) -> int:
+    from torchreid_xres.devices.memory import keep_freed_memory
+    from torchreid_xres.files import require_other_file, require_place
+    from torchreid_xres.terminal import printable
+
     require_place(args.out)
     if "images" in args:
         require_other_file(args.out, [args.images], "--out")
     keep_freed_memory()
     with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
         table = args.work(args)
-    print(table)
+    print(f"{table}\nnext: look at {printable(args.out)}")
     return 0
 
 

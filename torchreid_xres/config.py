@@ -19,6 +19,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from torchreid_xres.config_files import config_names, config_path, named_config
 from torchreid_xres.config_keys import ABOVE_0, BELOW_1, CHOICES, CHOICES_OF_LISTS, LIMITS, WHOLE, get_config
 from torchreid_xres.registry import did_you_mean
 from torchreid_xres.yaml_text import read_yaml, write_yaml
@@ -36,7 +37,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     """Read a configuration: defaults, then ``_BASE_`` files from the root down, then the file, then overrides.
 
     Args:
-        path: YAML file, or None for the defaults alone.
+        path: YAML file, the name of a configuration that comes with the package, or None for the defaults alone.
         overrides: alternating keys and values, ``["train.lr", "1e-3"]``.
 
     Returns:
@@ -46,7 +47,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         ConfigError: unknown key, wrong type, unknown choice, circular ``_BASE_``, or a file that is no YAML mapping.
     """
     cfg = get_config()
-    for part, source in _chain(Path(path)) if path else []:
+    for part, source in _chain(config_path(path)) if path else []:
         _merge(cfg, part, source)
     if len(overrides) % 2:
         raise ConfigError(f"options come as KEY VALUE pairs; {overrides[-1]!r} has no value")
@@ -113,7 +114,8 @@ def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[dict, str]]:
     for base in bases if isinstance(bases, list) else [bases]:
         if len(older) + len(seen) >= MOST_FILES:
             raise ConfigError(f"{path} is built on more than {MOST_FILES} files by {BASE_KEY}")
-        older += _chain(path.parent / str(base), (*seen, path))
+        beside = path.parent / str(base)
+        older += _chain(beside if beside.exists() else named_config(str(base)) or beside, (*seen, path))
     return [*older, (part, str(path))]
 
 
@@ -128,7 +130,9 @@ def _text_of(path: Path, by: str) -> str:
             raise ConfigError(f"{path}{by} has more than {MOST_BYTES} bytes, which no configuration has")
         return content.decode("utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"no configuration file {path}{by}") from None
+        near = did_you_mean(path.stem, config_names())
+        more = f"{near[:-1]} of the package?" if "?" in near else ""
+        raise ConfigError(f"no configuration file {path}{by}{more}") from None
     except OSError as error:
         raise ConfigError(f"the configuration file {path}{by} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -1,13 +1,13 @@
 """The benchmark of the field: suites that load, cells that run once, failures that stop nothing."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from torchreid_xres.config import stage_configs
+from torchreid_xres.jobs.command import part_pairs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SUITES = yaml.safe_load((BENCHMARKS / "suites.yaml").read_text(encoding="utf-8"))["suites"]
@@ -20,23 +20,33 @@ def accuracy(benchmark_module):
     return benchmark_module("accuracy")
 
 
+@pytest.fixture(scope="module")
+def suites(benchmark_module):
+    return benchmark_module("suites")
+
+
+@pytest.fixture(scope="module")
+def collect(benchmark_module):
+    return benchmark_module("collect")
+
+
 @pytest.mark.parametrize("name", SUITES)
-def test_every_row_is_a_configuration(accuracy, name):
-    suite = accuracy.suite_of(name)
+def test_every_row_is_a_configuration(suites, name):
+    suite = suites.suite_of(name)
     for row in suite.rows.values():
-        assert stage_configs(accuracy.configured(row, 1, []))
+        assert stage_configs(suites.configured(row, 1, []))
         assert row.against in suite.rows
     assert all(block in QUOTED for block in suite.quoted)
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_rows_of_a_suite_have_one_budget_and_one_protocol(accuracy, name):
-    suite = accuracy.suite_of(name)
+def test_rows_of_a_suite_have_one_budget_and_one_protocol(suites, name):
+    suite = suites.suite_of(name)
     assert {"osnet_x0_25", "resnet50", "bicubic", "rcan", "psh_rnet", "msifla", "dgrl", "prpr"} <= set(suite.rows)
     assert ("kgnet" in suite.rows) != ("kgnet" in suite.left_out)
     seen, seen_sizes = set(), set()
     for row in suite.rows.values():
-        last = list(stage_configs(accuracy.configured(row, 1, [])).values())[-1]
+        last = list(stage_configs(suites.configured(row, 1, [])).values())[-1]
         data = last.data
         seen.add((
             tuple(data.sources), tuple(data.targets), data.kernel, data.interpolation, tuple(data.rates),
@@ -48,11 +58,11 @@ def test_rows_of_a_suite_have_one_budget_and_one_protocol(accuracy, name):
     assert len(seen) == 1 and len(seen_sizes) == 1
 
 
-def test_all_front_ends_have_a_row(accuracy):
+def test_all_front_ends_have_a_row(suites):
     from torchreid_xres.sr import FRONT_ENDS
 
-    rows = accuracy.suite_of("synth_person").rows.values()
-    seen = {accuracy.configured(row, 1, []).sr.name for row in rows if row.kind == "front end"}
+    rows = suites.suite_of("synth_person").rows.values()
+    seen = {suites.configured(row, 1, []).sr.name for row in rows if row.kind == "front end"}
     assert set(FRONT_ENDS) - seen == {"edsr"}  # edsr_baseline at another size
 
 
@@ -62,7 +72,7 @@ def test_quoted_figures_are_complete():
 
 
 @pytest.fixture
-def fake_cells(accuracy, monkeypatch):
+def fake_cells(collect, monkeypatch):
     seen = []
 
     def run_cell(row, cfg, out):
@@ -79,7 +89,7 @@ def fake_cells(accuracy, monkeypatch):
             "cost": costs,
         }  # fmt: skip
 
-    monkeypatch.setattr(accuracy, "run_cell", run_cell)
+    monkeypatch.setattr(collect, "run_cell", run_cell)
     return seen
 
 
@@ -91,14 +101,14 @@ def test_kept_tables_are_shown_in_any_style(benchmark_module, capsys):
     assert "accuracy_span is neither, or not alone" in capsys.readouterr().err
 
 
-def test_cells_of_several_manifests_are_not_shown_together(accuracy):
+def test_cells_of_several_manifests_are_not_shown_together(collect):
     def cell(label, manifest, split=0):
         return {"label": label, "seed": 1, "records": [{"dataset": "d", "split_id": split, "manifest": manifest}]}
 
-    assert accuracy.one_manifest([cell("a", "m"), cell("b", "m"), cell("a", "n", 1)]) == {"m", "n"}
+    assert collect.one_manifest([cell("a", "m"), cell("b", "m"), cell("a", "n", 1)]) == {"m", "n"}
     told = r"cells of d, split 0, are of several manifests, the first of each: m \(a, seed 1\); n \(c, seed 1\)"
     with pytest.raises(ValueError, match=told):
-        accuracy.one_manifest([cell("a", "m"), cell("b", "m"), cell("c", "n")])
+        collect.one_manifest([cell("a", "m"), cell("b", "m"), cell("c", "n")])
 
 
 def test_cells_run_once_and_failures_are_told(accuracy, fake_cells, tmp_path, capsys):
@@ -142,6 +152,7 @@ def test_nothing_finished_is_told(accuracy, fake_cells, tmp_path, capsys):
 
 def test_keys_without_a_dot_are_no_rows(accuracy):
     args = accuracy.parse(["--suite", "x", "--seeds", "1", "use_gpu", "False", "--only", "bicubic", "task", "train"])
+    part_pairs(args, ("seeds", "only"))
     assert (args.seeds, args.only, args.opts) == (["1"], ["bicubic"], ["task", "train", "use_gpu", "False"])
 
 
@@ -176,9 +187,9 @@ suites:
 
 
 @pytest.mark.slow
-def test_a_whole_suite(accuracy, tiny_root, tmp_path, monkeypatch, capsys):
+def test_a_whole_suite(accuracy, suites, tiny_root, tmp_path, monkeypatch, capsys):
     (tmp_path / "suites.yaml").write_text(TINY, encoding="utf-8")
-    monkeypatch.setattr(sys.modules["suites"], "SUITES", tmp_path / "suites.yaml")
+    monkeypatch.setattr(suites, "SUITES", tmp_path / "suites.yaml")
     argv = ["--suite", "tiny", "--root", str(tiny_root), "--out", str(tmp_path), "--style", "latex_booktabs"]
     argv += ["--keep", str(tmp_path / "kept.json")]
     assert accuracy.main(argv) == 0

@@ -11,7 +11,7 @@ def test_the_list_shows_offers_and_the_sets_to_be_asked_for(run_tool):
     assert status == 0
     for name in catalogue():
         assert f"| {name} " in shown
-    assert shown.rstrip().splitlines()[-1].startswith("Sets that are not fetched")
+    assert shown.rstrip().splitlines()[-2].startswith("Sets that are not fetched")
     assert "mlr_market1501" in shown
 
 

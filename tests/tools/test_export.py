@@ -16,14 +16,14 @@ def osnet(tmp_path):
     return path, "--model", "osnet_x0_25", "--size", 32, 16
 
 
-def test_what_the_command_line_says_reaches_the_export(tool, run_tool, osnet, tmp_path, monkeypatch):
+def test_what_the_command_line_says_reaches_the_export(run_tool, osnet, tmp_path, monkeypatch):
     asked = []
 
     def instead(model, path, recipe, **options):
         asked.append((type(model).__name__, path, recipe, options))
         return [Exported(path, "", options["precision"], 1e-6, 0.99999, 512, 2_000_000)]
 
-    monkeypatch.setattr(tool, "export_onnx", instead)
+    monkeypatch.setattr("torchreid_xres.inference.export.export_onnx", instead)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for i in range(10):
@@ -45,11 +45,11 @@ def test_what_the_command_line_says_reaches_the_export(tool, run_tool, osnet, tm
     }  # fmt: skip
 
 
-def test_a_file_that_is_not_the_network_ends_with_status_2(tool, run_tool, osnet, monkeypatch):
+def test_a_file_that_is_not_the_network_ends_with_status_2(run_tool, osnet, monkeypatch):
     def refuses(*_, **__):
         raise ExportError("at 3 images of 45x23 the file differs")
 
-    monkeypatch.setattr(tool, "export_onnx", refuses)
+    monkeypatch.setattr("torchreid_xres.inference.export.export_onnx", refuses)
     assert run_tool(*osnet, "--out", "o.onnx") == (2, "", "ExportError: at 3 images of 45x23 the file differs\n")
 
 

@@ -48,7 +48,7 @@ def test_given_weights(run_tool, branches, tmp_path):
     status, out, _ = run_tool(*branches, "--weights", 1, 2, 1, "--out", tmp_path / "out")
     assert status == 0
     assert "| fused, given 1:2:1 " in out and "r1@x4" in out
-    assert json.loads(out.splitlines()[-1]) == {"out": str(tmp_path / "out"), "records": 4}
+    assert out.splitlines()[-1] == f"next: xres fuse {tmp_path / 'out'} FOLDER fuses it with others"
     *alone, fused = read(tmp_path / "out")
     assert [record["model"] for record in alone] == ["net0", "net1", "net2"]
     expected = evaluate_features(features("net1", "query", 1, 0.6), features("net1", "gallery", 1, 0.6))
@@ -109,7 +109,7 @@ def test_a_run_folder_makes_its_features(run_tool, tool, branches, tmp_path, mon
         print("Loading, says torchreid")
         return {role: features("trained", role, 9, 0.9) for role in roles}
 
-    monkeypatch.setattr(tool, "run_features", run_features)
+    monkeypatch.setattr("torchreid_xres.jobs.extraction.run_features", run_features)
     status, out, _ = run_tool(branches[0], run)
     assert status == 0 and "| trained " in out and "Loading" not in out
     assert run_tool(branches[0], run, "--search")[0] == 0

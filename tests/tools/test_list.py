@@ -21,7 +21,9 @@ def test_some_of_it_as_a_table_and_as_json(run_tool, tmp_path):
 
 
 def test_nothing_that_matches_is_said(run_tool):
-    assert run_tool("losses", "--match", "no such text") == (0, "losses: 0\n\n\n", "")
+    assert run_tool("losses", "--match", "no such text") == (
+        0, "losses: 0\n\n\nnext: xres train --config-file NAME loss.name LOSS\n", "",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from torchreid_xres import checkpoint
 from torchreid_xres.config import load_config
 from torchreid_xres.data.io import read_image
 from torchreid_xres.engine.base import LAST
+from torchreid_xres.inference import Gallery
 from torchreid_xres.inference.acceptance import Acceptance
 from torchreid_xres.models import build_model
 
@@ -69,7 +70,7 @@ def test_hits_near_enough_are_marked(run_tool, tool, run_folder, images, tmp_pat
     run_tool(*query)
     scores = [hit["score"] for hit in json.loads(found.read_text())["hits"]]
     limit = Acceptance(0.01, 80.0, 1 - scores[4], scores[4], "folder")
-    monkeypatch.setattr(tool, "acceptance", lambda gallery, fpr, weights, dataset: limit)
+    monkeypatch.setattr("torchreid_xres.inference.acceptance.acceptance", lambda gallery, fpr, weights, dataset: limit)
     status, out, _ = run_tool(*query, "--accept", 0.01, "--sheet", tmp_path / "sheet.png")
     record = json.loads(found.read_text())
     assert status == 0 and "accepted: 5 of 18" in out and "80.0 % of the pairs of one identity and at most 1 %" in out
@@ -93,8 +94,8 @@ def test_many_queries_are_answered_as_one_by_one(run_tool, tool, run_folder, ima
     for file in files:
         assert run_tool("query", file, *how)[0] == 0
         singles.append(json.loads(found.read_text()))
-    make = tool.Gallery.make_extractor  # two batches of the five pictures
-    monkeypatch.setattr(tool.Gallery, "make_extractor", lambda *args, **kwargs: make(*args, **kwargs, batch_size=3))
+    make = Gallery.make_extractor  # two batches of the five pictures
+    monkeypatch.setattr(Gallery, "make_extractor", lambda *args, **kwargs: make(*args, **kwargs, batch_size=3))
     status, out, err = run_tool("query", alone, asked, *how, "--sheet", tmp_path / "sheets" / "hits.png")
     record = json.loads(found.read_text())
     told, left_out = err.splitlines()
@@ -242,6 +243,6 @@ def test_a_stop_says_how_to_go_on(run_tool, tool, run_folder, images, tmp_path, 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tool.Gallery, "update", stop)
+    monkeypatch.setattr(Gallery, "update", stop)
     status, _, err = run_tool("build", run_folder, images, "--gallery", tmp_path / "gallery")
     assert status == 130 and "goes on from here" in err

@@ -5,7 +5,7 @@ import sys
 import pytest
 import yaml
 
-from torchreid_xres.jobs.command import parse
+from torchreid_xres.jobs.command import part_pairs
 
 
 @pytest.fixture
@@ -44,10 +44,14 @@ FOLDER = ("-s", "folder", "-t", "folder")
 
 
 def test_the_flags_torchreid_users_know(train, tmp_path):
-    done = train(*FOLDER, "--transforms", "random_flip", "random_erase", "train.lr", "1e-3", "sr.name", "bicubic")
+    end = tmp_path / "end.json"
+    flags = ("--json", end, "--transforms", "random_flip", "random_erase")
+    done = train(*FOLDER, *flags, "train.lr", "1e-3", "sr.name", "bicubic")
     assert done.returncode == 0, done.stderr
     assert "| folder " in done.stdout and "sr_reid (bicubic)" in done.stdout
-    assert json.loads(done.stdout.splitlines()[-1])["records"] == 1
+    assert json.loads(end.read_text())["records"] == 1
+    last = done.stdout.splitlines()[-1]
+    assert last == f"next: xres report {tmp_path}/log/split0/sr_reid --out report.html" and "{" not in last
     kept = yaml.safe_load((tmp_path / "log" / "config.yaml").read_text())
     assert kept["train"]["lr"] == 1e-3 and kept["data"]["transforms"] == ["random_flip", "random_erase"]
     (log,) = (tmp_path / "log").glob("train-*.log")
@@ -119,9 +123,14 @@ def test_a_flag_behind_keys_is_told_its_place(run_tool, flag):
     assert status == 2 and f"{flag[0]} stands behind KEY VALUE pairs; flags go before them" in err
 
 
-def test_keys_without_a_dot_are_no_data_sets():
-    args = parse("", ["-t", "folder", "-s", "folder", "synth_person", "use_gpu", "False", "train.lr", "1"])
+def test_keys_without_a_dot_are_no_data_sets(tool):
+    def parse(*argv):
+        args = tool.parse(argv)
+        part_pairs(args, ("sources", "targets", "transforms"))
+        return args
+
+    args = parse("-t", "folder", "-s", "folder", "synth_person", "use_gpu", "False", "train.lr", "1")
     assert args.sources == ["folder", "synth_person"] and args.opts == ["use_gpu", "False", "train.lr", "1"]
-    args = parse("", ["-s", "market1501", "task", "train", "-t", "cuhk03", "train.eval_freq", "-1"])
+    args = parse("-s", "market1501", "task", "train", "-t", "cuhk03", "train.eval_freq", "-1")
     assert (args.sources, args.targets) == (["market1501"], ["cuhk03"])
     assert args.opts == ["train.eval_freq", "-1", "task", "train"]

@@ -14,7 +14,8 @@ SMALL = [
 @pytest.fixture
 def train_keypoints(run_tool, repo, tmp_path):
     """Call the tool's main in this process; return its exit status, output and errors."""
-    argv = ["--root", str(tmp_path / "data"), "--config-file", str(repo / "configs" / "keypoints_synth_vehicle.yaml")]
+    config = repo / "configs" / "keypoints_synth_vehicle.yaml"
+    argv = ["--root", tmp_path / "data", "--json", tmp_path / "end.json", "--config-file", config]
 
     def run(*opts):
         return run_tool(*argv, *SMALL, "data.save_dir", tmp_path / "log", *opts)
@@ -26,7 +27,12 @@ def test_it_trains_prints_a_table_and_goes_on(train_keypoints, tmp_path):
     status, out, err = train_keypoints()
     assert status == 0, err
     assert "| synth_vehicle | hourglass_vehicle20 | plain" in out and "PCK@0.1" in out
-    assert json.loads(out.splitlines()[-1]) == {"save_dir": str(tmp_path / "log"), "records": 1, "missed": 0}
+    assert json.loads((tmp_path / "end.json").read_text()) == {
+        "save_dir": str(tmp_path / "log"), "records": 1, "missed": 0,
+    }  # fmt: skip
+    run = tmp_path / "log" / "split0" / "hourglass_vehicle20"
+    assert out.splitlines()[-1] == f"next: KGNet takes {run}/last.pth.tar as hourglass_weights of its model.options"
+    assert (run / "last.pth.tar").is_file()
     assert len(list((tmp_path / "log").rglob("results/synth_vehicle.json"))) == 1
     status, out, _ = train_keypoints("test.expected", "{synth_vehicle: {pck_x8: 100.1}}")
     assert status == 1 and "Start training" not in out

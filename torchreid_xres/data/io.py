@@ -25,7 +25,7 @@ from torchreid_xres.files import require_regular, whole_file
 
 logger = logging.getLogger(__name__)
 
-_WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 # For :func:`save_image`: a PNG a few per cent larger, in a fifth of the time.
 FAST = {"compress_level": 1}
@@ -136,8 +136,8 @@ def picture_path(text: str) -> Path:
         argparse.ArgumentTypeError: for an ending of another kind.
     """
     path = Path(text)
-    if path.suffix.lower() not in _WRITTEN:
-        raise argparse.ArgumentTypeError(f"{text}: pictures end in {', '.join(_WRITTEN)}")
+    if path.suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{text}: pictures end in {', '.join(PICTURES)}")
     return path
 
 
@@ -150,7 +150,7 @@ def save_image(img: PIL.Image.Image, path: Path, **how: Any) -> None:
         **how: what Pillow's writer of that format takes.
     """
     with whole_file(path) as scratch:
-        img.save(scratch, format=_WRITTEN[path.suffix.lower()], **how)
+        img.save(scratch, format=PICTURES[path.suffix.lower()], **how)
 
 
 def to_rgb(img: PIL.Image.Image, grey_bits: int = BITS, name: str = "a picture") -> PIL.Image.Image:

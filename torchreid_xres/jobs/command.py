@@ -1,11 +1,10 @@
-"""The command line of a training: a configuration, a few flags of the host's, further keys and values."""
+"""How a program ends, and the work of the two that train."""
 
 from __future__ import annotations
 
 import argparse
-import functools
-import json
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,9 +19,10 @@ from torchreid_xres.data.walk import FoundImages
 from torchreid_xres.devices import distributed
 from torchreid_xres.devices.memory import keep_freed_memory
 from torchreid_xres.features.tables import record_tables
+from torchreid_xres.files import require_place, write_json
 from torchreid_xres.jobs.check import check_names, check_networks, check_weights
 from torchreid_xres.jobs.fresh import JOB_FILES, require_jobs_own
-from torchreid_xres.jobs.job import missed_figures, run_job
+from torchreid_xres.jobs.job import missed_figures, own_runs, run_job
 from torchreid_xres.jobs.logs import logged_to
 from torchreid_xres.terminal import any_text, printable
 
@@ -52,69 +52,41 @@ def tell_of_others(found: FoundImages) -> list[Path]:
     return list(found.images.values())
 
 
-def tool(stopped: str = "the same command starts again") -> Callable[[Callable], Callable]:
-    """Make a function of the command line's arguments the main function of a program.
+def carried_out(work: Callable[[], int], stopped: str) -> int:
+    """Do the work of a program and return its exit status.
 
     Whatever it prints reaches the terminal or, if nobody reads it any more, nobody; a user's error and an interruption
     end in one line.
 
     Args:
+        work: returns the exit status.
         stopped: what becomes of an interrupted command.
 
     Example:
-        >>> @tool()
-        ... def main(argv=None):
-        ...     return 0 if argv else [][1]
-        >>> main(["here"]), main()
+        >>> carried_out(lambda: 0, "nothing is lost"), carried_out(lambda: [][1], "nothing is lost")
         (0, 2)
     """
-
-    def made(main: Callable[[Sequence[str] | None], int]) -> Callable:
-        @functools.wraps(main)
-        def run(argv: Sequence[str] | None = None) -> int:
-            with any_text():
-                try:
-                    status = main(argv)
-                    sys.stdout.flush()
-                    return status
-                except KeyboardInterrupt:
-                    print(f"stopped; {stopped}", file=sys.stderr)
-                    return INTERRUPTED
-                except USER_ERRORS as error:
-                    return tell(error)
-
-        return run
-
-    return made
+    with any_text():
+        try:
+            status = work()
+            sys.stdout.flush()
+            return status
+        except KeyboardInterrupt:
+            print(f"stopped; {stopped}", file=sys.stderr)
+            return INTERRUPTED
+        except USER_ERRORS as error:
+            return tell(error)
 
 
-def parse(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; ``opts`` are the alternating keys and values."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default="", help="YAML file; without one the defaults hold")
-    parser.add_argument("-s", "--sources", nargs="+", help="training sets")
-    parser.add_argument("-t", "--targets", nargs="+", help="test sets")
-    parser.add_argument("--transforms", nargs="+", help="training augmentations")
-    parser.add_argument("--root", help="folder that holds the data sets")
-    parser.add_argument("--fresh", action="store_true", help="throw away what an earlier run left in data.save_dir")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="further keys and their values")
-    args = parser.parse_args(argv)
-    part_pairs(parser, args, ("sources", "targets", "transforms"))
-    if not args.config_file:
-        keys = args.opts[::2]
-        unnamed = [name for name in ("sources", "targets") if not getattr(args, name) and f"data.{name}" not in keys]
-        if unnamed:
-            parser.error("without --config-file the data sets are needed: -s for training, -t for testing")
-    return args
-
-
-def part_pairs(parser: argparse.ArgumentParser, args: argparse.Namespace, lists: Sequence[str]) -> None:
+def part_pairs(args: argparse.Namespace, lists: Sequence[str]) -> None:
     """Move the KEY VALUE pairs that flags of several values took into ``args.opts``, and refuse flags among pairs.
 
     Args:
-        parser: for the error message.
-        args: what it read, ``opts`` by ``argparse.REMAINDER``; changed in place.
+        args: what argparse read, ``opts`` by ``argparse.REMAINDER``; changed in place.
         lists: the flags of several values. None of their values has a dot, or is the name of a key without one.
+
+    Raises:
+        ConfigError: for a flag among the pairs.
     """
     bare = {key for key, held in get_config().items() if not isinstance(held, CfgNode) or held.is_new_allowed()}
     for name in lists:
@@ -124,7 +96,7 @@ def part_pairs(parser: argparse.ArgumentParser, args: argparse.Namespace, lists:
         setattr(args, name, values[:first_key] or None)
     flag = next((key for key in args.opts[::2] if key.startswith("-")), None)
     if flag:
-        parser.error(f"{flag} stands behind KEY VALUE pairs; flags go before them")
+        raise ConfigError(f"{flag} stands behind KEY VALUE pairs; flags go before them")
 
 
 def told(cfg: CfgNode) -> str:
@@ -147,18 +119,20 @@ def told(cfg: CfgNode) -> str:
     )
 
 
-def train(description: str, argv: Sequence[str] | None = None, models: Sequence[str] = ()) -> int:
-    """Run the job that a command line describes and print its tables.
+def configuration(args: argparse.Namespace) -> CfgNode:
+    """Return the configuration that the command line of a training describes.
 
     Args:
-        description: shown as help.
-        argv: the command line; None for the process's own.
-        models: what ``model.name`` may be; empty for any.
+        args: as ``training_parser`` of ``tools/program.py`` reads them; changed in place.
 
-    Returns:
-        The exit status: 0, 1 if figures of ``test.expected`` were missed, 2 for a user's error, 130 if interrupted.
+    Raises:
+        ConfigError: for keys or values that are none, or no data sets.
     """
-    args = parse(description, argv)
+    part_pairs(args, ("sources", "targets", "transforms"))
+    if not args.config_file:
+        keys = args.opts[::2]
+        if any(not getattr(args, name) and f"data.{name}" not in keys for name in ("sources", "targets")):
+            raise ConfigError("without --config-file the data sets are needed: -s for training, -t for testing")
     flags: list = []
     for key in ("sources", "targets", "transforms", "root"):
         value = getattr(args, key)
@@ -166,12 +140,28 @@ def train(description: str, argv: Sequence[str] | None = None, models: Sequence[
             flags += [f"data.{key}", value]
     cfg = load_config(args.config_file or None, [*flags, *args.opts])
     check_names(cfg)
+    return cfg
+
+
+def train(args: argparse.Namespace, models: Sequence[str] = ()) -> int:
+    """Run the job that a command line describes and print its tables.
+
+    Args:
+        args: as ``training_parser`` of ``tools/program.py`` reads them.
+        models: what ``model.name`` may be; empty for any.
+
+    Returns:
+        The exit status: 0, or 1 if figures of ``test.expected`` were missed.
+    """
+    cfg = configuration(args)
     if models and cfg.model.name not in models:
         raise ConfigError(
             f"model.name is {cfg.model.name!r}, but this program trains: {', '.join(models)}. For others there is "
-            "tools/train.py"
+            "xres train"
         )
     folder = Path(cfg.data.save_dir)
+    if args.json:
+        require_place(args.json)
     if args.fresh:
         require_jobs_own(folder)
     begins = args.fresh or not (folder / "stages.json").is_file()  # one that goes on has read and built all before
@@ -184,10 +174,26 @@ def train(description: str, argv: Sequence[str] | None = None, models: Sequence[
         with logged_to(folder, "test" if cfg.test.evaluate else "train"):
             print(told(cfg))
             records = run_job(cfg, fresh=args.fresh)
+            missed = missed_figures(cfg, records)
+            if args.json and distributed.is_main():
+                result = {"save_dir": cfg.data.save_dir, "records": len(records), "missed": len(missed)}
+                write_json(result, args.json)
             for table in record_tables(records, ranks=cfg.test.ranks[:3]):
                 print("\n" + table)
-            missed = missed_figures(cfg, records)
             for line in missed:
                 print(f"MISSED {line}")
-            print(json.dumps({"save_dir": cfg.data.save_dir, "records": len(records), "missed": len(missed)}))
+            print("\n" + what_next(cfg, records))
     return 1 if missed else 0
+
+
+def what_next(cfg: CfgNode, records: Sequence[dict]) -> str:
+    """Return the line that says what to do with a job's last network.
+
+    Args:
+        cfg: the job's.
+        records: its records; one of keypoints has ``pck``.
+    """
+    run = shlex.quote(str(own_runs(cfg, cfg.data.split_id, Path(cfg.data.save_dir))[-1].folder))
+    if any("pck" in record for record in records):
+        return f"next: KGNet takes {run}/last.pth.tar as hourglass_weights of its model.options"
+    return f"next: xres report {run} --out report.html"

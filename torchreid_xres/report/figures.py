@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,6 @@ FORMATS = (".png", ".svg", ".pdf")
 # Told apart by lightness and by hue, also with a deficient colour vision (P. Tol, "Colour Schemes", 2021: muted).
 COLOURS = ("#332288", "#cc6677", "#117733", "#ddcc77", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")
 MARKERS = "o^sDvPX*<>"
-
-
-def figure_path(text: str) -> Path:
-    """Return a path that :func:`save_figure` can write; for argparse.
-
-    Raises:
-        argparse.ArgumentTypeError: for an ending of another kind.
-    """
-    path = Path(text)
-    if path.suffix.lower() not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{text}: figures end in {', '.join(FORMATS)}")
-    return path
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -49,7 +36,7 @@ def save_figure(figure: Any, path: Path) -> None:
 
     Args:
         figure: of :func:`new_figure`.
-        path: its file, as :func:`figure_path` allows it.
+        path: its file; the name ends in one of ``FORMATS``.
     """
     import matplotlib
     from matplotlib.text import Text

@@ -1,10 +1,10 @@
 """Say what networks cost: parameters, multiply-adds, memory and time, by their parts.
 
-    python tools/profile.py --model resnet50 --num-classes 751
-    python tools/profile.py --model sr_reid osnet_x1_0 mlfn --latency --json cost.json
-    python tools/profile.py --front-end vdsr rcan edsr --low-size 64 32
-    python tools/profile.py --config-file configs/sr_reid_rcan_mlr_market.yaml --rate 4 --depth 2
-    python tools/profile.py --front-end spandrel sr.options "{arch: SwinIR}"
+    xres complexity --model resnet50 --num-classes 751
+    xres complexity --model sr_reid osnet_x1_0 mlfn --latency --json cost.json
+    xres complexity --front-end vdsr rcan edsr --low-size 64 32
+    xres complexity --config-file sr_reid_rcan_mlr_market --rate 4 --depth 2
+    xres complexity --front-end spandrel sr.options "{arch: SwinIR}"
 
 One model is shown by its parts, several as one table with a row each. The networks are built without weights; what is
 counted, and what not, is written at torchreid_xres.report.complexity.complexity.
@@ -13,44 +13,26 @@ counted, and what not, is written at torchreid_xres.report.complexity.complexity
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-if __name__ == "profile":
-    # Python looks beside a script first, so in every tool here the "import profile" of the standard library's cProfile
-    # (which torch imports) finds this file. It hands over the module that was meant.
-    beside = Path(__file__).resolve().parent
-    meant = PathFinder.find_spec("profile", [entry for entry in sys.path if Path(entry).resolve() != beside])
-    sys.modules["profile"] = importlib.util.module_from_spec(meant)
-    meant.loader.exec_module(sys.modules["profile"])
-else:
-    import torch
+from program import new_parser, tool
+
+if TYPE_CHECKING:
     from torch import nn
     from yacs.config import CfgNode
 
-    from torchreid_xres.config import as_dict, file_of, load_config, stage_configs
-    from torchreid_xres.data.degrade import low_size
-    from torchreid_xres.features.record import versions
-    from torchreid_xres.files import require_other_file, require_place, write_json
-    from torchreid_xres.jobs.command import tool
-    from torchreid_xres.jobs.run import model_options
-    from torchreid_xres.models import MODELS, build_model
-    from torchreid_xres.report.complexity import comparison_table, complexity, complexity_table
-    from torchreid_xres.report.latency import latency, latency_by_part
-    from torchreid_xres.sr import build_front_end
 
-
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser("complexity", __doc__)
     parser.add_argument("--model", nargs="+", default=[], metavar="NAME", help="models, ours or torchreid's")
     parser.add_argument("--front-end", nargs="+", default=[], metavar="NAME", help="front ends on their own")
-    parser.add_argument("--config-file", default="", help="YAML file; without --model all its models are counted")
+    parser.add_argument("--config-file", default="", metavar="NAME|FILE", help="a configuration; "
+                        "without --model all its models are counted")  # fmt: skip
     parser.add_argument("--num-classes", type=int, default=0, help="training identities; 0: no classifier of ours")
     parser.add_argument("--height", type=int, help="pixels of the network's input; default: data.height")
     parser.add_argument("--width", type=int, help="pixels; default: data.width")
@@ -66,7 +48,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="further keys and their values")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    reader = parser()
+    args = reader.parse_args(argv)
     for name in ("model", "front_end"):
         # A flag that takes several names also takes the KEY VALUE pairs behind it; keys have a dot, names have none.
         values = getattr(args, name)
@@ -74,16 +61,22 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         args.opts = values[first_key:] + args.opts
         setattr(args, name, values[:first_key])
     if not (args.model or args.front_end or args.config_file):
-        parser.error("name a --model, a --front-end or a --config-file")
+        reader.error("name a --model, a --front-end or a --config-file")
     for name in ("height", "width", "batch", "threads"):
         value = getattr(args, name)
         if value is not None and value < 1:
-            parser.error(f"--{name} must be at least 1, not {value}")
+            reader.error(f"--{name} must be at least 1, not {value}")
     return args
 
 
 def subjects(args: argparse.Namespace, cfg: CfgNode) -> Iterator[tuple[str, Callable[[], nn.Module], Any]]:
     """Give the name of each network asked for, a function that builds it, and what it is run on."""
+    import torch
+
+    from torchreid_xres.config import as_dict, file_of, stage_configs
+    from torchreid_xres.data.degrade import low_size
+    from torchreid_xres.sr import build_front_end
+
     height, width = args.height or cfg.data.height, args.width or cfg.data.width
     images = torch.rand(args.batch, 3, height, width, device=args.device)
     batch = {"img": images, **({"img_hr": images} if args.pair else {})}
@@ -117,6 +110,9 @@ def subjects(args: argparse.Namespace, cfg: CfgNode) -> Iterator[tuple[str, Call
 
 def model_of(cfg: CfgNode, name: str, args: argparse.Namespace, configured: bool) -> nn.Module:
     """Build a model without fetching weights: by a configuration, or at its own default sizes."""
+    from torchreid_xres.jobs.run import model_options
+    from torchreid_xres.models import MODELS, build_model
+
     options: dict[str, Any] = {}
     if configured and name in MODELS:
         options = existing(model_options(cfg, name))
@@ -133,6 +129,8 @@ def model_of(cfg: CfgNode, name: str, args: argparse.Namespace, configured: bool
 
 
 def check_device(name: str) -> None:
+    import torch
+
     try:
         torch.empty(0, device=name)
     except (AssertionError, RuntimeError) as error:
@@ -150,6 +148,9 @@ def existing(options: dict[str, Any]) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace, name: str, build: Callable[[], nn.Module], batch: Any, depth: int) -> tuple:
     """Return complexity and latencies (by part, the whole's under the empty name) of a network; a failure names it."""
+    from torchreid_xres.report.complexity import complexity
+    from torchreid_xres.report.latency import latency, latency_by_part
+
     try:
         model = build().to(args.device)
         inputs = batch
@@ -165,14 +166,22 @@ def measure(args: argparse.Namespace, name: str, build: Callable[[], nn.Module],
         raise RuntimeError(f"{name} cannot run on {args.batch} image(s) of this size: {reason}") from error
 
 
-def work(argv: list[str] | None = None) -> int:
-    args = parse(argv)
+@tool(parse, "no file is half written")
+def main(args: argparse.Namespace) -> int:
+    import torch
+
+    from torchreid_xres.config import load_config
+    from torchreid_xres.config_files import config_path
+    from torchreid_xres.features.record import versions
+    from torchreid_xres.files import require_other_file, require_place, write_json
+    from torchreid_xres.report.complexity import comparison_table, complexity_table
+
     if args.json:
         require_place(args.json)
     torch.set_num_threads(args.threads)
     cfg = load_config(args.config_file or None, args.opts)
     if args.json and args.config_file:
-        require_other_file(args.json, [args.config_file], "--json")
+        require_other_file(args.json, [config_path(args.config_file)], "--json")
     check_device(args.device)
     wanted = list(subjects(args, cfg))
     depth = args.depth if args.depth is not None else int(len(wanted) == 1)
@@ -202,12 +211,8 @@ def work(argv: list[str] | None = None) -> int:
         }
         write_json(record, args.json)
     print("\n".join(told))
+    print(f"\nnext: {'--json FILE keeps all figures' if args.latency else '--latency measures the time, too'}")
     return 0
-
-
-def main(argv: list[str] | None = None) -> int:
-    # No decorator: as the standard library's module this one has not imported it.
-    return tool("no file is half written")(work)(argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,184 @@
+"""Run the cells of a suite, each once, and collect what the benchmark's tables are made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cells import run_cell, run_vpfa
+from suites import Row, Suite, configured, start_of
+
+from torchreid_xres.config import ConfigError, as_dict, config_hash
+from torchreid_xres.files import write_json
+from torchreid_xres.report.suite import (
+    as_latex,
+    compared,
+    cost_table,
+    quoted_table,
+    rate_table,
+    suite_table,
+    vpfa_table,
+)
+
+# Parts of a record that the collected result leaves out.
+BULKY = ("cmc", "by_camera", "tpr", "accept", "versions", "machine")
+
+
+def run_suite(
+    suite: Suite,
+    wanted: list[tuple[int, Row]],
+    more: list[Any],
+    out: Path,
+    with_vpfa: bool = False,
+    finished: bool = False,
+) -> list[dict]:
+    """Run what is not done yet of a suite's cells, and return all that were asked for, finished or failed.
+
+    Args:
+        suite: a suite.
+        wanted: seeds and rows, in the order to be run.
+        more: the user's keys and values.
+        out: folder of the suite.
+        with_vpfa: learn the modules of VPFA for each finished cell, too.
+        finished: run nothing; what was not run is left out.
+    """
+    cells: list[dict] = []
+    for seed, row in wanted:
+        if not finished:
+            print(f"\n{row.label}, seed {seed}: {len(cells) + 1} of {len(wanted)}", flush=True)
+        facts = {"suite": suite.name, "label": row.label, "kind": row.kind, "seed": seed, "config": row.config}
+        path = out / "cells" / f"{row.label}_{seed}.json"
+        try:
+            cfg = configured(row, seed, more)
+            sha256 = config_hash(cfg)
+            path = path.with_stem(f"{path.stem}_{sha256[:12]}")
+            facts |= {"config_sha256": sha256, "start": start_of(cfg), "input": [cfg.data.height, cfg.data.width]}
+            cell = kept(path, facts, partial(run_cell, row, cfg, out), finished)
+            if with_vpfa and cell.get("status") == "done":
+                settings = hashlib.sha256(json.dumps(as_dict(cfg.vpfa), sort_keys=True).encode()).hexdigest()[:8]
+                beside = path.with_stem(f"{path.stem}_vpfa_{settings}")
+                cell["vpfa"] = kept(beside, facts, partial(run_vpfa, row, cfg, out), finished)
+        except ConfigError as error:
+            cell = failed(facts, error)
+            if not finished:
+                write_json(cell, path)
+        cells += [cell] if cell else []
+    return cells
+
+
+def kept(path: Path, facts: dict[str, Any], work: Callable[[], dict], finished: bool = False) -> dict:
+    """Return the finished cell in a file, or do the work and keep what it gave, or why it did not.
+
+    With ``finished`` nothing is done: the cell in the file is returned whatever became of it, or nothing.
+    """
+    cell = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if finished or cell.get("status") == "done":
+        return cell
+    try:
+        cell = facts | work() | {"status": "done"}
+    except Exception as error:  # whatever is wrong with one cell is no reason to leave the others out
+        cell = failed(facts, error)
+    write_json(cell, path)
+    return cell
+
+
+def failed(facts: dict[str, Any], error: Exception) -> dict:
+    """Return the cell of a run that failed, and say so."""
+    reason = f"{type(error).__name__}: {error}"
+    print(f"failed: {reason}", file=sys.stderr, flush=True)
+    return facts | {"status": "failed", "reason": reason}
+
+
+def collected(suite: Suite, cells: list[dict]) -> dict[str, Any]:
+    """Return what the tables are made from: a row for each model with a finished cell, and what there is not."""
+    done = [cell for cell in cells if cell["status"] == "done"]
+    manifests = one_manifest(done)
+    differences = compared(done, {label: row.against for label, row in suite.rows.items()})
+    rows = []
+    for label in suite.rows:
+        own = [cell for cell in done if cell["label"] == label]
+        if own:
+            first = {key: own[0][key] for key in ("label", "kind", "config", "start", "input")}
+            rows.append({
+                **first,
+                "seeds": [cell["seed"] for cell in own],
+                "records": slim(record for cell in own for record in cell["records"]),
+                "costs": [cell["cost"] for cell in own],
+                "difference": differences.get(label),
+            })  # fmt: skip
+    wrong = [(cell, cell) for cell in cells if cell["status"] != "done"]
+    wrong += [(cell, cell["vpfa"]) for cell in done if cell.get("vpfa", {}).get("status") == "failed"]
+    panned = [cell for cell in done if cell.get("vpfa", {}).get("status") == "done"]
+    return {
+        "suite": suite.name,
+        "about": suite.about,
+        "manifests": sorted(map(str, manifests)),
+        "rows": rows,
+        "vpfa": panned_rows(suite, panned),
+        "failed": [{"label": c["label"], "seed": c["seed"], "reason": part["reason"]} for c, part in wrong],
+        "left_out": suite.left_out,
+    }
+
+
+def one_manifest(cells: list[dict]) -> set[str]:
+    """Return the manifests of finished cells, one for each data set and split.
+
+    Raises:
+        ValueError: if cells were measured under several, and which; such cannot stand in one table.
+    """
+    found: dict[tuple, dict[str, str]] = {}
+    for cell in cells:
+        for record in cell["records"]:
+            held = found.setdefault((record["dataset"], record["split_id"]), {})
+            held.setdefault(record["manifest"], f"{cell['label']}, seed {cell['seed']}")
+    for (dataset, split), held in found.items():
+        if len(held) > 1:
+            told = "; ".join(f"{str(manifest)[:12]} ({first})" for manifest, first in held.items())
+            raise ValueError(f"cells of {dataset}, split {split}, are of several manifests, the first of each: {told}")
+    return {manifest for held in found.values() for manifest in held}
+
+
+def panned_rows(suite: Suite, cells: list[dict]) -> list[dict]:
+    """Return a row for each model whose queries were moved: what each module of VPFA makes of them."""
+    rows = []
+    for label in suite.rows:
+        own = [cell for cell in cells if cell["label"] == label]
+        if own:
+            parts = [{"label": name, **part} for cell in own for name, part in cell["vpfa"]["parts"].items()]
+            modules = [name for name in own[0]["vpfa"]["parts"] if name != "before"]
+            rows.append({
+                "label": label,
+                "seeds": [cell["seed"] for cell in own],
+                "records": {name: slim(rec for part in parts if part["label"] == name for rec in part["records"])
+                            for name in modules},
+                "difference": compared(parts, dict.fromkeys(modules, "before"), same_training=True),
+            })  # fmt: skip
+    return rows
+
+
+def slim(records: Iterable[dict]) -> list[dict]:
+    """Return records without what the tables do not need."""
+    return [{key: value for key, value in record.items() if key not in BULKY} for record in records]
+
+
+def tables(result: dict, quoted: list[dict], style: str) -> str:
+    """Return all that is to be read of a suite as text in a table format of ``tabulate``."""
+    shown = [result["about"]]
+    if result["rows"]:
+        by_rate = rate_table(result, style)
+        shown += [suite_table(result, style=style), *([by_rate] if by_rate else []), cost_table(result, style)]
+    else:
+        shown += ["No cell is finished."]
+    shown += [f"Queries' features moved by VPFA's modules\n\n{vpfa_table(result, style)}"] if result["vpfa"] else []
+    gone = [f"{fault['label']}, seed {fault['seed']}: {fault['reason']}" for fault in result["failed"]]
+    gone += [f"{label}: {reason}" for label, reason in result["left_out"].items()]
+    shown += ["Not in the table:\n" + "\n".join(f"- {line}" for line in gone)] if gone else []
+    for block in quoted:
+        shown.append(f"Quoted, not measured here: {block['about']}\n\n{quoted_table(block, style)}")
+    text = "\n\n".join(shown)
+    return as_latex(text) if style.startswith("latex") else text

@@ -1,0 +1,17 @@
+"""What the flags of the programs may be: the package's own names, as a help text needs them before torch is loaded."""
+
+BOUNDS = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.98}
+DATA_ROOT = "reid-data"
+FIGURES = (".png", ".svg", ".pdf")
+FORMATS = ("png", "jpg")
+INPUTS = ("uint8", "float32")
+KINDS = ("models", "front-ends", "data-sets", "losses", "configs", "mends")
+LEAST_OPSET = 18
+METRICS = ("euclidean", "cosine")
+MOST_QUERIES = 10
+OBJECTIVES = ("mAP", "rank1")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+PRECISIONS = ("auto", "fp32", "bf16", "bf16_unchecked", "fp16")
+QUERIES = ("all", "drawn")
+ROLES = ("query", "gallery")
+WHICH_QUERIES = ("worst", "best", "random")
