@@ -292,7 +292,7 @@ def test_bits_of_grey_count_only_where_they_are_not_the_files():
     assert "grey_bits" not in _deciding(load_config())["data"]  # jobs made before there was the key go on
     deep = load_config(None, ["data.grey_bits", "12"])
     assert differing_keys(deep, load_config()) == ["data.grey_bits"]
-    with pytest.raises(ConfigError, match=r"data\.grey_bits must be from 8 to 16, not 20"):
+    with pytest.raises(ConfigError, match=r"data\.grey_bits must be at least 8 and at most 16, not 20"):
         load_config(None, ["data.grey_bits", "20"])
 
 

@@ -233,7 +233,7 @@ def test_it_says_what_it_cannot_use(run_of, tmp_path):
         ((folder / LAST,), {"config": run_of("dgrl") / "config.yaml"}, ValueError, "does not fit DGRL"),
         ((folder / LAST,), {"config": tmp_path / "no.yaml"}, ConfigError, "no configuration file"),
         ((folder,), {"device": "tpu"}, ValueError, "the device 'tpu' cannot be used"),
-        ((folder,), {"precision": "fp8"}, ValueError, "not one of auto, fp32, bf16, fp16"),
+        ((folder,), {"precision": "fp8"}, ValueError, "not one of auto, fp32, bf16, bf16_unchecked, fp16"),
         ((folder,), {"precision": "fp16", "device": "cpu"}, ValueError, "fp16 needs a GPU"),
         ((folder,), {"batch_size": 0}, ValueError, "batch_size is 0"),
         ((folder,), {"full_size": (0, 3)}, ValueError, "full_size is a height and a width"),

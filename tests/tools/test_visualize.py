@@ -176,7 +176,7 @@ def test_it_says_what_it_lacks(tool, run_of, tiny_root, tmp_path, capsys):
         (("restored", run, tiny_root, "--rates", "0.5"), "at least 1"),
         (("restored", run, tiny_root, "--count", "0"), "--count is 0"),
         (("activations", empty, tiny_root), "is no folder of a run"),
-        (("ranks", run, "--top", "0"), "gallery image"),
+        (("ranks", run, "--top", "0"), "--top 0 must be at least 1"),
         (("ranks", run, "--root", empty), "without the folder train"),
         (("curves", empty / "gone.json"), "gone.json"),
     ):

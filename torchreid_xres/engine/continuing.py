@@ -68,7 +68,8 @@ class Continuing:
             kept = {name: {"state_dict": weights} for name, weights in state["models"].items()}
             for role in ("optimizer", "scheduler"):
                 for name, part in state.get(f"{role}s", {}).items():
-                    kept[name][role] = part
+                    if name in kept:  # else it is a second optimiser of a network's parts
+                        kept[name][role] = part
         if "epoch" not in state or not all(isinstance(part["state_dict"], Mapping) for part in kept.values()):
             raise ValueError(
                 f"{path} holds no state of a training, but {', '.join(map(str, list(state)[:3]))}; model.load_weights "
