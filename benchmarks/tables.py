@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from accuracy import tables
+from collect import tables
 from suites import quoted_blocks, suite_of
 from tabulate import tabulate
 

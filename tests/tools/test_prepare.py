@@ -20,7 +20,7 @@ def test_a_set_is_written_and_compared(run_tool, tiny_root, tmp_path):
     victim.unlink()
     status, shown, _ = run_tool("verify", out)
     assert status == 1
-    assert shown == f"missing: query/{victim.name}\n1 missing\n"
+    assert shown == f"missing: query/{victim.name}\n1 missing\nnext: xres prepare write mends a written set\n"
 
 
 def test_jpeg_says_its_loss(run_tool, tiny_root, tmp_path):
