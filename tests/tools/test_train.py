@@ -98,7 +98,8 @@ def test_the_log_keeps_the_traceback(mistaken, tmp_path):
 def test_ranks_without_the_first_are_shown_beside_nothing_else(train, tmp_path):
     done = train(*FOLDER, "sr.name", "bicubic", "test.ranks", "[5, 10]", "test.query_rates", "[2]")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"\| rank-5 +\| rank-10 +\|", done.stdout) and "| rank-1 " in done.stdout.split("all queries at")[1]
+    assert re.search(r"\| rank-5 +\| rank-10 +\|", done.stdout)
+    assert "| rank-1 " in done.stdout.split("all queries at")[1]
     (kept,) = (tmp_path / "log").rglob("results/folder.json")
     assert {"rank1", "rank5", "rank10"} <= json.loads(kept.read_text()).keys()
 
