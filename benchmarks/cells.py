@@ -167,7 +167,7 @@ def extraction_speed(engine: XresMixin, loaders: Mapping[str, Any]) -> float:
             batch = next(batches, None)
             if batch is None:
                 break
-            with engine.autocast():
+            with engine.proof.autocast():
                 engine.extract(batch).float().cpu()
             if number or len(loaders[role]) == 1:
                 images, seconds = images + len(batch["pid"]), seconds + measure.clock() - start

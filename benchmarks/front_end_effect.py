@@ -45,7 +45,7 @@ def effect(folder: Path, root: str) -> tuple[list[dict], dict]:
         plain = model.normalize.undo(batch["img"])
         restored = model.restore(batch["img"])
         for how, low in (("with", batch["low"]), ("without", torch.zeros_like(batch["low"]))):
-            with engine.autocast():  # as the gallery
+            with engine.proof.autocast():  # as the gallery
                 features[how].append(engine.extract({**batch, "low": low}).float().cpu())
         target = model.normalize.undo(original["img"].to(device))
         quality["with"].append(psnr(restored, target).cpu())

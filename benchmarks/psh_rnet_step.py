@@ -46,7 +46,7 @@ def engines_of(config: Path, overrides: list[str], folder: Path) -> list[XresEng
 def plain_step(engine: XresEngine, data: dict, other: dict) -> None:
     """Take the same step with the teacher in the graph, its images from a loader of their own."""
     data = to_device({**data, "img_hr": other["img_hr"]}, "cuda" if engine.use_gpu else "cpu")
-    with engine.autocast():
+    with engine.proof.autocast():
         output = engine.model(data["img_lr"], full=True)
         losses = engine.identity_losses(output.reid, data["pid"])
         target = engine.teacher(data["img_hr"], full=True).named()

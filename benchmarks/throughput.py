@@ -91,7 +91,7 @@ def our_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
     engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, run.folder
 
     def extract(batch: dict) -> Tensor:
-        with engine.autocast():
+        with engine.proof.autocast():
             return engine.extract(batch)
 
     return calls_of(engine, run.cfg.data.targets[0], batches, extract)
