@@ -115,7 +115,7 @@ def _chain(path: Path, seen: tuple[Path, ...] = ()) -> list[tuple[dict, str]]:
         if len(older) + len(seen) >= MOST_FILES:
             raise ConfigError(f"{path} is built on more than {MOST_FILES} files by {BASE_KEY}")
         beside = path.parent / str(base)
-        older += _chain(beside if beside.exists() else named_config(str(base)) or beside, (*seen, path))
+        older += _chain(beside if os.path.exists(beside) else named_config(str(base)) or beside, (*seen, path))
     return [*older, (part, str(path))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -36,6 +37,6 @@ def config_path(path: str | Path) -> Path:
         ('quickstart.yaml', ('my', 'quickstart.yaml'))
     """
     path = Path(path)
-    if path.is_dir() or not path.exists():
+    if os.path.isdir(path) or not os.path.exists(path):  # which also take what no file can be called
         return named_config(str(path)) or path
     return path

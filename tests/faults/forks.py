@@ -33,7 +33,8 @@ def run(config):
 
 
 def index(trained, gallery, images):
-    return vars(Gallery(gallery, Extractor(trained, batch_size=2)).update(images))
+    done = vars(Gallery(gallery, Extractor(trained, batch_size=2)).update(images))
+    return {name: value for name, value in done.items() if name != "tree"}
 
 
 def start_over(folder):
