@@ -24,9 +24,10 @@ _FIGURES = {r"rank\d+|mAP|mINP": "a number", "queries": "a whole number", "tpr":
             "accept": _Object({rf"fpr{_NUMBER}": "a number or null"}, free=False)}  # fmt: skip
 _PART = _Object(_FIGURES, ("rank1", "mAP"))
 _BY_NUMBER = _Object({_NUMBER: _PART}, free=False)
-_ROWS = _Object({_NUMBER: _PART._replace(needed=("rank1", "mAP", "queries"))}, free=False)
+_ROW = _PART._replace(needed=("rank1", "mAP", "queries"))
+_ROWS = _Object({_NUMBER: _ROW}, free=False)
 _SIDES = ("from", "median", "to")
-_QUARTER = _Object({**_FIGURES, "from|median|to|quarter": "a number"}, (*_SIDES, "quarter", *_ROWS.needed))
+_QUARTER = _Object({**_FIGURES, "from|median|to|quarter": "a number"}, (*_SIDES, "quarter", *_ROW.needed))
 _RECORD = _Object(
     {
         **_FIGURES,
