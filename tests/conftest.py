@@ -23,6 +23,14 @@ def _cache(tmp_path_factory):
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Let a report of names that are no text pass between the processes of pytest-xdist."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 def pytest_collection_modifyitems(items):
     """Leave out the example of what the oldest torch cannot do."""
     for item in items:

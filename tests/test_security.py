@@ -379,6 +379,10 @@ def test_an_index_with_code_is_refused(tmp_path, mark):
         with pytest.raises((ValueError, RuntimeError)):
             GalleryIndex.load(given)
     np.save(folder / "cameras.npy", np.array([Touch(mark)] * 5, dtype=object))
+    with pytest.raises(ValueError, match=r"cameras\.npy is not what was written"):
+        GalleryIndex.load(folder)
+    about = json.loads((folder / "about.json").read_text())
+    (folder / "about.json").write_text(json.dumps(about | {"crc32": {}}))  # as an index of before
     with pytest.raises(ValueError, match="allow_pickle"):
         GalleryIndex.load(folder)
 

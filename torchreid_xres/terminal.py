@@ -53,6 +53,7 @@ class Terminal:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """Write a text as it may be shown; nothing where the reader has left."""
         shown = printable_lines(text)
         with self._reader_may_leave():
             try:
@@ -63,10 +64,12 @@ class Terminal:
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
+        """Write what waits, if somebody reads it."""
         with self._reader_may_leave():
             self._stream.flush()
 

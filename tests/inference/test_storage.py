@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from yacs.config import CfgNode
 
 from torchreid_xres.inference import Gallery
 from torchreid_xres.inference.gallery import CONFIG, DATABASE
@@ -261,7 +262,7 @@ def extractor():
     """One that gives each picture the row of its name."""
     features = {row.name: torch.from_numpy(np.frombuffer(row.feature, np.float32).copy()) for row in ROWS}
     return SimpleNamespace(
-        about=ABOUT, weights=Path("/run/last.pth.tar"), batch_size=7, cfg=SimpleNamespace(dump=lambda: "a: 1\n"),
+        about=ABOUT, weights=Path("/run/last.pth.tar"), batch_size=7, cfg=CfgNode({"a": 1}),
         prepare=lambda path: SimpleNamespace(size=(64, 32), name=f"{path.parent.name}/{path.name}"),
         describe=lambda read: torch.stack([features[one.name] for one in read]),
     )  # fmt: skip
