@@ -22,7 +22,7 @@ from torchreid_xres.jobs.run import Run
 SIDES = {
     "fp32": {},
     "+ channels last": {"channels_last": True},
-    "+ bf16": {"precision": "bf16"},
+    "+ bf16": {"precision": "bf16_unchecked"},
     "+ compile": {"compile": True},
 }
 

@@ -39,7 +39,7 @@ HOST = "host"
 OPTIONS = {
     "ours": ["train.channels_last", False, "train.precision", "fp32", "train.compile", False, "data.cache_mb", 0],
     "+ channels last": ["train.channels_last", True],
-    "+ bf16": ["train.precision", "bf16"],
+    "+ bf16": ["train.precision", "bf16_unchecked"],
     "+ memory kept": [],
     "+ pictures kept": ["data.cache_mb", 2048],
     "+ compile": ["train.compile", True],
