@@ -27,6 +27,8 @@ from torchreid_xres.yaml_text import read_yaml, write_yaml
 BASE_KEY = "_BASE_"
 MOST_FILES = 100  # that a file may be built on
 MOST_BYTES = 2**20  # of a file
+# Keys that came after records were kept: at their default a configuration is the one that it was without them.
+ADDED = ("data.grey_bits", "data.random_rates", "data.random_share")
 
 
 class ConfigError(ValueError):
@@ -354,8 +356,10 @@ def _deciding(cfg: CfgNode) -> dict:
         plain.pop("vpfa")
     for key in ("root", "save_dir", "workers", "cache_mb"):
         plain["data"].pop(key)
-    if plain["data"]["grey_bits"] == get_config().data.grey_bits:  # as before there was the key
-        plain["data"].pop("grey_bits")
+    for key in ADDED:
+        group, name = key.split(".")
+        if plain[group][name] == value_of(get_config(), key):
+            plain[group].pop(name)
     plain["model"].pop("resume")
     plain["train"].pop("print_freq")
     plain["test"].pop("evaluate")

@@ -45,7 +45,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         (
             "data.height", "data.width", "data.k_tfm", "data.num_splits", "data.rates", "data.pair_rates",
-            "sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "video.seq_len", "sr.scale",
+            "data.random_rates", "sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "video.seq_len", "sr.scale",
             "loss.msifla.rates", "train.batch_size", "train.epoch_batches", "train.stepsize", "train.print_freq",
             "test.batch_size", "test.ranks", "test.visrank_topk", "test.draws", "test.query_rates",
             "vpfa.rates", "vpfa.hidden", "vpfa.epochs", "vpfa.batch_size", "vpfa.stepsize",
@@ -68,6 +68,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "data.norm_std": (ABOVE_0, math.inf),
     "data.protocol_seed": (-math.inf, math.inf),  # hashed
     "train.seed": (0, 2**32 - 1),  # numpy's
+    "data.random_share": (0, 1),
     "train.warmup_factor": (ABOVE_0, 1),
     "test.eval_freq": (-1, math.inf),
     "rmsprop.alpha": (0, 1),
@@ -174,6 +175,8 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.data.num_splits = 1  # splits to run, from split_id on; mean and deviation are reported
     cfg.data.pairs = False  # training items carry the HR and LR view of one image
     cfg.data.pair_rates = []  # rates of LR views of HR images, drawn anew each time
+    cfg.data.random_rates = []  # least and largest rate at which training images are seen, log-uniform; without pairs
+    cfg.data.random_share = 0.85  # of these images at such a rate, drawn each time; the others stay sharp
     cfg.data.options = CfgNode(**free)  # options of single data sets: {mlr_market1501: {lr_camera: 1}}
 
     cfg.sampler.num_low = 2  # low-resolution images among num_instances (MixedIdentitySampler)

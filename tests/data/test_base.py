@@ -246,6 +246,44 @@ def test_interpolation_is_that_of_the_host_transform_and_of_pairs(root, how):
         assert (item["img_lr"] - wanted(small)).abs().max() * 255 <= 2.5
 
 
+def test_training_images_at_random_rates(root):
+    plain, sharp = tiny(root), tiny(root, random_rates=[2, 8], random_share=0.0)
+    drawn = tiny(root, random_rates=[2, 8], random_share=1.0)
+    fixed = tiny(root, random_rates=[4, 4], random_share=1.0, cache_mb=1)
+    for i, item in enumerate(plain):
+        assert torch.equal(sharp[i]["img"], item["img"])
+        if item["low"]:
+            assert torch.equal(drawn[i]["img"], item["img"])
+            continue
+        one, other = drawn[i], drawn[i]
+        assert not torch.equal(one["img"], other["img"]) and torch.equal(one["size"], item["size"])
+        expected = round_trip((item["img"] * 255).byte(), (HEIGHT // 4, WIDTH // 4)) / 255
+        for again in (fixed, fixed):  # out of the cache, too
+            assert torch.equal(again[i]["img"], expected)
+    queries = tiny(root, mode="query", random_rates=[2, 8], random_share=1.0)
+    assert all(torch.equal(a["img"], b["img"]) for a, b in zip(queries, tiny(root, mode="query"), strict=True))
+    torch.manual_seed(0)
+    at = with_rate(plain, 1.0)
+    rough = [(drawn[at]["img"] - plain[at]["img"]).abs().mean() for _ in range(200)]
+    at_2, at_8 = ((tiny(root, random_rates=[r, r], random_share=1.0)[at]["img"] - plain[at]["img"]).abs().mean()
+                  for r in (2, 8))  # fmt: skip
+    assert at_2 <= min(rough) and max(rough) <= at_8 and min(rough) < at_2 * 1.5 and max(rough) > at_8 * 0.7
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"random_rates": [4]}, "least and the largest rate, or nothing, not .4.0."),
+        ({"random_rates": [4, 2]}, "least and the largest rate"),
+        ({"random_rates": [1, 2], "pairs": True}, "pairs have low views already"),
+        ({"random_rates": [1, 2], "random_share": 1.5}, "from 0 to 1, not 1.5"),
+    ],
+)
+def test_random_rates_that_cannot_be(root, given, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(root, **given)
+
+
 def test_a_pair_shares_one_augmentation(root):
     flip = T.Compose([T.Resize((HEIGHT, WIDTH)), T.RandomHorizontalFlip(), T.ToTensor()])
     dataset, plain = tiny(root, pairs=True, transform=flip), tiny(root, pairs=True)

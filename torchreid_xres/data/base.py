@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torchreid_xres import host
 from torchreid_xres.data.cache import cache_for
 from torchreid_xres.data.degrade import degrade_image, low_size, round_trip
 from torchreid_xres.data.io import BITS, image_size, look_for_few_bits, read_image
+from torchreid_xres.data.native import input_resize
 from torchreid_xres.data.options import DATASETS, dataset_options, naming_root, resolve_options
 from torchreid_xres.data.protocol import Manifest, draw_rate, file_sha256
 
@@ -262,6 +264,8 @@ class CrossResolutionDataset(host.ImageDataset):
         path, pid, camid, dsetid = self.data[index]
         rate, low = self.down_sampling(path), self.rate_of[path] != 1.0
         img, (height, width) = self._picture(index, path)
+        if self.options["random_rates"] and self.mode == "train" and not low:
+            img = self._at_random_rate(img, (height, width))
         item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid}
         item |= {"rate": rate, "role": self.mode, "low": low}
         if self.options["pairs"] and self.mode == "train":
@@ -290,6 +294,19 @@ class CrossResolutionDataset(host.ImageDataset):
             return self._cache.get(range(len(self.data))[index], read)
         img = read()
         return img, (img.height, img.width)
+
+    def _at_random_rate(self, img: PIL.Image.Image, native: tuple[int, int]) -> PIL.Image.Image:
+        """Return a picture as a camera of some rate would have seen it, drawn log-uniformly, at the network's size."""
+        resize = input_resize(self.transform)
+        img = img if resize is None else resize(img)
+        draw, where = torch.rand(2).tolist()
+        if draw >= self.options["random_share"]:
+            return img
+        least, largest = self.options["random_rates"]
+        size = low_size(*native, least * (largest / least) ** where)
+        planes = torch.from_numpy(np.array(img)).permute(2, 0, 1)  # (3, H, W)
+        seen = round_trip(planes, size, self.options["kernel"], self.options["interpolation"])
+        return PIL.Image.fromarray(seen.permute(1, 2, 0).numpy())
 
     def __add__(self, other: host.ImageDataset) -> SummedDataset:
         return SummedDataset([self, other])

@@ -27,6 +27,8 @@ COMMON_OPTIONS: dict[str, Any] = {
     "query_rate": None,  # one rate for all low queries, for resolution curves
     "pairs": False,  # training items carry img_hr, img_lr, rate_lr
     "pair_rates": None,  # rates of img_lr for images that are not low; None = rates
+    "random_rates": (),  # least and largest rate of a training image that is not low, drawn anew each time; (): none
+    "random_share": 0.85,  # of these images, drawn each time, the others stay sharp
     "cache_mb": 0,  # a training set that takes no more than so many MiB at the network's size is kept in memory
 }
 
@@ -95,6 +97,14 @@ def resolve_options(
         if not isinstance(options[key], (list, tuple)) or not options[key]:
             raise ValueError(f"{name}: the option {key!r} is a list of at least one number, not {options[key]!r}")
         options[key] = tuple(check_rate(rate) for rate in options[key])
+    options["random_rates"] = tuple(check_rate(rate) for rate in options["random_rates"])
+    if len(options["random_rates"]) not in (0, 2) or list(options["random_rates"]) != sorted(options["random_rates"]):
+        told = "the least and the largest rate, or nothing"
+        raise ValueError(f"{name}: the option 'random_rates' is {told}, not {list(options['random_rates'])}")
+    if options["random_rates"] and options["pairs"]:
+        raise ValueError(f"{name}: pairs have low views already, so the option 'random_rates' has to be empty")
+    if not 0 <= options["random_share"] <= 1:
+        raise ValueError(f"{name}: the option 'random_share' is from 0 to 1, not {options['random_share']!r}")
     if options["query_rate"] is not None:
         options["query_rate"] = check_rate(options["query_rate"])
     return options
