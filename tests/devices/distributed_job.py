@@ -10,6 +10,7 @@ which training in single precision makes visible.
 import json
 import sys
 
+import tiny_jobs  # noqa: F401  (its network)
 import torch
 from doubles import cast, everything_in_double
 from torch import distributed as dist

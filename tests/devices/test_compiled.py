@@ -23,7 +23,7 @@ def test_names_and_results_stay(monkeypatch):
         seen.append(graph)
         return graph.forward
 
-    model = build_model("sr_reid", pretrained=False).eval()
+    model = build_model("sr_reid", pretrained=False, reid="resnet18").eval()
     names, img = list(model.state_dict()), torch.rand(2, 3, 64, 32)
     batch = {"img": img, "rate": torch.ones(2), "low": torch.zeros(2, dtype=torch.bool), "size": torch.full((2, 2), 9)}
     with torch.no_grad():

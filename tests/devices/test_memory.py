@@ -1,9 +1,9 @@
 """Freed memory stays with the process: the pages of the next batch are there already."""
 
-import subprocess
 import sys
 
 import pytest
+from forked import python
 
 FAULTS = """
 import resource, sys
@@ -21,8 +21,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(how):
-    found = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True)
+def faults(how, folder):
+    found = python("-c", FAULTS, how, cwd=folder)
     if found.returncode == 3:
         pytest.skip("this C library cannot keep freed memory")
     assert found.returncode == 0, found.stderr
@@ -30,5 +30,5 @@ def faults(how):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only of glibc")
-def test_later_batches_touch_hardly_any_new_pages():
-    assert faults("keep") < faults("give back") / 4
+def test_later_batches_touch_hardly_any_new_pages(tmp_path):
+    assert faults("keep", tmp_path) < faults("give back", tmp_path) / 4

@@ -29,7 +29,7 @@ def trained(cfg, model="sr_reid"):
     return records, state
 
 
-@pytest.mark.parametrize("model, workers", [("sr_reid", 0), ("sr_reid", 2), ("osnet_x0_25", 0)])
+@pytest.mark.parametrize("model, workers", [("sr_reid", 0), ("sr_reid", 2), ("tiny_net", 0)])
 @pytest.mark.parametrize("when", ["while training", "before the evaluation"])
 def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(tiny_config, tmp_path, monkeypatch, model, workers, when):
     changes = {"train__max_epoch": 3, "test__eval_freq": 1, "data__workers": workers, "model__name": model}
@@ -61,7 +61,7 @@ def test_a_kill_in_the_middle_of_an_epoch_leaves_the_last_good_state(tiny_config
     cfg = tiny_config(train__max_epoch=4)
     (tmp_path / "cfg.yaml").write_text(config_text(cfg))
     script = """
-        import os, signal, sys
+        import os, signal, sys, tiny_jobs
         from torchreid_xres.config import load_config
         from torchreid_xres.engine import base
         from torchreid_xres.jobs.job import run_job
@@ -85,7 +85,7 @@ def test_a_kill_in_the_middle_of_an_epoch_leaves_the_last_good_state(tiny_config
     assert checkpoint.load(last)["epoch"] == 4
 
 
-@pytest.mark.parametrize("model", ["sr_reid", "osnet_x0_25"])
+@pytest.mark.parametrize("model", ["sr_reid", "tiny_net"])
 def test_a_loss_that_is_not_finite_stops_the_run_with_names(tiny_config, model):
     cfg = tiny_config(train__lr=1e30, train__optim="sgd", model__name=model)
     with pytest.raises(NotFiniteError, match=r"loss = (nan|inf).* in epoch \d, batch \d .*train\.lr"):
@@ -114,7 +114,7 @@ def test_a_training_moves_every_part_but_a_frozen_front_end(tiny_config, frozen)
     assert still == ([k for k in before if k.startswith("front_end.")] if frozen else [])
 
 
-@pytest.mark.parametrize(("model", "pairs"), [("osnet_x0_25", False), ("sr_reid", True)])
+@pytest.mark.parametrize(("model", "pairs"), [("tiny_net", False), ("sr_reid", True)])
 def test_clipping_bounds_the_step_of_every_engine(tiny_config, model, pairs):
     def length(**changes):
         cfg = tiny_config(
@@ -189,7 +189,7 @@ def test_by_rate_figures_average_to_the_whole(tiny_config):
 
 def test_the_hosts_own_evaluation_gives_the_same_figures(tiny_config):
     """Our _evaluate against the host's, on the same features (features of a plain host model)."""
-    cfg = tiny_config(model__name="osnet_x0_25", data__pairs=False)
+    cfg = tiny_config(model__name="tiny_net", data__pairs=False)
     engine = own_runs(cfg, 0, Path(cfg.data.save_dir))[0].engine()
     engine.set_model_mode("eval")
     loaders = engine.test_loader["folder"]

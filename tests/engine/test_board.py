@@ -66,9 +66,9 @@ def test_a_training_shows_losses_rates_accuracy_and_restored_images(tiny_config)
 
 
 def test_a_network_without_a_front_end_shows_none(tiny_config):
-    cfg = tiny_config(model__name="osnet_x0_25", data__pairs=False, train__max_epoch=1)
+    cfg = tiny_config(model__name="tiny_net", data__pairs=False, train__max_epoch=1)
     run_job(cfg)
-    found = events(cfg, "osnet_x0_25").Tags()
+    found = events(cfg, "tiny_net").Tags()
     assert "Test/folder/mAP" in found["scalars"] and found["images"] == []
 
 

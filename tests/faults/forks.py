@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
+import tiny_jobs  # noqa: F401  (its network)
 from scripts import script
 
 from torchreid_xres.config import load_config

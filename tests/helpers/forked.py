@@ -9,22 +9,24 @@ import tempfile
 from pathlib import Path
 
 
-def python(*command, cwd, timeout=180):
+def python(*command, cwd, timeout=180, **environment):
     """Do what ``python *command`` does in a folder, and return what became of it.
 
     Args:
         *command: ``-c`` and code, or a script; and its arguments.
         cwd: the folder.
         timeout: in seconds.
+        **environment: variables on top of this process's own.
     """
     command = [*map(str, command)]
     if "forkserver" not in multiprocessing.get_all_start_methods():
-        return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=timeout, cwd=cwd)
+        how = {"capture_output": True, "text": True, "timeout": timeout, "cwd": cwd}
+        return subprocess.run([sys.executable, *command], env=os.environ | environment, **how)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torchreid_xres"])
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, name) for name in ("out", "err")]
-        process = context.Process(target=_run, args=(command, cwd, dict(os.environ), streams))
+        process = context.Process(target=_run, args=(command, cwd, os.environ | environment, streams))
         process.start()
         process.join(timeout)
         if process.exitcode is None:

@@ -1,5 +1,6 @@
 """What tests of jobs share: settings with which two epochs take a second or two, and a comparison of states."""
 
+import tiny_net
 import torch
 
 from torchreid_xres import checkpoint
@@ -12,7 +13,7 @@ from torchreid_xres.models.weights import without_starts
 TINY = {
     "model.name": "sr_reid",
     "model.pretrained": False,
-    "model.reid": "osnet_x0_25",
+    "model.reid": tiny_net.NAME,
     "data.sources": ["folder"],
     "data.targets": ["folder"],
     "data.height": 32,

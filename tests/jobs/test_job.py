@@ -15,19 +15,19 @@ from torchreid_xres.jobs.run import Run, build_scheduler
 
 
 def test_every_model_of_the_comparison_is_trained_once(tiny_config, monkeypatch):
-    cfg = tiny_config(compare__models=["osnet_x0_25"], train__max_epoch=1)
+    cfg = tiny_config(compare__models=["tiny_net"], train__max_epoch=1)
     trained = []
     real = Run.train
     monkeypatch.setattr(Run, "train", lambda self: trained.append(self.name) or real(self))
     first = run_job(cfg)
-    assert [r["model"] for r in first] == ["osnet_x0_25", "sr_reid (vdsr)"]
+    assert [r["model"] for r in first] == ["tiny_net", "sr_reid (vdsr)"]
     assert run_job(cfg) == first
-    assert trained == ["split0/osnet_x0_25", "split0/sr_reid"]
+    assert trained == ["split0/tiny_net", "split0/sr_reid"]
     assert (Path(cfg.data.save_dir) / "config.yaml").exists()
 
 
 def test_the_compared_model_sees_the_same_images_without_the_second_view(tiny_config):
-    cfg = tiny_config(compare__models=["osnet_x0_25"])
+    cfg = tiny_config(compare__models=["tiny_net"])
     stock = compared_runs(cfg, 0, Path(cfg.data.save_dir))[0].datamanager()
     ours = own_runs(cfg, 0, Path(cfg.data.save_dir))[0].datamanager()
     assert "img_hr" not in stock.train_loader.dataset[0]
@@ -53,8 +53,8 @@ def test_evaluation_without_weights_says_what_is_needed(tiny_config):
 
 
 def test_weights_of_another_model_are_refused_in_evaluation(tiny_config, tmp_path):
-    run_job(tiny_config(train__max_epoch=1, model__name="osnet_x0_25", data__pairs=False))
-    weights = tmp_path / "run" / "split0" / "osnet_x0_25" / LAST
+    run_job(tiny_config(train__max_epoch=1, model__name="tiny_net", data__pairs=False))
+    weights = tmp_path / "run" / "split0" / "tiny_net" / LAST
     cfg = tiny_config(test__evaluate=True, model__load_weights=str(weights), data__save_dir=str(tmp_path / "e"))
     with pytest.raises(ValueError, match=r"does not fit SRReID"):
         run_job(cfg)
@@ -76,10 +76,10 @@ def test_a_fresh_start_removes_the_old_runs_by_name_and_nothing_else(tiny_config
     for name in mine:
         (home / name).parent.mkdir(exist_ok=True, parents=True)
         (home / name).write_text("years")
-    (new,) = run_job(tiny_config(train__max_epoch=1, model__name="osnet_x0_25", data__pairs=False), fresh=True)
-    assert new["model"] == "osnet_x0_25" and not (home / "split0" / "sr_reid").exists()
+    (new,) = run_job(tiny_config(train__max_epoch=1, model__name="tiny_net", data__pairs=False), fresh=True)
+    assert new["model"] == "tiny_net" and not (home / "split0" / "sr_reid").exists()
     assert all((home / name).read_text() == "years" for name in mine) and not (home / ASIDE).exists()
-    assert list(json.loads((home / "stages.json").read_text())["done"]) == ["split0/osnet_x0_25"]
+    assert list(json.loads((home / "stages.json").read_text())["done"]) == ["split0/tiny_net"]
     assert len(run_job(other)) == 1
 
 
@@ -116,7 +116,7 @@ def test_expected_figures_are_checked_against_the_mean_of_the_splits(tiny_config
     records = [
         {"dataset": "folder", "model": "sr_reid (vdsr)", "stage": "", "rank1": 40.0, "mAP": 50.0},
         {"dataset": "folder", "model": "sr_reid (vdsr)", "stage": "", "rank1": 55.0, "mAP": 50.0},
-        {"dataset": "folder", "model": "osnet_x0_25", "stage": "", "rank1": 90.0, "mAP": 90.0},
+        {"dataset": "folder", "model": "tiny_net", "stage": "", "rank1": 90.0, "mAP": 90.0},
     ]
     assert missed_figures(cfg, records) == ["folder rank1: 47.50 %, expected at least 50.00 %"]
     records = [record | {"mAP": float("nan")} for record in records]
@@ -171,14 +171,14 @@ def test_a_clock_set_back_between_two_starts_changes_nothing(tiny_config, tmp_pa
     assert record["train_seconds"] > 0
 
 
-STAGES = {"first": {"model": {"name": "osnet_x0_25"}, "data": {"pairs": False}}, "second": {}}
+STAGES = {"first": {"model": {"name": "tiny_net"}, "data": {"pairs": False}}, "second": {}}
 
 
 def test_stages_run_in_order_each_in_its_folder_and_once(tiny_config):
-    cfg = tiny_config(train__max_epoch=1, stages=STAGES, compare__models=["osnet_x0_25"])
+    cfg = tiny_config(train__max_epoch=1, stages=STAGES, compare__models=["tiny_net"])
     records = run_job(cfg)
     assert [(r["model"], r["stage"]) for r in records] == [
-        ("osnet_x0_25", ""), ("osnet_x0_25 [first]", "first"), ("sr_reid [second]", "second"),
+        ("tiny_net", ""), ("tiny_net [first]", "first"), ("sr_reid [second]", "second"),
     ]  # fmt: skip
     for stage in STAGES:
         assert (Path(cfg.data.save_dir) / "split0" / "sr_reid" / stage / LAST).is_file()

@@ -86,18 +86,18 @@ def test_nothing_else_may_differ(tiny_config):
     assert same(state(cfg), kept) and run_job(cfg) == records
 
 
-STAGES = {"first": {"model": {"name": "osnet_x0_25"}, "data": {"pairs": False}}, "second": {}}
+STAGES = {"first": {"model": {"name": "tiny_net"}, "data": {"pairs": False}}, "second": {}}
 
 
 @pytest.mark.slow
 def test_stages_that_build_on_none_go_on_and_what_is_the_same_is_not_done_again(tiny_config):
-    cfg = tiny_config(train__max_epoch=1, stages=STAGES, compare__models=["osnet_x0_25"])
+    cfg = tiny_config(train__max_epoch=1, stages=STAGES, compare__models=["tiny_net"])
     first = Path(cfg.data.save_dir, "split0/sr_reid/first", LAST)
     run_job(cfg)
     before = first.stat().st_mtime_ns
     records = run_job(
         tiny_config(
-            train__max_epoch=1, stages=STAGES | {"second": {"train": {"max_epoch": 2}}}, compare__models=["osnet_x0_25"]
+            train__max_epoch=1, stages=STAGES | {"second": {"train": {"max_epoch": 2}}}, compare__models=["tiny_net"]
         )
     )
     assert [record["epochs"] for record in records] == [1, 1, 2] and first.stat().st_mtime_ns == before

@@ -35,7 +35,7 @@ def vehicles(tmp_path_factory):
 def job(vehicles, tmp_path):
     """Return a function: overrides to the configuration of a job on two splits of these vehicles."""
     settings = TINY | {
-        "model.name": "osnet_x0_25",
+        "model.name": "tiny_net",
         "data.sources": ["vehicleid_x8"],
         "data.targets": ["vehicleid_x8"],
         "data.pairs": False,
@@ -97,7 +97,7 @@ def test_weights_are_shared_where_the_training_images_are_the_same(job, monkeypa
     monkeypatch.setattr(Run, "train", lambda self: [])
     monkeypatch.setattr(Run, "adopt", lambda self, other: taken.append((self.name, other.name)))
     run_job(job(**changes))
-    assert taken == ([("split1/osnet_x0_25", "split0/osnet_x0_25")] if shared else [])
+    assert taken == ([("split1/tiny_net", "split0/tiny_net")] if shared else [])
 
 
 def test_a_stage_on_a_set_of_one_split_is_done_once(job, monkeypatch):
@@ -105,8 +105,8 @@ def test_a_stage_on_a_set_of_one_split_is_done_once(job, monkeypatch):
     first = {"data": {"sources": ["veri776_x8"], "targets": ["veri776_x8"]}}
     cfg = job(stages={"first": first, "second": {"model": {"load_weights": "{first}/" + LAST}}})
     assert run_job(cfg) == [
-        {"run": "split0/osnet_x0_25/first", "split": 0},
-        {"run": "split0/osnet_x0_25/second", "split": 0},
-        {"run": "split1/osnet_x0_25/second", "split": 1},
+        {"run": "split0/tiny_net/first", "split": 0},
+        {"run": "split0/tiny_net/second", "split": 0},
+        {"run": "split1/tiny_net/second", "split": 1},
     ]
-    assert "split0/osnet_x0_25/first/" in own_runs(cfg, 1, Path(cfg.data.save_dir))[-1].cfg.model.load_weights
+    assert "split0/tiny_net/first/" in own_runs(cfg, 1, Path(cfg.data.save_dir))[-1].cfg.model.load_weights

@@ -14,7 +14,7 @@ from torchreid_xres.jobs.extraction import engine_features, run_features, traine
 from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.jobs.run import Run
 
-BRANCH = {"model": {"name": "osnet_x0_25", "options": None}}
+BRANCH = {"model": {"name": "tiny_net", "options": None}}
 CHANGES = {
     "model__name": "prpr",
     "model__options": {
@@ -87,7 +87,7 @@ def test_features_are_kept_until_the_weights_change(job):
 def test_a_run_is_found_again_in_its_folder(job):
     cfg, _ = job
     run = Run.load(Path(cfg.data.save_dir) / "split0" / "prpr" / "x3")
-    assert (run.label, run.stage, run.split) == ("osnet_x0_25 [x3]", "x3", 0)
+    assert (run.label, run.stage, run.split) == ("tiny_net [x3]", "x3", 0)
     assert run.cfg.data.pictures.endswith("pyramid/x3")
     with pytest.raises(FileNotFoundError, match="is no folder of a run"):
         Run.load(Path(cfg.data.save_dir))

@@ -245,7 +245,7 @@ STAGES = {
             "load_weights": "{restorer}/last.pth.tar",
         },
     },
-    "x2": {"model": {"name": "osnet_x0_25"}, "data": {"pictures": "{pyramid}/x2"}},
+    "x2": {"model": {"name": "tiny_net"}, "data": {"pictures": "{pyramid}/x2"}},
 }
 
 

@@ -19,8 +19,8 @@ from torchreid_xres.jobs.tasks.vpfa import Settings, fit, load_panning, moved, s
 from torchreid_xres.models.vpfa import PANNINGS, PerRate
 
 SMALL = {"hidden": 8, "epochs": 2, "batch_size": 8}
-PLAIN = {"model__name": "osnet_x0_25", "data__pairs": False, "train__max_epoch": 1}
-ALL = ["osnet_x0_25 + mean direction", "osnet_x0_25 + VPFA by log rate", "osnet_x0_25 + VPFA"]
+PLAIN = {"model__name": "tiny_net", "data__pairs": False, "train__max_epoch": 1}
+ALL = ["tiny_net + mean direction", "tiny_net + VPFA by log rate", "tiny_net + VPFA"]
 
 
 def pairs_of(identities=8, images=4, rates=(2.0, 4.0), noise=0.05, features=6):
@@ -155,7 +155,7 @@ def with_vpfa(**vpfa_keys):
 
 @pytest.mark.slow
 def test_a_finished_job_gets_vpfa_without_training_again(tiny_config, monkeypatch):
-    job = PLAIN | {"compare__models": ["osnet_x0_25"], "test__query_rates": [1.0, 4.0]}
+    job = PLAIN | {"compare__models": ["tiny_net"], "test__query_rates": [1.0, 4.0]}
     before = run_job(tiny_config(**job))
     monkeypatch.setattr(Run, "train", lambda self: pytest.fail("trained again"))
     cfg = tiny_config(**job, **with_vpfa())
@@ -182,7 +182,7 @@ def test_a_finished_job_gets_vpfa_without_training_again(tiny_config, monkeypatc
 def test_moved_queries_are_ranked_under_the_runs_own_protocol(tiny_config):
     cfg = tiny_config(**PLAIN, **with_vpfa(search={"epochs": [1, 2]}), test__flip=True, test__dist_metric="cosine")
     *_, record = run_job(cfg)
-    (home,) = (Path(cfg.data.save_dir) / "split0" / "osnet_x0_25").glob("vpfa-*")
+    (home,) = (Path(cfg.data.save_dir) / "split0" / "tiny_net").glob("vpfa-*")
     module, about = load_panning(home / "perceptron.pth.tar")
     assert about["record"]["search"]["tried"] == record["search"]["tried"] and len(record["search"]["tried"]) == 2
     kept = {role: FeatureSet.load(home.parent / "features" / f"{role}.npz") for role in ("query", "gallery")}
@@ -210,7 +210,7 @@ def test_a_stopped_stage_goes_on_with_what_it_had(tiny_config, monkeypatch):
         patch.setattr(vpfa, "fit", killed)
         with pytest.raises(KeyboardInterrupt):
             run_job(cfg)
-    home = Path(cfg.data.save_dir) / "split0" / "osnet_x0_25"
+    home = Path(cfg.data.save_dir) / "split0" / "tiny_net"
     pairs = (home / "features" / "pairs.npz").stat().st_mtime_ns
     learned = []
     monkeypatch.setattr(Run, "train", lambda self: pytest.fail("trained again"))
@@ -223,10 +223,10 @@ def test_a_stopped_stage_goes_on_with_what_it_had(tiny_config, monkeypatch):
 @pytest.mark.slow
 def test_any_trained_run_and_any_stage_can_be_named(tiny_config, tmp_path):
     run_job(tiny_config(**PLAIN))
-    trained = tmp_path / "run" / "split0" / "osnet_x0_25"
+    trained = tmp_path / "run" / "split0" / "tiny_net"
     elsewhere = {"data__save_dir": str(tmp_path / "vpfa"), **{f"vpfa__{key}": value for key, value in SMALL.items()}}
     records = run_job(tiny_config(task="vpfa", vpfa__run=str(trained), vpfa__rates=[3.0, 1.0], **elsewhere))
-    assert [r["model"] for r in records] == ["osnet_x0_25 (before)", *ALL]
+    assert [r["model"] for r in records] == ["tiny_net (before)", *ALL]
     assert set(records[0]["direction"]) == {"3"}
 
     stages = {"net": {}, "moved": {"task": "vpfa", "vpfa": {"run": "{net}", "modules": ["mean"]}}}
@@ -247,7 +247,7 @@ def test_what_cannot_be_moved_is_refused(tiny_config, tmp_path):
     with pytest.raises(FileNotFoundError, match="is no folder of a run"):
         run.work()
     run_job(tiny_config(**PLAIN))
-    trained = tmp_path / "run" / "split0" / "osnet_x0_25"
+    trained = tmp_path / "run" / "split0" / "tiny_net"
     (run,) = own_runs(tiny_config(task="vpfa", vpfa__run=str(trained), vpfa__rates=[1.0]), 0, tmp_path)
     with pytest.raises(ValueError, match=r"need a rate above 1, not \[1\.0\]"):
         run.work()

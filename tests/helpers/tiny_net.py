@@ -1,0 +1,43 @@
+"""A network in the host's zoo that trains in milliseconds, and whose state is written and read in as many."""
+
+from torch import nn
+
+from torchreid_xres import host
+
+NAME = "tiny_net"
+
+
+class TinyNet(nn.Module):
+    """Three convolutions; its parts are called as those of the host's networks are.
+
+    Args:
+        num_classes: training identities.
+        loss: ``softmax`` (logits in training) or ``triplet`` (logits and features).
+    """
+
+    def __init__(self, num_classes, loss, **_):
+        super().__init__()
+        self.loss, self.feature_dim, widths = loss, 32, (3, 8, 16)
+        for i in (1, 2):
+            conv = nn.Conv2d(*widths[i - 1 : i + 1], 3, stride=2, padding=1, bias=False)
+            setattr(self, f"conv{i}", nn.Sequential(conv, nn.BatchNorm2d(widths[i]), nn.ReLU()))
+        self.conv3 = nn.Conv2d(16, self.feature_dim, 1)
+        self.global_avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU())
+        self.classifier = nn.Linear(32, num_classes)
+
+    def featuremaps(self, x):
+        return self.conv3(self.conv2(self.conv1(x)))
+
+    def forward(self, x, return_featuremaps=False):
+        maps = self.featuremaps(x)
+        if return_featuremaps:
+            return maps
+        features = self.fc(self.global_avgpool(maps).flatten(1))
+        if not self.training:
+            return features
+        logits = self.classifier(features)
+        return (logits, features) if self.loss == "triplet" else logits
+
+
+host.register_model(NAME, TinyNet)
