@@ -11,6 +11,7 @@ from torchreid_xres.config import ConfigError, file_of
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.features.features import evaluate_features
 from torchreid_xres.features.fusion import fused_sets, search_weights
+from torchreid_xres.features.record import magnification
 from torchreid_xres.jobs.extraction import run_features
 from torchreid_xres.jobs.run import TASKS, Run, model_options, ranking_options
 from torchreid_xres.models import build_model
@@ -51,6 +52,7 @@ def fuse(run: Run) -> list[dict]:
         "split_id": run.split,
         "seed": cfg.train.seed,
         "config_sha256": run.sha256,
+        "magnification": magnification(cfg.data.height, query[0].size, query[0].low),
     }
 
     def record(weights: Any, label: str, stage: str) -> dict:
