@@ -45,9 +45,9 @@ LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         (
             "data.height", "data.width", "data.k_tfm", "data.num_splits", "data.rates", "data.pair_rates",
-            "data.random_rates", "sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "video.seq_len", "sr.scale",
-            "loss.msifla.rates", "train.batch_size", "train.epoch_batches", "train.stepsize", "train.print_freq",
-            "test.batch_size", "test.ranks", "test.visrank_topk", "test.draws", "test.query_rates",
+            "data.random_rates", "sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "video.seq_len",
+            "sr.scale", "loss.msifla.rates", "train.batch_size", "train.epoch_batches", "train.stepsize",
+            "train.print_freq", "test.batch_size", "test.ranks", "test.visrank_topk", "test.draws", "test.query_rates",
             "vpfa.rates", "vpfa.hidden", "vpfa.epochs", "vpfa.batch_size", "vpfa.stepsize",
         ),
         (1, math.inf),

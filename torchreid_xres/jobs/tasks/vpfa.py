@@ -24,7 +24,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, as_dict, file_of
-from torchreid_xres.data.datasets.reading import shuffled
+from torchreid_xres.data.split import shuffled
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.features.features import FeatureSet, evaluate_features
 from torchreid_xres.features.fusion import training_trial
