@@ -99,11 +99,11 @@ def fake_cells(collect, monkeypatch):
 
 
 def test_kept_tables_are_shown_in_any_style(benchmark_module, capsys):
-    assert benchmark_module("tables").main(["show", "accuracy_span", "--style", "latex_booktabs"]) == 0
+    assert benchmark_module("tables").main(["show", "first_round_span", "--style", "latex_booktabs"]) == 0
     shown = capsys.readouterr().out
     assert "\\toprule" in shown and "range\\_1" in shown and "$\\pm$" in shown and "±" not in shown
-    assert benchmark_module("tables").main(["show", "accuracy_span", "quickstart"]) == 2
-    assert "accuracy_span is neither, or not alone" in capsys.readouterr().err
+    assert benchmark_module("tables").main(["show", "first_round_span", "quickstart"]) == 2
+    assert "first_round_span is neither, or not alone" in capsys.readouterr().err
 
 
 def test_cells_of_several_manifests_are_not_shown_together(collect):

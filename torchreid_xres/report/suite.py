@@ -59,6 +59,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
             f"{len(told)} comparisons, {shared}: those with one row share its chance, and of 20 comparisons without any "
             "difference one would be called better or worse.",
         ]
+    if any("error" in one["mAP"] for one in told):
+        found += ["A difference has its standard error, paired over queries of drawn identities, with the spread of seeds."]
     bare = [row["label"] for row in rows if row.get("without_arrays")]
     found += [f"Without figures by query, so without an interval: {', '.join(bare)}."] if bare else []
     return found + _origin([cell for row in rows for cell in row.get("cells", [])])
