@@ -156,7 +156,13 @@ class CrossResolutionDataset(host.ImageDataset):
         if options["part"] == "test":
             return self.split._replace(train=own.train)
         split = Split(self.split.folder, own.train, own.query, own.gallery)
-        self.rate_of |= self._assign_rates(split)
+        rates = self._assign_rates(split)
+        if options["pictures"] and any(self.rate_of[path] != rate for path, rate in rates.items()):
+            raise ValueError(
+                f"{self.name}: the pictures in {options['pictures']} are of training images as the training sees them, "
+                "and the validation part has queries at rates of its own"
+            )
+        self.rate_of |= rates
         return split
 
     def _assign_rates(self, split: Split) -> dict[str, float | str]:

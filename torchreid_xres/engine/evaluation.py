@@ -24,6 +24,7 @@ from torchreid_xres.devices import distributed, parallel
 from torchreid_xres.devices.proof import Proof
 from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.engine import board
+from torchreid_xres.engine.choosing import Choice
 from torchreid_xres.features.record import magnification, make_record, scores
 from torchreid_xres.files import write_json
 from torchreid_xres.host_mends.training import unwrap
@@ -61,6 +62,7 @@ class Evaluation:
         flip: add the features of the mirrored image.
         run_facts: what each record repeats.
         records: data set to its last record.
+        choice: the epoch that was chosen.
         figures: pattern of the names of figures in its records; empty: CMC at the ranks asked for, mAP and mINP.
     """
 
@@ -75,6 +77,7 @@ class Evaluation:
     flip: bool
     run_facts: Mapping[str, Any]
     records: dict[str, dict]
+    choice: Choice
 
     @property
     def precision(self) -> str:
@@ -93,7 +96,8 @@ class Evaluation:
     def facts(self) -> dict[str, Any]:
         """Return what each record repeats: of the run, and at which precisions it was trained and is evaluated."""
         trained = {"precisions": self.precisions} if self.precisions else {}
-        return {**self.run_facts, "precision": self.precision, **trained}
+        chosen = self.choice.told()
+        return {**self.run_facts, "precision": self.precision, **trained, **({"chosen": chosen} if chosen else {})}
 
     def test(self, *args: Any, **kwargs: Any) -> float:
         """Evaluate on every target; the training's random numbers are the same with and without it."""
@@ -186,6 +190,7 @@ class Evaluation:
             },
             run={
                 **self.facts(),
+                **part_of(dataset),
                 "split_id": getattr(dataset, "split_id", None),
                 "epoch": self.epoch + 1 if self.writer is not None else None,
                 "query_images": len(qf),
@@ -233,6 +238,15 @@ class Evaluation:
                     topk=visrank_topk,
                 )
         return float(result.cmc(1)[0]), record["mAP"] / 100
+
+
+def part_of(dataset: Any) -> dict[str, Any]:
+    """Return what a record says of a set's validation part: how it was made, and that it is what was evaluated."""
+    kept_out = getattr(dataset, "validation", None)
+    if not kept_out:
+        return {}
+    part = {"part": "validation"} if dataset.options["part"] == "validation" else {}
+    return {**part, "validation": kept_out}
 
 
 def _require_unchanged(manager: Any) -> None:
