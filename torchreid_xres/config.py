@@ -28,7 +28,9 @@ BASE_KEY = "_BASE_"
 MOST_FILES = 100  # that a file may be built on
 MOST_BYTES = 2**20  # of a file
 # Keys that came after records were kept: at their default a configuration is the one that it was without them.
-ADDED = ("data.grey_bits", "data.random_rates", "data.random_share")
+ADDED = (
+    "data.grey_bits", "data.part", "data.random_rates", "data.random_share", "data.validation", "train.patience",
+)  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -219,9 +221,23 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError("data.save_dir is empty; it names the folder of the run ('.' is the current one)")
     if cfg.train.precision == "fp16" and not cfg.use_gpu:
         raise ConfigError("train.precision fp16 needs a GPU; on the CPU use bf16 or fp32")
+    _check_validation(cfg)
     if cfg.stages:
         for stage in stage_configs(cfg).values():
             check_config(stage)
+
+
+def _check_validation(cfg: CfgNode) -> None:
+    share, patience = cfg.data.validation, cfg.train.patience
+    if cfg.data.part == "validation" and not share:
+        raise ConfigError("data.part is 'validation', but data.validation is 0; a share above it makes that part")
+    if share and cfg.data.combineall:
+        raise ConfigError("data.combineall trains on the test too, so data.validation must be 0")
+    if patience and not (share and cfg.test.eval_freq > 0):
+        raise ConfigError(
+            f"train.patience {patience} chooses the epoch on the validation part, so data.validation (here {share:g}) "
+            f"and test.eval_freq (here {cfg.test.eval_freq}) must be above 0"
+        )
 
 
 def _require_within(key: str, value: Any) -> None:

@@ -17,6 +17,7 @@ _HOST_SAMPLERS = (
 
 CHOICES = {
     "data.type": ("image",),
+    "data.part": ("test", "validation"),
     "data.kernel": ("area", "bilinear", "bicubic", "lanczos", "bilinear_plain"),
     "data.interpolation": ("bilinear", "bicubic"),
     "sampler.train_sampler": (*_HOST_SAMPLERS, "IdentitySampler", "MixedIdentitySampler"),
@@ -45,9 +46,9 @@ LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         (
             "data.height", "data.width", "data.k_tfm", "data.num_splits", "data.rates", "data.pair_rates",
-            "data.random_rates", "sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "video.seq_len", "sr.scale",
-            "loss.msifla.rates", "train.batch_size", "train.epoch_batches", "train.stepsize", "train.print_freq",
-            "test.batch_size", "test.ranks", "test.visrank_topk", "test.draws", "test.query_rates",
+            "data.random_rates", "sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "video.seq_len",
+            "sr.scale", "loss.msifla.rates", "train.batch_size", "train.epoch_batches", "train.stepsize",
+            "train.print_freq", "test.batch_size", "test.ranks", "test.visrank_topk", "test.draws", "test.query_rates",
             "vpfa.rates", "vpfa.hidden", "vpfa.epochs", "vpfa.batch_size", "vpfa.stepsize",
         ),
         (1, math.inf),
@@ -55,8 +56,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         (
             "data.workers", "data.split_id", "data.pad", "data.cache_mb", "sampler.num_low",
-            "train.lr", "train.weight_decay", "train.max_epoch", "train.start_epoch", "train.fixbase_epoch",
-            "train.base_lr_mult", "train.gamma", "train.warmup_epochs", "train.clip_grad",
+            "train.lr", "train.weight_decay", "train.max_epoch", "train.patience", "train.start_epoch",
+            "train.fixbase_epoch", "train.base_lr_mult", "train.gamma", "train.warmup_epochs", "train.clip_grad",
             "sgd.momentum", "sgd.dampening", "loss.triplet.margin", "loss.triplet.weight_t", "loss.triplet.weight_x",
             "loss.sr.weight", "loss.distill.weight", "loss.ps.weight",
             "loss.dgrl.l1", "loss.dgrl.id", "loss.dgrl.wrt", "loss.dgrl.kl", "loss.dgrl.side",
@@ -69,6 +70,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "data.protocol_seed": (-math.inf, math.inf),  # hashed
     "train.seed": (0, 2**32 - 1),  # numpy's
     "data.random_share": (0, 1),
+    "data.validation": (0, 0.5),
     "train.warmup_factor": (ABOVE_0, 1),
     "test.eval_freq": (-1, math.inf),
     "rmsprop.alpha": (0, 1),
@@ -173,6 +175,8 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.data.pictures = ""  # folder of pictures to read in place of the sets' own, one PNG for each manifest name
     cfg.data.cache_mb = 2048  # a training set that takes no more than so many MiB at the network's size stays in memory
     cfg.data.num_splits = 1  # splits to run, from split_id on; mean and deviation are reported
+    cfg.data.validation = 0.0  # share of the training identities kept out of the training, to choose things on
+    cfg.data.part = "test"  # what targets are evaluated on: test, or validation, those identities' images
     cfg.data.pairs = False  # training items carry the HR and LR view of one image
     cfg.data.pair_rates = []  # rates of LR views of HR images, drawn anew each time
     cfg.data.random_rates = []  # least and largest rate at which training images are seen, log-uniform; without pairs
@@ -225,6 +229,9 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.task = "train"  # what a stage does: train (and evaluate), or another name of engine.run.TASKS
 
     cfg.train.epoch_batches = 250  # batches of an epoch where the paper counts iterations (prpr_restorer)
+    # Evaluations of the validation part (every test.eval_freq epochs) without gain after which the training ends; the
+    # best epoch is then evaluated on the test. 0: train to max_epoch. A cosine schedule stays max_epoch long.
+    cfg.train.patience = 0
     cfg.train.warmup_epochs = 0  # first epochs at a lower learning rate
     cfg.train.warmup_factor = 0.1  # what they begin with, as a part of train.lr
     cfg.train.warmup_shape = "linear"  # linear: up to train.lr in steps; constant: all at warmup_factor

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
@@ -24,37 +24,14 @@ from torchreid_xres.data.io import BITS, image_size, look_for_few_bits, read_ima
 from torchreid_xres.data.native import input_resize
 from torchreid_xres.data.options import DATASETS, dataset_options, naming_root, resolve_options
 from torchreid_xres.data.protocol import Manifest, draw_rate, file_sha256
+from torchreid_xres.data.split import Image, Split
+from torchreid_xres.data.validation import carve
 
 __all__ = ["DATASETS", "CrossResolutionDataset", "Image", "Split", "SummedDataset", "dataset_options"]
 
 logger = logging.getLogger(__name__)
 
 ROLES = ("train", "query", "gallery")
-
-
-class Image(NamedTuple):
-    """One image of a set.
-
-    Attributes:
-        path: the file.
-        pid: identity, in the set's own numbers.
-        camid: camera.
-        low: low resolution by the protocol.
-    """
-
-    path: str
-    pid: int
-    camid: int
-    low: bool = False
-
-
-class Split(NamedTuple):
-    """The images of one split; the manifest's names are relative to ``folder``."""
-
-    folder: str
-    train: list[Image]
-    query: list[Image]
-    gallery: list[Image]
 
 
 class CrossResolutionDataset(host.ImageDataset):
@@ -92,6 +69,10 @@ class CrossResolutionDataset(host.ImageDataset):
         options: all options as resolved.
         rate_of: path -> ``"native"`` or the rate, 1.0 for images that are not low.
         names: path -> the image's name in the manifest, relative to the set's folder.
+        split: of the whole set, whatever is kept out of the training; ``train``, ``query`` and ``gallery`` are what is
+            trained on and evaluated.
+        validation: with the option ``validation`` its ``share``, and the numbers of ``identities`` kept out of the
+            training and of ``queries`` and ``gallery`` images made of them; else None.
 
     Raises:
         ValueError: for a wrong option or split, or a split that fails the protocol's checks.
@@ -112,18 +93,20 @@ class CrossResolutionDataset(host.ImageDataset):
         if split_id not in range(self.num_splits):
             raise ValueError(f"{self.name} has no split {split_id!r}; allowed are 0 to {self.num_splits - 1}")
         self.split_id = split_id
+        self.validation: dict[str, Any] | None = None
         folder = Path(root).expanduser().absolute()
         with naming_root(self.name, folder):
             self.split = self.load(folder, split_id, **{key: self.options[key] for key in self.defaults})
         self._check_split()
         self.names = {image.path: self._name(image.path) for role in ROLES for image in getattr(self.split, role)}
-        self.rate_of = self._assign_rates()
+        self.rate_of = self._assign_rates(self.split)
+        split = self._without_validation() if self.options["validation"] else self.split
 
-        relabel = {pid: label for label, pid in enumerate(sorted({image.pid for image in self.split.train}))}
+        relabel = {pid: label for label, pid in enumerate(sorted({image.pid for image in split.train}))}
         parts = {
-            "train": [(path, relabel[pid], camid, 0) for path, pid, camid, _ in self.split.train],
-            "query": [(path, pid, camid, 0) for path, pid, camid, _ in self.split.query],
-            "gallery": [(path, pid, camid, 0) for path, pid, camid, _ in self.split.gallery],
+            "train": [(path, relabel[pid], camid, 0) for path, pid, camid, _ in split.train],
+            "query": [(path, pid, camid, 0) for path, pid, camid, _ in split.query],
+            "gallery": [(path, pid, camid, 0) for path, pid, camid, _ in split.gallery],
         }
         self._check_mode(**kwargs)
         verbose = kwargs.pop("verbose", True)
@@ -159,11 +142,34 @@ class CrossResolutionDataset(host.ImageDataset):
             raise ValueError(f"{self.name}: {path} is not in the set's folder {folder}")
         return path[len(folder) :].replace(os.sep, "/")
 
-    def _assign_rates(self) -> dict[str, float | str]:
+    def _without_validation(self) -> Split:
+        """Return the split without its validation identities, whose images are the test's with ``part`` validation."""
+        options, split_id = self.options, 0 if self.splits_share_training else self.split_id
+        share, salt = options["validation"], f"validation:{self.name}:{split_id}:{options['seed']}"
+        try:
+            own = carve(self.split, share, salt, lambda image: self.names[image.path], self.natural)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+        self.validation = {
+            "share": share, "identities": own.identities, "queries": len(own.query), "gallery": len(own.gallery),
+        }  # fmt: skip
+        if options["part"] == "test":
+            return self.split._replace(train=own.train)
+        split = Split(self.split.folder, own.train, own.query, own.gallery)
+        rates = self._assign_rates(split)
+        if options["pictures"] and any(self.rate_of[path] != rate for path, rate in rates.items()):
+            raise ValueError(
+                f"{self.name}: the pictures in {options['pictures']} are of training images as the training sees them, "
+                "and the validation part has queries at rates of its own"
+            )
+        self.rate_of |= rates
+        return split
+
+    def _assign_rates(self, split: Split) -> dict[str, float | str]:
         rates: dict[str, float | str] = {}
         options = self.options
         for role in ROLES:
-            for image in getattr(self.split, role):
+            for image in getattr(split, role):
                 if not image.low:
                     rate: float | str = 1.0
                 elif role == "query" and options["query_rate"] is not None:
@@ -212,6 +218,8 @@ class CrossResolutionDataset(host.ImageDataset):
         empty = [role for role in needed if not getattr(self.split, role)]
         if empty:
             raise ValueError(f"{self.name}: no {' and no '.join(empty)} images under {self.split.folder}")
+        if combineall and self.options["validation"]:
+            raise ValueError(f"{self.name}: combineall trains on the test, which leaves nothing that validation is for")
         if self.options["pairs"] and mode == "train":
             if self.options["pictures"]:
                 raise ValueError(f"{self.name}: pairs are made from the set's own files, not from pictures")
@@ -236,16 +244,15 @@ class CrossResolutionDataset(host.ImageDataset):
     @cached_property
     def manifest(self) -> Manifest:
         """The protocol as made, with the files' checksums (they are read the first time this is asked)."""
-        images = {
-            name: {"rate": self.rate_of[path], "sha256": file_sha256(path)} for path, name in self.names.items()
-        }
+        rates = self._assign_rates(self.split)  # of the set, whatever part of it is looked at
+        images = {name: {"rate": rates[path], "sha256": file_sha256(path)} for path, name in self.names.items()}
         counts = {}
         for role in ROLES:
             part = getattr(self.split, role)
             counts[role] = {
                 "images": len(part),
                 "identities": len({image.pid for image in part}),
-                "low": sum(self.rate_of[image.path] != 1.0 for image in part),
+                "low": sum(rates[image.path] != 1.0 for image in part),
             }
         own = [*self.defaults, *["grey_bits"] * (self.options["grey_bits"] != BITS)]
         return Manifest(
@@ -323,6 +330,9 @@ class CrossResolutionDataset(host.ImageDataset):
                 self.name, role, len(part), self.get_num_pids(part), self.get_num_cams(part),
                 sum(self.rate_of[path] != 1.0 for path, *_ in part),
             )  # fmt: skip
+        if self.validation:
+            told = "queries and gallery are theirs" if self.options["part"] == "validation" else "nothing sees them"
+            logger.info("%s: %d training identities are kept out, %s", self.name, self.validation["identities"], told)
 
 
 def _init_host(dataset: host.ImageDataset, parts: Mapping[str, list], **kwargs: Any) -> None:

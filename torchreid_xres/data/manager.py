@@ -93,6 +93,29 @@ class XresDataManager(host.ImageDataManager):
         found += [loaders["gallery"].dataset for loaders in self.test_loader.values()]
         return {getattr(dataset, "name", type(dataset).__name__): dataset for dataset in found}
 
+    def validation_loaders(self) -> dict[str, dict[str, DataLoader]]:
+        """Return query and gallery of the validation part of each source, see ``torchreid_xres.data.validation``.
+
+        Raises:
+            ValueError: for a set of the host, which has none, or where the option ``validation`` is 0.
+        """
+        like = next(iter(self.test_loader.values()))["query"]
+        found: dict[str, dict[str, DataLoader]] = {}
+        for name in self.sources:
+            if name not in DATASETS:
+                raise ValueError(f"{name!r}, a set of torchreid, has no validation part")
+            with dataset_options(self.options), dataset_options({name: {"part": "validation"}}):
+                found[name] = {role: self._loader(name, role, like) for role in ("query", "gallery")}
+        return found
+
+    def _loader(self, name: str, role: str, like: DataLoader) -> DataLoader:
+        dataset = host.init_image_dataset(
+            name, transform=self.transform_te, mode=role, verbose=False, **self._test_kwargs
+        )
+        return DataLoader(
+            dataset, batch_size=like.batch_size, num_workers=like.num_workers, pin_memory=like.pin_memory
+        )
+
     def query_loader(self, name: str, rate: float) -> DataLoader:
         """Return the queries of a target with every low one at ``rate`` instead of its own; natural ones beyond theirs.
 
@@ -107,12 +130,7 @@ class XresDataManager(host.ImageDataManager):
             raise ValueError(f"the queries of {name!r}, a set of torchreid, cannot be put at a rate")
         like = self.test_loader[name]["query"]
         with dataset_options(self.options), dataset_options({name: {"query_rate": rate}}):
-            dataset = host.init_image_dataset(
-                name, transform=self.transform_te, mode="query", verbose=False, **self._test_kwargs
-            )
-        return DataLoader(
-            dataset, batch_size=like.batch_size, num_workers=like.num_workers, pin_memory=like.pin_memory
-        )
+            return self._loader(name, "query", like)
 
 
 class ToNormalized:

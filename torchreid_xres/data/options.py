@@ -10,6 +10,7 @@ from typing import Any
 
 from torchreid_xres.data.degrade import check_kernel, check_rate
 from torchreid_xres.data.io import BITS, check_grey_bits
+from torchreid_xres.data.validation import LARGEST_SHARE, PARTS
 from torchreid_xres.data.walk import holds
 from torchreid_xres.registry import Registry, did_you_mean
 
@@ -24,6 +25,8 @@ COMMON_OPTIONS: dict[str, Any] = {
     "grey_bits": BITS,  # that grey pixels of 16 bits really have, see io.read_image
     "seed": 0,  # of the draw of rates
     "pictures": "",  # folder of <manifest name>.png to read in place of the set's files; empty = the set's files
+    "validation": 0.0,  # share of the training identities that is kept out of the training, at most 0.5
+    "part": "test",  # one of PARTS: what queries and gallery are of, the test's images or those identities'
     "query_rate": None,  # one rate for all low queries, for resolution curves
     "pairs": False,  # training items carry img_hr, img_lr, rate_lr
     "pair_rates": None,  # rates of img_lr for images that are not low; None = rates
@@ -86,6 +89,7 @@ def resolve_options(
         allowed = ", ".join(INTERPOLATIONS)
         raise ValueError(f"{name}: no interpolation {options['interpolation']!r}; allowed: {allowed}")
     check_grey_bits(options["grey_bits"])
+    _check_validation(name, options["validation"], options["part"])
     for key, kind in (("seed", int), ("pairs", bool), ("pictures", str), ("cache_mb", int)):
         if type(options[key]) is not kind:
             raise ValueError(f"{name}: the option {key!r} is of type {kind.__name__}, not {options[key]!r}")
@@ -108,6 +112,15 @@ def resolve_options(
     if options["query_rate"] is not None:
         options["query_rate"] = check_rate(options["query_rate"])
     return options
+
+
+def _check_validation(name: str, share: object, part: object) -> None:
+    if type(share) not in (int, float) or not 0 <= share <= LARGEST_SHARE:
+        raise ValueError(f"{name}: the option 'validation' is a number from 0 to {LARGEST_SHARE}, not {share!r}")
+    if part not in PARTS:
+        raise ValueError(f"{name}: no part {part!r}; allowed: {', '.join(PARTS)}")
+    if part == "validation" and not share:
+        raise ValueError(f"{name}: the option 'part' is 'validation', but 'validation' is 0, which leaves none")
 
 
 def _refuse_unknown(name: str, given: Iterable[str], known: Iterable[str]) -> None:

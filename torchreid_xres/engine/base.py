@@ -14,6 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from torchreid_xres import checkpoint, host
 from torchreid_xres.devices import distributed, parallel
 from torchreid_xres.devices.proof import Proof
 from torchreid_xres.devices.threads import THREADS
+from torchreid_xres.engine.choosing import Choice, Choosing, EnoughError
 from torchreid_xres.engine.continuing import LAST, Continuing, NotFiniteError
 from torchreid_xres.engine.evaluation import Evaluation, to_device
+from torchreid_xres.engine.stopwatch import Stopwatch
 from torchreid_xres.features.record import machine, versions, weights_hash
 from torchreid_xres.files import require_writable, write_json
 from torchreid_xres.host_mends.checkpoints import named_for
@@ -42,7 +45,7 @@ logger = logging.getLogger(__name__)
 ENGINES = Registry("engine")
 
 
-class XresMixin(Continuing, Evaluation):
+class XresMixin(Choosing, Continuing, Evaluation):
     """Goes in front of an engine of the host and adds what every run of ours needs.
 
     Args:
@@ -55,6 +58,8 @@ class XresMixin(Continuing, Evaluation):
         eval_seed: seed of these draws.
         query_rates: evaluate again with all low queries at each of these rates (a resolution curve).
         flip: add the features of the mirrored image in evaluation.
+        patience: evaluations of the validation part without gain after which a training ends, and the best epoch's
+            weights are taken; 0: it goes on to the last epoch.
         run_facts: what each record repeats (model name, configuration hash, seeds).
         **kwargs: the host engine's own keywords.
     """
@@ -71,6 +76,7 @@ class XresMixin(Continuing, Evaluation):
         eval_seed: int = 0,
         query_rates: Sequence[float] = (),
         flip: bool = False,
+        patience: int = 0,
         run_facts: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -84,12 +90,13 @@ class XresMixin(Continuing, Evaluation):
         self.metric, self.draws, self.eval_seed = metric, draws, eval_seed
         self.query_rates = tuple(query_rates)
         self.flip = flip
+        self.patience, self.choice = patience, Choice()
         self.run_facts = dict(run_facts or {})
         if distributed.active():
             self.run_facts["processes"] = distributed.world()
         self.records: dict[str, dict] = {}
         self._fixed: list[nn.Parameter] | None = None
-        self._started, self._seconds_before = time.perf_counter(), 0.0
+        self.stopwatch = Stopwatch()
 
     def register_model(self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None) -> None:
         """Register as the host does; with ``clip_grad`` the optimiser's steps are clipped."""
@@ -135,6 +142,7 @@ class XresMixin(Continuing, Evaluation):
                 start_epoch = host.resume_from_checkpoint(resume, self.model, self.optimizer, self.scheduler)
             if not last.is_file():
                 require_scale(unwrap(self.model), resume)
+                self.choice = Choice()  # that of another run
             logger.info("going on after epoch %d of %d", start_epoch, max_epoch)
             resumed = last.is_file()
         if distributed.active() and not kwargs.get("test_only"):
@@ -144,21 +152,25 @@ class XresMixin(Continuing, Evaluation):
         if not kwargs.get("test_only"):
             for part in ("results", *self.get_model_names()):  # now, not after the first epoch
                 distributed.on_main(lambda folder=self.save_dir / part: require_writable(folder))
-        if resumed and self._owes_evaluation(start_epoch, max_epoch, **kwargs):
-            self._evaluate_epoch(start_epoch, max_epoch, **kwargs)
-            if start_epoch >= max_epoch:
-                self.writer.close()
-                return
-        super().run(save_dir=save_dir, max_epoch=max_epoch, start_epoch=start_epoch, **kwargs)
+        try:
+            if resumed and self._owes_evaluation(start_epoch, max_epoch, **kwargs):
+                self._evaluate_epoch(start_epoch, max_epoch, **kwargs)
+                if start_epoch >= max_epoch:
+                    self.writer.close()
+                    return
+            super().run(save_dir=save_dir, max_epoch=max_epoch, start_epoch=start_epoch, **kwargs)
+        except EnoughError:
+            self.writer.close()
 
     def _owes_evaluation(
         self, done: int, max_epoch: int, start_eval: int = 0, eval_freq: int = -1, **_: Any
     ) -> bool:
         """Return whether the run was stopped between its last epoch and the end of the evaluation that follows it."""
-        if done >= max_epoch:
-            return True
-        if done < start_eval or eval_freq <= 0 or done % eval_freq:
-            return False
+        due = done >= start_eval and eval_freq > 0 and done % eval_freq == 0
+        if self.patience:
+            return self._owes_choice(done, max_epoch, due)
+        if done >= max_epoch or not due:
+            return done >= max_epoch
         files = [self.save_dir / name / f"model.pth.tar-{done}" for name in self.get_model_names()]
         return distributed.on_main(lambda: not all(file.is_file() for file in files))
 
@@ -201,13 +213,14 @@ class XresMixin(Continuing, Evaluation):
 
         return {
             "epoch": self.epoch + 1,
-            "seconds": self.seconds(),
+            **self.stopwatch.read(),
             "precisions": self.precisions,
             # By the network's own names, so that a run goes on with another number of devices.
             "models": states({name: unwrap(model) for name, model in self._models.items()}),
             "optimizers": states(self._optims),
             "schedulers": states(self._scheds),
             "config": self.run_facts.get("config_sha256"),
+            "choice": asdict(self.choice),
             "random": checkpoint.random_state(),
             "threads": torch.get_num_threads(),
         }
@@ -222,14 +235,11 @@ class XresMixin(Continuing, Evaluation):
                 parts[name].load_state_dict(part_state)
         self._stretch(stretched, state)
         checkpoint.set_random_state(state["random"])
-        self._seconds_before = state["seconds"]
+        self.stopwatch.go_on_from(state)
+        self.choice = Choice.of(state)
         if "threads" in state:
             THREADS.keep(state["threads"])
         return state["epoch"]
-
-    def seconds(self) -> float:
-        """Return the seconds since the engine was made, and those of the run it goes on from."""
-        return self._seconds_before + time.perf_counter() - self._started
 
     def forward_backward(self, data: dict) -> dict:
         """Take a step (:meth:`step`) in the host's loop; the first one in half precision is proved."""
@@ -246,11 +256,12 @@ class XresMixin(Continuing, Evaluation):
         return summary
 
     def _undoing(self) -> Callable[[], None]:
-        state, before = copy.deepcopy(self._state()), self._seconds_before
+        state, watch = copy.deepcopy(self._state()), self.stopwatch
 
         def undo() -> None:
+            self.stopwatch = Stopwatch()  # the state's is read into this one; what was undone took its time, too
             self._restore(state)
-            self._seconds_before = before
+            self.stopwatch = watch
 
         return undo
 

@@ -24,7 +24,8 @@ from torchreid_xres.devices import distributed, parallel
 from torchreid_xres.devices.proof import Proof
 from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.engine import board
-from torchreid_xres.features.record import make_record, scores
+from torchreid_xres.engine.choosing import Choice
+from torchreid_xres.features.record import magnification, make_record, scores
 from torchreid_xres.files import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import RankResult, Roc, distance_matrix, rank_distances, rank_features
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+LEAST_GAP = 1.5  # magnification of low queries below which a set has no resolution gap at the network's size
 LONGEST_STEM = 120  # letters of a drawing's name
 READ_ALIKE = (".jpg", ".jpeg", ".png", ".bmp")  # by OpenCV and by us
 
@@ -60,6 +62,7 @@ class Evaluation:
         flip: add the features of the mirrored image.
         run_facts: what each record repeats.
         records: data set to its last record.
+        choice: the epoch that was chosen.
         figures: pattern of the names of figures in its records; empty: CMC at the ranks asked for, mAP and mINP.
     """
 
@@ -74,6 +77,7 @@ class Evaluation:
     flip: bool
     run_facts: Mapping[str, Any]
     records: dict[str, dict]
+    choice: Choice
 
     @property
     def precision(self) -> str:
@@ -92,7 +96,8 @@ class Evaluation:
     def facts(self) -> dict[str, Any]:
         """Return what each record repeats: of the run, and at which precisions it was trained and is evaluated."""
         trained = {"precisions": self.precisions} if self.precisions else {}
-        return {**self.run_facts, "precision": self.precision, **trained}
+        chosen = self.choice.told()
+        return {**self.run_facts, "precision": self.precision, **trained, **({"chosen": chosen} if chosen else {})}
 
     def test(self, *args: Any, **kwargs: Any) -> float:
         """Evaluate on every target; the training's random numbers are the same with and without it."""
@@ -172,6 +177,8 @@ class Evaluation:
             rates=query["rate"],
             cameras=query["camid"],
             sizes=query.get("size"),
+            low=query["low"],
+            height=self.datamanager.height,
             roc=roc,
             model=unwrap(self.model),
             protocol={
@@ -183,6 +190,7 @@ class Evaluation:
             },
             run={
                 **self.facts(),
+                **part_of(dataset),
                 "split_id": getattr(dataset, "split_id", None),
                 "epoch": self.epoch + 1 if self.writer is not None else None,
                 "query_images": len(qf),
@@ -193,10 +201,11 @@ class Evaluation:
             },
         )
         if self.query_rates:
-            record["curve"] = {
-                f"{r:g}": scores(ranked(self.datamanager.query_loader(dataset_name, r), verified=False).result, ranks)
-                for r in self.query_rates
-            }
+            record["curve"] = {}
+        for rate in self.query_rates:
+            at = ranked(self.datamanager.query_loader(dataset_name, rate), verified=False)
+            found = magnification(self.datamanager.height, at.facts["size"], at.facts["low"])["low"]
+            record["curve"][f"{rate:g}"] = scores(at.result, ranks) | {"magnification": found}
         self.records[dataset_name] = record
         if distributed.is_main():
             write_json(record, Path(save_dir or ".") / "results" / f"{dataset_name}.json")
@@ -204,6 +213,13 @@ class Evaluation:
             "%s: mAP %.1f %%, %s", dataset_name, record["mAP"],
             ", ".join(f"rank-{r} {record[f'rank{r}']:.1f} %" for r in ranks),
         )
+        gap = record.get("magnification", {}).get("low")
+        if gap is not None and gap < LEAST_GAP:
+            logger.warning(
+                "%s has hardly a resolution gap at this size: the network enlarges its low queries %.2f times (median), "
+                "so a sharper camera would show it little more. Higher rates (data.rates) or a larger input "
+                "(data.height, data.width) open one", dataset_name, gap,
+            )
         if self.writer is not None and distributed.is_main():
             with self.proof.autocast():
                 board.show_restored(self.writer, dataset_name, unwrap(self.model), query_loader.dataset, self.epoch)
@@ -222,6 +238,15 @@ class Evaluation:
                     topk=visrank_topk,
                 )
         return float(result.cmc(1)[0]), record["mAP"] / 100
+
+
+def part_of(dataset: Any) -> dict[str, Any]:
+    """Return what a record says of a set's validation part: how it was made, and that it is what was evaluated."""
+    kept_out = getattr(dataset, "validation", None)
+    if not kept_out:
+        return {}
+    part = {"part": "validation"} if dataset.options["part"] == "validation" else {}
+    return {**part, "validation": kept_out}
 
 
 def _require_unchanged(manager: Any) -> None:

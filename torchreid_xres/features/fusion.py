@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from torchreid_xres.data.datasets.reading import group, shuffled, with_match
+from torchreid_xres.data.split import shuffled
+from torchreid_xres.data.validation import sides
 from torchreid_xres.features.features import FeatureSet, check_same_images, features_record
 from torchreid_xres.metrics import RankResult, distance_matrix, distance_tiles, rank_distances, rank_tiles
 from torchreid_xres.metrics.fusion import (
@@ -109,9 +110,8 @@ def training_trial(
 ) -> Trial:
     """Make queries and a gallery of training images.
 
-    Queries are the low images, against all others. Where there are none, or they have no match under another camera, or
-    the set has no low side (images low by nature come from the same cameras as others), queries are one image of each
-    identity and camera, against all (those of the query's own camera do not count).
+    They are those of :func:`~torchreid_xres.data.validation.sides`; images low by nature that come from the same
+    cameras as others are no side of their own.
 
     Args:
         branches: training features of the same images.
@@ -128,13 +128,9 @@ def training_trial(
     wanted = set(pids)
     rows = [row for row in (_Row(i, *fact) for i, fact in enumerate(facts)) if row.pid in wanted]
     salt = f"fusion:{seed}"
-    gallery = [row for row in rows if not row.low]
     by_nature = first.low & (first.rate == 1)
-    mixed = np.isin(first.camid[by_nature], first.camid[~first.low]).any()
-    query = [] if mixed else with_match([row for row in rows if row.low], gallery)
-    if not query:
-        drawn = group(shuffled(rows, salt, key=lambda row: row.name), key=lambda row: (row.pid, row.camid))
-        gallery, query = rows, with_match([images[0] for images in drawn.values()], rows)
+    mixed = bool(np.isin(first.camid[by_nature], first.camid[~first.low]).any())
+    query, gallery = sides(rows, mixed, salt, lambda row: row.name)
     if not query:
         raise ValueError(
             f"{first.dataset}: none of {len(rows)} training images of {len(wanted)} identities has a match under "

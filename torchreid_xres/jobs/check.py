@@ -188,6 +188,7 @@ def _check_stage(cfg: CfgNode) -> None:
             raise ConfigError(f"data.{key} is empty; it names at least one data set")
         for name in cfg.data[key]:
             _require(f"data.{key}", name, host.image_datasets())
+    _check_validation(cfg)
     for name in cfg.data.targets if cfg.test.query_rates else ():
         if name not in DATASETS:
             raise ConfigError(f"test.query_rates must be empty for {name!r}, a set of torchreid, which knows no rates")
@@ -211,6 +212,17 @@ def _check_stage(cfg: CfgNode) -> None:
     _refuse_file("data.save_dir", Path(cfg.data.save_dir))
     if cfg.use_gpu and not torch.cuda.is_available():
         raise ConfigError("use_gpu is True, and torch finds no GPU here; use_gpu False works on the CPU")
+
+
+def _check_validation(cfg: CfgNode) -> None:
+    asked = ["sources"] * bool(cfg.data.validation) + ["targets"] * (cfg.data.part == "validation")
+    for key in asked:
+        for name in cfg.data[key]:
+            if name not in DATASETS:
+                raise ConfigError(f"data.validation must be 0 for {name!r} in data.{key}, a set of torchreid's own")
+    ours = cfg.task == "train" and cfg.model.name in ENGINES
+    if cfg.train.patience and ours and ENGINES[cfg.model.name].build.figures:
+        raise ConfigError(f"train.patience must be 0 for {cfg.model.name}, whose evaluation has no mAP to choose by")
 
 
 def _check_splits(cfg: CfgNode) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from yacs.config import CfgNode
@@ -12,6 +13,7 @@ from yacs.config import CfgNode
 from torchreid_xres import checkpoint
 from torchreid_xres.config import differing_keys, stage_configs
 from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.choosing import Choice
 from torchreid_xres.jobs.run import Run
 
 logger = logging.getLogger(__name__)
@@ -83,7 +85,8 @@ def take_on(before: Iterable[Run], now: Iterable[Run], done: Mapping[str, Any]) 
         state = checkpoint.load(path) if path.is_file() else {}
         if state.get("config") == old[name].sha256:
             # Without its schedule: the engine makes that of the whole length.
-            checkpoint.save_atomic({**state, "config": run.sha256, "schedulers": {}}, path)
+            open_again = {"config": run.sha256, "schedulers": {}, "choice": asdict(Choice.of(state).reopened())}
+            checkpoint.save_atomic({**state, **open_again}, path)
             told = name, state["epoch"], run.cfg.train.max_epoch, old[name].cfg.train.max_epoch
             logger.info("%s goes on after epoch %d to epoch %d, which was to be %d", *told)
     return {name: result for name, result in done.items() if name in old and name not in longer}

@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
-from torchreid_xres import host
+from torchreid_xres import checkpoint, host
 from torchreid_xres.config import ConfigError, as_dict, config_text, file_of, load_config
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset
 from torchreid_xres.data.manager import XresDataManager
@@ -23,6 +23,8 @@ from torchreid_xres.data.protocol import Manifest
 from torchreid_xres.devices import distributed, parallel
 from torchreid_xres.devices.compiled import compile_network
 from torchreid_xres.engine.base import ENGINES, LAST, SoftmaxEngine, TripletEngine, XresEngine, XresMixin
+from torchreid_xres.engine.choosing import FOLDER as VALIDATION
+from torchreid_xres.engine.choosing import Choice
 from torchreid_xres.files import remove_scratch, whole_file, write_json, write_text
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models import MODELS, build_model
@@ -122,8 +124,8 @@ class Run:
         # What another run learned is this model's, not the compared ones'.
         resume = "" if self.compared else file_of(self.cfg, self.cfg.model.resume)
         engine.run(resume=resume, **self._run_options())
-        seconds = round(engine.seconds(), 1)
-        return [{**record, "train_seconds": seconds} for record in engine.records.values()]
+        took = {f"train_{key}": round(value, 1) for key, value in engine.stopwatch.read().items()}
+        return [record | took for record in engine.records.values()]
 
     def evaluate(self) -> list[dict]:
         """Evaluate given weights, or those this run was trained to, and return the records of the targets.
@@ -142,6 +144,7 @@ class Run:
                     f"(there is no {trained})"
                 )
             load_weights(unwrap(engine.model), trained, strict=True)
+            engine.choice = Choice.of(checkpoint.load(trained))
         distributed.on_main(lambda: self._tell_other_images(engine.datamanager))
         engine.run(**self._run_options())
         return list(engine.records.values())
@@ -174,6 +177,7 @@ class Run:
             eval_seed=cfg.test.seed,
             query_rates=cfg.test.query_rates,
             flip=cfg.test.flip,
+            patience=cfg.train.patience,
             run_facts={
                 "model": self.label,
                 "stage": self.stage,
@@ -235,6 +239,8 @@ class Run:
         }
         if cfg.data.random_rates:
             common |= {"random_rates": list(cfg.data.random_rates), "random_share": cfg.data.random_share}
+        if cfg.data.validation:
+            common |= {"validation": cfg.data.validation, "part": cfg.data.part}
         if cfg.data.rates:
             common["rates"] = list(cfg.data.rates)
         if cfg.data.pair_rates:
@@ -298,8 +304,9 @@ class Run:
 
     def _run_options(self) -> dict[str, Any]:
         cfg = self.cfg
+        beside = cfg.test.evaluate and cfg.data.part == "validation"  # the records of the test stay
         return {
-            "save_dir": str(self.folder),
+            "save_dir": str(self.folder / VALIDATION if beside else self.folder),
             "max_epoch": cfg.train.max_epoch,
             "start_epoch": cfg.train.start_epoch,
             "fixbase_epoch": cfg.train.fixbase_epoch,

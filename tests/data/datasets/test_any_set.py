@@ -42,6 +42,21 @@ def test_low_images_have_a_rate_and_the_others_none(any_set, build):
             assert rate in allowed if image.low else rate == 1.0
 
 
+def test_a_validation_part_is_made_like_the_test(any_set, build):
+    whole = build(any_set)
+    if len({image.pid for image in whole.split.train}) < 4:
+        pytest.skip("the small tree has fewer than 4 training identities")
+    options = {"validation": 0.5, "part": "validation"}
+    query, gallery = (build(any_set, mode=mode, **options) for mode in ("query", "gallery"))
+    trained = {path for path, *_ in build(any_set, validation=0.5).data}
+    assert trained.isdisjoint(path for path, *_ in (*query.data, *gallery.data))
+    assert trained < {image.path for image in whole.split.train}
+    lows = {item["low"] for item in build(any_set, mode="query")}
+    if not whole.natural:
+        assert {item["low"] for item in query} == {True} <= lows and not any(item["low"] for item in gallery)
+    assert query.manifest.sha256 == whole.manifest.sha256
+
+
 def test_splits_share_the_training_where_the_set_says_so(any_set, build, tree):
     root = tree(any_set)
     first = build(any_set, root=root)

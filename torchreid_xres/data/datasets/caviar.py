@@ -13,12 +13,12 @@ from torchreid_xres.data.datasets.reading import (
     check_count,
     check_part,
     find_folder,
-    group,
     list_images,
     match_name,
     split_identities,
 )
 from torchreid_xres.data.io import image_size
+from torchreid_xres.data.split import group
 
 logger = logging.getLogger(__name__)
 

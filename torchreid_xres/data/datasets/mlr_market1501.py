@@ -7,16 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, Image, Split
-from torchreid_xres.data.datasets.reading import (
-    check_count,
-    check_part,
-    find_folder,
-    group,
-    low_against_high,
-    read_cameras,
-    shuffled,
-    with_match,
-)
+from torchreid_xres.data.datasets.reading import check_count, check_part, find_folder, low_against_high, read_cameras
+from torchreid_xres.data.split import group, shuffled, with_match
 
 logger = logging.getLogger(__name__)
 

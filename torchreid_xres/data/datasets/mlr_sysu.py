@@ -11,12 +11,11 @@ from torchreid_xres.data.datasets.reading import (
     check_count,
     check_part,
     find_folder,
-    group,
     match_name,
-    shuffled,
     split_identities,
     whole,
 )
+from torchreid_xres.data.split import group, shuffled
 from torchreid_xres.data.walk import walk_images
 
 PER_CAMERA = 3

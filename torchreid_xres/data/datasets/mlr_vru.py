@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, Image, Split
-from torchreid_xres.data.datasets.reading import check_count, find_folder, listed_images, one_per_identity, shuffled
+from torchreid_xres.data.datasets.reading import check_count, find_folder, listed_images
 from torchreid_xres.data.protocol import draw_rate
+from torchreid_xres.data.split import one_per_identity, shuffled
 
 TRAIN_LIST = "train_list.txt"
 TEST_SIZES = (1200, 2400, 8000)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, Image, Split
-from torchreid_xres.data.datasets.reading import check_count, find_folder, list_images, match_name, with_match
+from torchreid_xres.data.datasets.reading import check_count, find_folder, list_images, match_name
 from torchreid_xres.data.io import image_size
 from torchreid_xres.data.native import check_full_size, input_resize, low_by_size
+from torchreid_xres.data.split import with_match
 
 FULL_SIZE = (256, 128)  # the host's input size for persons
 PARTS = {"train": 72301, "query": 15165, "test": 60448}

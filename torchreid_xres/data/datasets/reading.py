@@ -1,21 +1,17 @@
-"""What the readers have in common: finding folders, listing and counting images, drawing without chance."""
+"""What the readers have in common: finding folders, listing and counting images, the usual splits."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from torchreid_xres.data.base import Image, Split
+from torchreid_xres.data.split import Image, Split, shuffled, with_match
 from torchreid_xres.data.walk import FoundImages, holds, walk_images
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 def find_folder(root: Path, candidates: Sequence[str], *needs: Sequence[str]) -> Path:
@@ -182,42 +178,6 @@ def check_part(images: Sequence[Image], expected: tuple[int, int], folder: Path)
     check_count("identities", expected[1], len({image.pid for image in images}), folder)
 
 
-def shuffled(items: Iterable[T], salt: str, key: Callable[[T], object] = str) -> list[T]:
-    """Order things by the SHA-256 of ``"{salt}:{key(thing)}"``: a shuffle that is the same on every machine.
-
-    Args:
-        items: what to order.
-        salt: another salt is another order.
-        key: what identifies a thing; for files the name without the folder, which differs between machines.
-
-    Example:
-        >>> shuffled(range(5), "viper:0")
-        [2, 1, 3, 4, 0]
-    """
-    return sorted(items, key=lambda item: hashlib.sha256(f"{salt}:{key(item)}".encode()).digest())
-
-
-def group(images: Iterable[T], key: Callable[[T], Hashable]) -> dict:
-    """Group things by a key; groups and their members keep the order of appearance."""
-    groups: dict = {}
-    for image in images:
-        groups.setdefault(key(image), []).append(image)
-    return groups
-
-
-def with_match(query: Sequence[Image], gallery: Sequence[Image]) -> list[Image]:
-    """Leave out queries without a gallery image of their identity under another camera: no ranking can find them."""
-    cameras: dict[int, set[int]] = {}
-    for image in gallery:
-        cameras.setdefault(image.pid, set()).add(image.camid)
-    kept = [image for image in query if cameras.get(image.pid, set()) - {image.camid}]
-    if len(kept) < len(query):
-        logger.info(
-            "%d of %d queries have no match in the gallery and are left out", len(query) - len(kept), len(query)
-        )
-    return kept
-
-
 def low_against_high(folder: Path, train: Sequence[Image], test: Sequence[Image]) -> Split:
     """Make the usual cross-resolution split: the low test images are queries, the others the gallery."""
     gallery = [image for image in test if not image.low]
@@ -238,23 +198,3 @@ def split_identities(folder: Path, images: Sequence[Image], num_test: int, salt:
     train = [image for image in images if image.pid not in test_pids]
     test = [image for image in images if image.pid in test_pids]
     return low_against_high(folder, train, test)
-
-
-def one_per_identity(images: Sequence[Image], salt: str) -> tuple[list[Image], list[Image]]:
-    """Draw one gallery image per identity, the rest are low-resolution queries; for sets without camera labels.
-
-    Args:
-        images: the test images.
-        salt: what the draw depends on beside the file names.
-
-    Returns:
-        Queries, with ``camid`` 0 and low, and gallery, with ``camid`` 1. The host leaves out gallery images of the
-        query's camera, so the two sides must differ.
-    """
-    drawn = {
-        shuffled(members, salt, key=lambda image: os.path.basename(image.path))[0].path
-        for members in group(images, lambda image: image.pid).values()
-    }
-    query = [image._replace(camid=0, low=True) for image in images if image.path not in drawn]
-    gallery = [image._replace(camid=1) for image in images if image.path in drawn]
-    return query, gallery

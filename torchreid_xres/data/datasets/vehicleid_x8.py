@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from torchreid_xres.data.base import DATASETS, Split
-from torchreid_xres.data.datasets.reading import check_part, find_folder, listed_images, one_per_identity
+from torchreid_xres.data.datasets.reading import check_part, find_folder, listed_images
 from torchreid_xres.data.datasets.square import SquareDataset
+from torchreid_xres.data.split import one_per_identity
 
 TRAIN_LIST = "train_list.txt"
 TRAIN_COUNTS = (113346, 13164)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from torchreid_xres.data.base import DATASETS, Split
-from torchreid_xres.data.datasets.reading import check_part, find_folder, read_cameras, with_match
+from torchreid_xres.data.datasets.reading import check_part, find_folder, read_cameras
 from torchreid_xres.data.datasets.square import SquareDataset
+from torchreid_xres.data.split import with_match
 
 # Images and vehicles of each folder.
 PARTS = {"image_train": (37778, 576), "image_query": (1678, 200), "image_test": (11579, 200)}

@@ -24,10 +24,11 @@ from yacs.config import CfgNode
 
 from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, as_dict, file_of
-from torchreid_xres.data.datasets.reading import shuffled
+from torchreid_xres.data.split import shuffled
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.features.features import FeatureSet, evaluate_features
 from torchreid_xres.features.fusion import training_trial
+from torchreid_xres.features.record import magnification
 from torchreid_xres.files import write_json
 from torchreid_xres.jobs.extraction import engine_features, trained_engine
 from torchreid_xres.jobs.run import TASKS, Run, ranking_options
@@ -394,7 +395,8 @@ def evaluated(query: FeatureSet, gallery: FeatureSet, cfg: CfgNode) -> dict:
     """Return the record of a ranking under the protocol of a trained run's configuration."""
     how = ranking_options(cfg, query.dataset)
     kept = {key: how[key] for key in ("normalize", "protocol", "draws", "seed")}
-    return evaluate_features(query, gallery, metric=how["distance"], ranks=cfg.test.ranks, **kept)
+    record = evaluate_features(query, gallery, metric=how["distance"], ranks=cfg.test.ranks, **kept)
+    return record | {"magnification": magnification(cfg.data.height, query.size, query.low)}
 
 
 def _accuracy(record: Mapping[str, Any]) -> dict[str, float]:
