@@ -27,7 +27,8 @@ from torchreid_xres.jobs.extraction import run_features, trained_engine
 from torchreid_xres.jobs.job import after_training, own_runs, run_job
 from torchreid_xres.jobs.logs import logged_to
 from torchreid_xres.jobs.run import Run
-from torchreid_xres.jobs.tasks.vpfa import load_panning, moved, opened
+from torchreid_xres.jobs.tasks.panning import load_panning, moved
+from torchreid_xres.jobs.tasks.vpfa import opened
 from torchreid_xres.models.vpfa import PANNINGS
 from torchreid_xres.report.complexity import complexity
 from torchreid_xres.report.lists import RankedLists

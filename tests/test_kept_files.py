@@ -18,7 +18,7 @@ from torchreid_xres.features.records import read_record
 from torchreid_xres.features.tables import record_tables
 from torchreid_xres.inference import Gallery
 from torchreid_xres.jobs.job import own_runs, run_job
-from torchreid_xres.jobs.tasks.vpfa import load_panning
+from torchreid_xres.jobs.tasks.panning import load_panning
 
 KEPT = Path(__file__).parent / "golden" / "kept"
 RUN = KEPT / "run" / "split0" / "osnet_x0_25"

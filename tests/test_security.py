@@ -33,8 +33,8 @@ from torchreid_xres.inference.gallery import DATABASE
 from torchreid_xres.inference.storage import Storage
 from torchreid_xres.jobs.run import Run
 from torchreid_xres.jobs.stages import Stages
+from torchreid_xres.jobs.tasks.panning import load_panning
 from torchreid_xres.jobs.tasks.restore_pairs import record_key
-from torchreid_xres.jobs.tasks.vpfa import load_panning
 from torchreid_xres.keypoints.annotations import read_annotations
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.weights import load_weights

@@ -10,7 +10,7 @@ import pytest
 
 from torchreid_xres.jobs.command import carried_out
 from torchreid_xres.jobs.logs import logged_to
-from torchreid_xres.terminal import Terminal, any_text, printable, printable_lines
+from torchreid_xres.terminal import Terminal, any_text, printable, printable_lines, progress
 
 # An escape sequence that clears the screen, a line feed, a turned direction of writing, a byte that is no UTF-8.
 NAME = "a\x1b[2J\n\u202egpj.\udcff"
@@ -79,6 +79,16 @@ def test_both_streams_take_any_text(capsys):
         print(NAME, file=sys.stderr)
     out, err = capsys.readouterr()
     assert out == err == SHOWN.replace(r"\n", "\n") + "\n"
+
+
+@pytest.mark.parametrize("tty, main, shown", [(True, True, True), (False, True, False), (True, False, False)])
+def test_a_bar_is_shown_on_a_terminal_by_one_process(monkeypatch, tty, main, shown):
+    stream = io.StringIO()
+    stream.isatty = lambda: tty
+    monkeypatch.setattr(sys, "stderr", stream)
+    bar = progress(range(3), main=main, desc="features", unit="batch", mininterval=0)
+    assert len(bar) == 3 and list(bar) == [0, 1, 2]
+    assert ("features" in stream.getvalue() and "3/3" in stream.getvalue()) == shown
 
 
 def test_a_program_ends_in_one_line(capsys):

@@ -8,7 +8,9 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from typing import TextIO
+from typing import Any, TextIO
+
+from tqdm import tqdm
 
 # Control characters, those that turn the direction of writing, and Python's stand-ins for bytes that are no text.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -92,3 +94,18 @@ def any_text() -> Iterator[None]:
     """Let standard output and standard error be a :class:`Terminal` each in a block."""
     with redirect_stdout(Terminal(sys.stdout)), redirect_stderr(Terminal(sys.stderr)):
         yield
+
+
+def progress(items: Iterable | None = None, *, main: bool = True, **how: Any) -> tqdm:
+    """Return tqdm's bar over some items; in a file, where it would be noise, it shows nothing.
+
+    Args:
+        items: to go over; None: the caller tells what is done.
+        main: this process is the one that shows it.
+        **how: tqdm's own keywords, such as ``desc``, ``unit`` and ``total``.
+
+    Example:
+        >>> sum(progress([1, 2, 3], desc="adding", unit="number"))
+        6
+    """
+    return tqdm(items, leave=False, disable=not (main and sys.stderr.isatty()), **how)

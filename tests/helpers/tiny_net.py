@@ -17,14 +17,14 @@ class TinyNet(nn.Module):
 
     def __init__(self, num_classes, loss, **_):
         super().__init__()
-        self.loss, self.feature_dim, widths = loss, 32, (3, 8, 16)
+        self.loss, self.feature_dim, widths = loss, 512, (3, 8, 16)  # features as wide as the host's
         for i in (1, 2):
             conv = nn.Conv2d(*widths[i - 1 : i + 1], 3, stride=2, padding=1, bias=False)
             setattr(self, f"conv{i}", nn.Sequential(conv, nn.BatchNorm2d(widths[i]), nn.ReLU()))
-        self.conv3 = nn.Conv2d(16, self.feature_dim, 1)
+        self.conv3 = nn.Conv2d(16, 32, 1)
         self.global_avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Sequential(nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU())
-        self.classifier = nn.Linear(32, num_classes)
+        self.fc = nn.Sequential(nn.Linear(32, 512), nn.BatchNorm1d(512), nn.ReLU())
+        self.classifier = nn.Linear(512, num_classes)
 
     def featuremaps(self, x):
         return self.conv3(self.conv2(self.conv1(x)))

@@ -27,12 +27,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 import gdown
-from tqdm import tqdm
 
 from torchreid_xres.data.catalogue import Offer
 from torchreid_xres.data.protocol import file_sha256
 from torchreid_xres.files import FULL, require_regular, whole_file
 from torchreid_xres.lock import locked
+from torchreid_xres.terminal import progress
 
 logger = logging.getLogger(__name__)
 
@@ -226,9 +226,9 @@ def _receive(url: str, part: Path) -> None:
 
 
 def _copy(response: http.client.HTTPResponse, part: Path, start: int, total: int | None) -> int:
-    bar = tqdm(
+    bar = progress(
         total=total, initial=start, desc=part.name[1:].removesuffix(".part"), unit="B", unit_scale=True,
-        unit_divisor=1024, disable=not sys.stderr.isatty(),
+        unit_divisor=1024,
     )  # fmt: skip
     with open(part, "ab" if start else "wb") as file, bar:
         size = start

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from tqdm import tqdm
 
 from torchreid_xres.data.base import ROLES, CrossResolutionDataset
 from torchreid_xres.data.options import DATASETS, dataset_options
 from torchreid_xres.data.protocol import Manifest, file_sha256
 from torchreid_xres.data.walk import OTHER, SPECIAL, UNREADABLE, walk_images
 from torchreid_xres.files import remove_scratch, whole_file
+from torchreid_xres.terminal import progress
 
 # Of what is beside the images: hidden files do not count as extra.
 _COMPARED = (OTHER, UNREADABLE, SPECIAL)
@@ -116,7 +115,7 @@ def write_set(
         for number, image in enumerate(getattr(dataset.split, role))
     ]
     images, errors, found = {}, [], 0
-    for file, _, image in tqdm(listed, desc=f"writing {name}", unit="image", disable=not sys.stderr.isatty()):
+    for file, _, image in progress(listed, desc=f"writing {name}", unit="image"):
         path = out / file
         if path.is_file() and earlier.get(file) in (None, digest := file_sha256(path)):
             found += 1

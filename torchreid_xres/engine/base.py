@@ -7,21 +7,17 @@ The host's loop drives: ``Engine.run`` calls ``train``, ``forward_backward``, ``
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from torchreid_xres import checkpoint, host
@@ -34,10 +30,10 @@ from torchreid_xres.engine.evaluation import Evaluation, to_device
 from torchreid_xres.engine.stopwatch import Stopwatch
 from torchreid_xres.features.record import machine, versions, weights_hash
 from torchreid_xres.files import require_writable, write_json
-from torchreid_xres.host_mends.checkpoints import named_for
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.registry import Registry
 from torchreid_xres.sr.build import require_scale
+from torchreid_xres.terminal import progress
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +187,8 @@ class XresMixin(Choosing, Continuing, Evaluation):
             **kwargs: the host's other keywords.
         """
         THREADS.choose()
-        loader, self.train_loader = self.train_loader, _Progress(self.train_loader, self)
+        loader, title = self.train_loader, f"epoch {self.epoch + 1}/{self.max_epoch}"
+        self.train_loader = progress(loader, main=distributed.is_main(), desc=title, unit="batch")
         try:
             super().train(print_freq=min(print_freq, max(1, len(loader))), **kwargs)
         finally:
@@ -207,40 +204,6 @@ class XresMixin(Choosing, Continuing, Evaluation):
         for parameter in self._fixed:
             parameter.requires_grad_(False)
 
-    def _state(self) -> dict:
-        def states(parts: Mapping) -> dict:
-            return {name: part.state_dict() for name, part in parts.items() if part is not None}
-
-        return {
-            "epoch": self.epoch + 1,
-            **self.stopwatch.read(),
-            "precisions": self.precisions,
-            # By the network's own names, so that a run goes on with another number of devices.
-            "models": states({name: unwrap(model) for name, model in self._models.items()}),
-            "optimizers": states(self._optims),
-            "schedulers": states(self._scheds),
-            "config": self.run_facts.get("config_sha256"),
-            "choice": asdict(self.choice),
-            "random": checkpoint.random_state(),
-            "threads": torch.get_num_threads(),
-        }
-
-    def _restore(self, state: dict) -> int:
-        for name, weights in state["models"].items():
-            network = unwrap(self._models[name])
-            network.load_state_dict(named_for(network, weights))
-        stretched = self._stretched(state)
-        for kept, parts in (("optimizers", self._optims), ("schedulers", self._scheds)):
-            for name, part_state in state[kept].items():
-                parts[name].load_state_dict(part_state)
-        self._stretch(stretched, state)
-        checkpoint.set_random_state(state["random"])
-        self.stopwatch.go_on_from(state)
-        self.choice = Choice.of(state)
-        if "threads" in state:
-            THREADS.keep(state["threads"])
-        return state["epoch"]
-
     def forward_backward(self, data: dict) -> dict:
         """Take a step (:meth:`step`) in the host's loop; the first one in half precision is proved."""
         network, shape = unwrap(next(iter(self._models.values()))), data["img"].shape
@@ -254,16 +217,6 @@ class XresMixin(Choosing, Continuing, Evaluation):
             summary = super().forward_backward(data)
         self._check_finite(summary, data)
         return summary
-
-    def _undoing(self) -> Callable[[], None]:
-        state, watch = copy.deepcopy(self._state()), self.stopwatch
-
-        def undo() -> None:
-            self.stopwatch = Stopwatch()  # the state's is read into this one; what was undone took its time, too
-            self._restore(state)
-            self.stopwatch = watch
-
-        return undo
 
     def _check_finite(self, summary: Mapping[str, Any], data: dict) -> None:
         bad = {name: float(value) for name, value in summary.items() if not math.isfinite(value)}
@@ -386,21 +339,6 @@ class TripletEngine(XresMixin, host.ImageTripletEngine):
     def engine_options(cfg: CfgNode) -> dict[str, Any]:
         """Return this engine's own keywords from a configuration."""
         return {"label_smooth": cfg.loss.softmax.label_smooth, **cfg.loss.triplet}
-
-
-class _Progress:
-    """A loader that shows a bar on a terminal; in a file the host's own lines stand alone."""
-
-    def __init__(self, loader: Any, engine: XresMixin) -> None:
-        self.loader, self.engine = loader, engine
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator:
-        title = f"epoch {self.engine.epoch + 1}/{self.engine.max_epoch}"
-        shown = sys.stderr.isatty() and distributed.is_main()
-        return iter(tqdm(self.loader, desc=title, unit="batch", leave=False, disable=not shown))
 
 
 def has_original(batch: Mapping[str, Tensor]) -> Tensor:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from torchreid_xres import checkpoint
 from torchreid_xres.devices.proof import Proof
-from torchreid_xres.host_mends.checkpoints import require_training_state
+from torchreid_xres.devices.threads import THREADS
+from torchreid_xres.engine.choosing import Choice
+from torchreid_xres.engine.stopwatch import Stopwatch
+from torchreid_xres.host_mends.checkpoints import named_for, require_training_state
+from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.tensors import not_finite
 
 logger = logging.getLogger(__name__)
@@ -35,7 +43,53 @@ class Continuing:
     precision: str
     precisions: list[list]
     run_facts: Mapping[str, Any]
+    stopwatch: Stopwatch
+    choice: Choice
     _auto: bool  # the machine chose the precision
+
+    def _state(self) -> dict:
+        def states(parts: Mapping) -> dict:
+            return {name: part.state_dict() for name, part in parts.items() if part is not None}
+
+        return {
+            "epoch": self.epoch + 1,
+            **self.stopwatch.read(),
+            "precisions": self.precisions,
+            # By the network's own names, so that a run goes on with another number of devices.
+            "models": states({name: unwrap(model) for name, model in self._models.items()}),
+            "optimizers": states(self._optims),
+            "schedulers": states(self._scheds),
+            "config": self.run_facts.get("config_sha256"),
+            "choice": asdict(self.choice),
+            "random": checkpoint.random_state(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def _restore(self, state: dict) -> int:
+        for name, weights in state["models"].items():
+            network = unwrap(self._models[name])
+            network.load_state_dict(named_for(network, weights))
+        stretched = self._stretched(state)
+        for kept, parts in (("optimizers", self._optims), ("schedulers", self._scheds)):
+            for name, part_state in state[kept].items():
+                parts[name].load_state_dict(part_state)
+        self._stretch(stretched, state)
+        checkpoint.set_random_state(state["random"])
+        self.stopwatch.go_on_from(state)
+        self.choice = Choice.of(state)
+        if "threads" in state:
+            THREADS.keep(state["threads"])
+        return state["epoch"]
+
+    def _undoing(self) -> Callable[[], None]:
+        state, watch = copy.deepcopy(self._state()), self.stopwatch
+
+        def undo() -> None:
+            self.stopwatch = Stopwatch()  # the state's is read into this one; what was undone took its time, too
+            self._restore(state)
+            self.stopwatch = watch
+
+        return undo
 
     def _save_state(self) -> None:
         state = self._state()

@@ -30,7 +30,7 @@ from torchreid_xres.files import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import RankResult, Roc, distance_matrix, rank_distances, rank_features
 from torchreid_xres.metrics.rerank import reranked_distances
-from torchreid_xres.terminal import printable
+from torchreid_xres.terminal import printable, progress
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Evaluation:
 
     def _extracted(self, loader: Any) -> tuple[Tensor, dict[str, np.ndarray]]:
         features, facts = [], defaultdict(list)
-        for batch in loader:
+        for batch in progress(loader, main=distributed.is_main(), desc="features", unit="batch"):
             features.append(self.at_precision(partial(self._described, batch), batch["img"].shape))
             for key in ("pid", "camid", "rate", "low", "size", "impath"):
                 if key in batch:

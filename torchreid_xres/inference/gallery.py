@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import sys
 import zlib
 from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from torchreid_xres.config import config_text
 from torchreid_xres.data.walk import FoundImages
@@ -32,6 +30,7 @@ from torchreid_xres.inference.storage import Changes, Row, Storage
 from torchreid_xres.jobs.lock import sole_use
 from torchreid_xres.metrics.distance import distance_tiles
 from torchreid_xres.metrics.search import GalleryIndex
+from torchreid_xres.terminal import progress
 
 logger = logging.getLogger(__name__)
 
@@ -245,9 +244,8 @@ class Gallery:
     def _add(self, changes: Changes, files: dict[str, ImageFile], held: Container[str], done: Update) -> None:
         names = list(files)
         batches = [names[i : i + self.extractor.batch_size] for i in range(0, len(names), self.extractor.batch_size)]
-        shown = sys.stderr.isatty()
         # While the network works, the next batch is read.
-        with ThreadPoolExecutor(1) as reader, tqdm(total=len(names), unit="image", disable=not shown) as bar:
+        with ThreadPoolExecutor(1) as reader, progress(total=len(names), unit="image") as bar:
             ahead = None
             for number, batch in enumerate(batches):
                 read = ahead or reader.submit(self._read, batch, files)

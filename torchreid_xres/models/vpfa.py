@@ -2,7 +2,7 @@
 
 Z. Liu, C. Yuan, B. Li, X. Zhang, G. Niu, "Resolution as a direction: vector-panning feature alignment for
 cross-resolution re-identification", arXiv 2510.00936. Learned after training, on features alone
-(``jobs/tasks/vpfa.py``); the network that gives them stays as it is. The equations' numbers are this file's own:
+(``jobs/tasks/panning.py``); the network that gives them stays as it is. The equations' numbers are this file's own:
 
     (1)  x' = x + tanh(L4 h3),  h_i = ReLU(LN(L_i h_{i-1})),  h_0 = x       the perceptron, one for each rate
     (2)  h_0 = [x, log r]                                                    one for all rates

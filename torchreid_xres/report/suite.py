@@ -15,6 +15,7 @@ from torchreid_xres.features.tables import gaps_of, spread
 from torchreid_xres.report.gain import COMPARED
 from torchreid_xres.text import text_table
 
+
 def suite_table(result: Mapping[str, Any], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> str:
     """Return a row for each model: accuracy in per cent, and what it gains over what it is compared with.
 

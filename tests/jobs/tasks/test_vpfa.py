@@ -13,9 +13,9 @@ from torchreid_xres.engine.base import LAST
 from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.jobs.run import Run
-from torchreid_xres.jobs.tasks import vpfa
+from torchreid_xres.jobs.tasks import panning
 from torchreid_xres.jobs.tasks.pair_features import camera_gap, identity_means, resolution_direction, views_by_rate
-from torchreid_xres.jobs.tasks.vpfa import Settings, fit, load_panning, moved, save_panning, searched
+from torchreid_xres.jobs.tasks.panning import Settings, fit, load_panning, moved, save_panning, searched
 from torchreid_xres.models.vpfa import PANNINGS, PerRate
 
 SMALL = {"hidden": 8, "epochs": 2, "batch_size": 8}
@@ -91,7 +91,7 @@ def test_settings_are_chosen_on_identities_that_the_fit_has_not_seen(monkeypatch
         fitted.append((set(pairs.pid.tolist()), settings.epochs))
         return fit(name, pairs, settings, **kwargs)
 
-    monkeypatch.setattr(vpfa, "fit", spy)
+    monkeypatch.setattr(panning, "fit", spy)
     chosen, told = searched("conditioned", pairs, Settings(**SMALL, lr=3e-3), {"epochs": [1, 40]}, seed=0)
     assert [epochs for _, epochs in fitted] == [1, 40]
     assert all(len(pids) == 9 for pids, _ in fitted) and told["held_out"] == 3
@@ -207,14 +207,14 @@ def test_a_stopped_stage_goes_on_with_what_it_had(tiny_config, monkeypatch):
         return fit(name, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vpfa, "fit", killed)
+        patch.setattr(panning, "fit", killed)
         with pytest.raises(KeyboardInterrupt):
             run_job(cfg)
     home = Path(cfg.data.save_dir) / "split0" / "tiny_net"
     pairs = (home / "features" / "pairs.npz").stat().st_mtime_ns
     learned = []
     monkeypatch.setattr(Run, "train", lambda self: pytest.fail("trained again"))
-    monkeypatch.setattr(vpfa, "fit", lambda name, *args, **kwargs: learned.append(name) or fit(name, *args, **kwargs))
+    monkeypatch.setattr(panning, "fit", lambda name, *args, **how: learned.append(name) or fit(name, *args, **how))
     records = run_job(cfg)
     assert learned == ["perceptron"] and [r["model"] for r in records[1:]] == ALL
     assert (home / "features" / "pairs.npz").stat().st_mtime_ns == pairs
@@ -271,7 +271,7 @@ def test_a_module_that_is_not_finite_is_neither_kept_nor_read(tmp_path, monkeypa
     with pytest.raises(ValueError, match=r"the module mean holds NaN or infinity, in .*; a smaller vpfa\.lr may help"):
         save_panning(module, "mean", tmp_path / "mean.pth.tar")
     assert not any(tmp_path.iterdir())
-    monkeypatch.setattr("torchreid_xres.jobs.tasks.vpfa.require_finite", lambda *_: None)
+    monkeypatch.setattr("torchreid_xres.jobs.tasks.panning.require_finite", lambda *_: None)
     save_panning(module, "mean", tmp_path / "mean.pth.tar")
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"mean\.pth\.tar holds NaN or infinity, .*; remove it to learn it again"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +24,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
-from tqdm import tqdm
 
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.base import CrossResolutionDataset
@@ -40,6 +38,7 @@ from torchreid_xres.jobs.run import TASKS, Run
 from torchreid_xres.models import build_model
 from torchreid_xres.models.weights import load_weights
 from torchreid_xres.sr.pyramid import Pyramid, PyramidRestorer
+from torchreid_xres.terminal import progress
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +147,7 @@ def write_pyramids(
     mine = [pictures[name] for name in todo[distributed.process() :: distributed.world()]]
     start = time.perf_counter()
     loader = DataLoader(_SeenImages(mine), batch_size=None, num_workers=workers)
-    shown = sys.stderr.isatty() and distributed.is_main()
-    bar = tqdm(total=len(mine), desc="restore", unit="image", leave=False, disable=not shown)
+    bar = progress(main=distributed.is_main(), total=len(mine), desc="restore", unit="image")
     with torch.inference_mode(), _Writer(folder, max(1, workers)) as writer, bar:
         names = iter(mine)
         writing: list[Future] = []
