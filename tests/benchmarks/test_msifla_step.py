@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny_net
 import torch
 from doubles import cast, doubles_kept
 
@@ -14,7 +15,7 @@ def step(benchmark_module):
     return benchmark_module("msifla_step")
 
 
-TINY = ["model.reid", "osnet_x0_25", "model.options", "{widths: [4, 8]}", "data.height", "64", "data.width", "32",
+TINY = ["model.reid", tiny_net.NAME, "model.options", "{widths: [4, 8]}", "data.height", "64", "data.width", "32",
         "train.batch_size", "8", "train.precision", "fp32", "use_gpu", "False"]  # fmt: skip
 
 

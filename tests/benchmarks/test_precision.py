@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import tiny_net
 
 from torchreid_xres.config import load_config
 from torchreid_xres.jobs.job import own_runs
 
 TINY = [
+    "model.reid", tiny_net.NAME, "sr.options", {"depth": 3, "features": 4},
     "data.height", 32, "data.width", 16, "train.batch_size", 8, "train.max_epoch", 1, "use_gpu", False,
     "data.options.synth_person", {"train_identities": 8, "test_identities": 4, "images_per_camera": 2},
 ]  # fmt: skip

@@ -189,6 +189,7 @@ def test_same_seed_same_bytes(drawn, tmp_path):
     assert first == second
 
 
+@pytest.mark.slow
 def test_visible_together_as_in_the_real_annotations(shared_data, tmp_path):
     """For each orientation code, points that most pictures show, and their order from left to right, agree."""
     file = shared_data / "veri_keypoints" / "keypoint_test.txt"

@@ -205,7 +205,8 @@ def test_the_teacher_learns_from_the_high_resolution_view(student, tiny_config):
     assert torch.equal(seen[0], data["img_hr"])
 
 
-@pytest.mark.parametrize("phase", [pytest.param("teacher", marks=pytest.mark.slow), "student"])
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["teacher", "student"])
 def test_a_run_stopped_in_either_phase_ends_like_a_whole_one(tiny_config, tmp_path, monkeypatch, phase):
     changes = {**CHANGES, "train__max_epoch": 2}
     whole = run_job(tiny_config(**changes, data__save_dir=str(tmp_path / "whole")))

@@ -283,7 +283,7 @@ def test_the_methods_made_shallow_are_all_but_the_hosts(methods):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "kgnet" else ()) for name in SHALLOW]
+    "name", [pytest.param(name, marks=() if name in ("sr_reid", "msifla") else pytest.mark.slow) for name in SHALLOW]
 )
 def test_what_a_method_does_with_queries_exports(name, run_of, tmp_path):
     run, weights = find_run(run_of(name))

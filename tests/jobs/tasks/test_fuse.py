@@ -79,7 +79,7 @@ def test_features_are_kept_until_the_weights_change(job):
     assert [(home / "features" / f"{role}.npz").stat().st_mtime_ns for role in found] == kept
     assert found["query"].names[0].count("/") >= 1 and (found["query"].size > 0).all()
     state = torch.load(home / LAST, weights_only=True)
-    state["models"]["model"]["conv1.conv.weight"] += 1
+    state["models"]["model"]["conv1.0.weight"] += 1
     torch.save(state, home / LAST)
     assert run_features(home)["query"].weights_sha256 != found["query"].weights_sha256
 
