@@ -67,15 +67,19 @@ setup(
             "pytest-xdist>=3.5",
             "ruff>=0.5",
             "hypothesis>=6.80",
-            "import-linter>=2.0",
-            "build>=1.0",
-            "twine>=5.0",
+            "import-linter>=2.0",  # BSD-2-Clause
+            "build>=1.0",  # MIT
+            "twine>=5.0",  # Apache-2.0
         ],
         "sr": ["spandrel>=0.4"],
         "search": ["faiss-cpu>=1.8"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
-        "completion": ["shtab>=1.6"],
+        "completion": ["shtab>=1.6"],  # MPL-2.0
         "report": ["matplotlib>=3.8", "scikit-learn>=1.3"],
-        "docs": ["sphinx>=8.2", "myst-parser>=4.0", "furo>=2024.8.6"],  # sphinx 8.2 wants Python 3.11
+        "docs": [
+            "sphinx>=8.2",  # BSD-2-Clause; wants Python 3.11
+            "myst-parser>=4.0",  # MIT
+            "furo>=2024.8.6",  # MIT
+        ],
     },
 )
