@@ -202,7 +202,7 @@ def snippets():
 @pytest.mark.parametrize("code", list(snippets()))
 def test_python_snippets_run(code, tmp_path):
     """Those that read what the reader has run until they miss it."""
-    done = python("-c", FEW_PEOPLE + code, cwd=tmp_path, timeout=300)
+    done = python("-c", FEW_PEOPLE + code, cwd=tmp_path)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1]
         assert last.startswith("FileNotFoundError") and any(place in last for place in OWN.findall(code)), done.stderr

@@ -48,7 +48,7 @@ def test_a_gain_resets_the_waiting_and_an_equal_figure_is_none():
     assert choice.after(10, 31.0) == Choice(10, 31.0, seen=10)
 
 
-@pytest.mark.parametrize("model", ["osnet_x0_25", "sr_reid"])
+@pytest.mark.parametrize("model", ["tiny_net", "sr_reid"])
 @pytest.mark.parametrize("loss", ["softmax", "triplet"])
 def test_training_ends_in_time_and_the_best_epoch_is_tested_once(tiny_config, graded, model, loss):
     cfg = tiny_config(

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 
-def python(*command, cwd, timeout=180, **environment):
+def python(*command, cwd, timeout=900, **environment):
     """Do what ``python *command`` does in a folder, and return what became of it.
 
     Args:
