@@ -6,6 +6,7 @@
     xres bench --suite synth_person --vpfa     # and each model with its queries' features moved
     xres bench --suite synth_person --finished  # the tables of what was run so far
     xres bench --suite vehicle2cam --list
+    xres bench --suite cuhk03_mini --root DATA --row mine=configs/mine.yaml   # or mine=FOLDER with query.npz, gallery.npz
 
 The suites are in suites.yaml: rows with what they have in common (manifest, input size, epochs, batch, augmentation). A
 cell is a row under one seed; it is run once, and one that fails is recorded with its reason and tried again by the next
@@ -33,6 +34,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", help="folder that holds the data sets")
     parser.add_argument("--seeds", nargs="+", help="train.seed of each row's cells; default: the suite's")
     parser.add_argument("--only", nargs="+", metavar="LABEL", help="these rows only")
+    parser.add_argument(
+        "--row", action="append", default=[], metavar="LABEL=CONFIG", dest="given",
+        help="a row of your own beside the suite's (with --only: those and this): a configuration, or folders with the "
+        "features query.npz and gallery.npz, one for each seed, separated by commas",
+    )
     parser.add_argument("--vpfa", action="store_true", help="also learn VPFA's modules for each trained model")
     parser.add_argument("--finished", action="store_true", help="run nothing, show what was run so far")
     parser.add_argument("--list", action="store_true", help="say which rows the suite has, and stop")
@@ -56,12 +62,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """Run what is not done yet, print the tables, and return the exit status: 1 if no cell is finished."""
-    import measure
-    from collect import collected, run_suite, tables
-    from suites import quoted_blocks, suite_of
+    from collect import collected, run_suite, tables, write_result
+    from suites import given_row, quoted_blocks, suite_of
 
     from torchreid_xres.config import ConfigError
-    from torchreid_xres.files import write_json
     from torchreid_xres.jobs.command import part_pairs
 
     part_pairs(args, ("seeds", "only"))
@@ -69,6 +73,8 @@ def bench(args: argparse.Namespace) -> int:
     if wrong:
         raise ConfigError(f"--seeds are whole numbers, not {', '.join(wrong)}")
     suite = suite_of(args.suite)
+    own = [given_row(suite, text) for text in args.given]
+    suite = suite._replace(rows=suite.rows | {row.label: row for row in own})
     unknown = set(args.only or []) - set(suite.rows)
     if unknown:
         raise ConfigError(f"--only names {', '.join(sorted(unknown))}; there are: {', '.join(suite.rows)}")
@@ -77,21 +83,22 @@ def bench(args: argparse.Namespace) -> int:
             print(f"{row.label}: {row.kind}, configs/{row.config}, against {row.against}")
         print(f"next: xres bench --suite {suite.name}")
         return 0
-    rows = [row for row in suite.rows.values() if not args.only or row.label in args.only]
-    rows = [row._replace(seeds=list(map(int, args.seeds))) for row in rows] if args.seeds else rows
+    rows = [row for row in suite.rows.values() if not args.only or row.label in args.only or row in own]
+    if args.seeds:
+        rows = [row if row.features else row._replace(seeds=list(map(int, args.seeds))) for row in rows]
     seeds = dict.fromkeys(seed for row in rows for seed in row.seeds)
     wanted = [(seed, row) for seed in seeds for row in rows if seed in row.seeds]
     out = args.out or Path("log") / f"accuracy_{suite.name}"
     more = [*(["data.root", args.root] if args.root else []), *args.opts]
     cells = run_suite(suite, wanted, more, out, args.vpfa, args.finished)
-    result = collected(suite, cells)
+    result, arrays = collected(suite, cells)
     given = ["--suite", suite.name, *(["--root", "DATA"] if args.root else [])]
     given += [*(["--seeds", *args.seeds] if args.seeds else []), *(["--only", *args.only] if args.only else [])]
+    given += [part for text in args.given for part in ("--row", text)]
     given += [f"--{flag}" for flag in ("vpfa", "finished") if getattr(args, flag)] + args.opts
     result["command"] = shlex.join(["python", "benchmarks/accuracy.py", *given])
-    result |= {key: measure.facts(args)[key] for key in ("machine", "versions")}
     if args.keep:
-        write_json(result, args.keep)
+        write_result(result, arrays, args.keep)
     quoted = quoted_blocks()
     print("\n" + tables(result, [quoted[name] for name in suite.quoted], args.style))
     print(f"\nnext: each cell's figures are in {out}/cells, what it trained in {out}/runs")

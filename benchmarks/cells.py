@@ -9,15 +9,19 @@ from typing import Any
 import measure
 import numpy as np
 import torch
+from provenance import origin
 from suites import Row
 from throughput import our_calls
 from torch.utils.data import default_collate
 from yacs.config import CfgNode
 
-from torchreid_xres.config import config_hash, stage_configs
-from torchreid_xres.engine.base import XresMixin, to_device
-from torchreid_xres.features.features import FeatureSet
+from torchreid_xres.config import ConfigError, config_hash, stage_configs
+from torchreid_xres.data.base import DATASETS
+from torchreid_xres.engine.base import LAST, XresMixin
+from torchreid_xres.engine.evaluation import to_device
+from torchreid_xres.features.features import FeatureSet, evaluate_features
 from torchreid_xres.features.fusion import fused_sets
+from torchreid_xres.features.record import magnification, magnified
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.jobs.extraction import run_features, trained_engine
 from torchreid_xres.jobs.job import after_training, own_runs, run_job
@@ -40,15 +44,51 @@ def run_cell(row: Row, cfg: CfgNode, out: Path) -> dict:
         out: folder of the suite; all stages but the last are shared with other cells there.
 
     Returns:
-        ``records`` (the last stage's, one for each split), ``queries`` (see :func:`figures_of_queries`) and ``cost``.
+        ``records`` (the last stage's, one for each split), ``queries`` (see :func:`figures_of_queries`), ``cost`` and
+        ``origin``.
     """
+    before = measure.start_of_peak()
     cfg, records, ends = run_again(row, cfg, out)
+    trained = before is not None and measure.peak()
     last = list(stage_configs(cfg))[-1]
     own = [record for record in records if record["stage"] == last]
-    queries = [figures_of_queries(*tested(end), rec["protocol"], end.split) for end, rec in zip(ends, own, strict=True)]
-    seconds = sum(record.get("train_seconds", 0.0) for record in records) / len(ends)
-    cost = cost_of(ends[0].folder) | {"train_seconds": round(seconds, 1)}
-    return {"records": own, "queries": joined(queries), "cost": cost}
+    queries = [
+        figures_of_queries(*tested(end), rec["protocol"], end.split, cfg.data.height)
+        for end, rec in zip(ends, own, strict=True)
+    ]
+    cost = cost_of(ends[0].folder) | {"peak_mb": round(trained) if trained else None}
+    for key in ("train_seconds", "train_processor_seconds"):
+        cost[key] = round(sum(record.get(key, 0.0) for record in records) / len(ends), 1)
+    return {"records": own, "queries": joined(queries), "cost": cost, "origin": origin(own[0])}
+
+
+def features_cell(row: Row, seed: int, manifests: Mapping[tuple[str, int], str]) -> dict:
+    """Return the cell of features that were extracted elsewhere, under the suite's protocol.
+
+    Args:
+        row: its ``config`` names folders that hold ``query.npz`` and ``gallery.npz``, separated by commas.
+        seed: which of them, from 1.
+        manifests: those of the suite's finished cells, by data set and split.
+
+    Raises:
+        ConfigError: if the features are of other images or rates than the suite's.
+    """
+    folder = Path(row.config.split(",")[seed - 1])
+    query, gallery = (FeatureSet.load(folder / f"{role}.npz") for role in ("query", "gallery"))
+    wanted = manifests.get((query.dataset, 0))
+    if wanted is None:
+        raise ConfigError(f"{row.label}: there is no finished cell of {query.dataset} yet to compare features with")
+    if query.manifest_sha256 != wanted:
+        raise ConfigError(
+            f"{row.label}: the features in {folder} are of another protocol: their manifest is "
+            f"{query.manifest_sha256[:12] or 'missing'}, the suite's {wanted[:12]}"
+        )
+    protocol = {"protocol": DATASETS[query.dataset].build.metric, "draws": 10, "seed": 0}
+    record = evaluate_features(query, gallery, **protocol)
+    found = magnification(row.height, query.size, query.low)
+    figures = figures_of_queries(query, gallery, record["protocol"], 0, row.height)
+    facts = {"split_id": 0, "stage": "", "magnification": found}
+    return {"records": [record | facts], "queries": figures, "cost": None, "origin": {"commit": "features given"}}
 
 
 def run_again(row: Row, cfg: CfgNode, out: Path) -> tuple[CfgNode, list[dict], list[Run]]:
@@ -83,7 +123,7 @@ def run_vpfa(row: Row, cfg: CfgNode, out: Path) -> dict:
         found[label]["records"] = [record for record in records if record["stage"] == stage]
     for run in after_training(cfg, ends):
         start = opened(run)
-        how = (records[-1]["protocol"], run.split)
+        how = (records[-1]["protocol"], run.split, cfg.data.height)
         found["before"]["queries"].append(figures_of_queries(start.query, start.gallery, *how))
         for name, label in labels.items():
             after = moved(load_panning(run.folder / f"{name}.pth.tar")[0], start.query, start.reference)
@@ -91,9 +131,9 @@ def run_vpfa(row: Row, cfg: CfgNode, out: Path) -> dict:
     return {"parts": {label: {**part, "queries": joined(part["queries"])} for label, part in found.items()}}
 
 
-def joined(parts: list[dict[str, list]]) -> dict[str, list]:
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return the figures of the queries of all splits in a row."""
-    return {key: [value for part in parts for value in part[key]] for key in parts[0]}
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def tested(run: Run) -> tuple[FeatureSet, FeatureSet]:
@@ -108,19 +148,36 @@ def tested(run: Run) -> tuple[FeatureSet, FeatureSet]:
 
 
 def figures_of_queries(
-    query: FeatureSet, gallery: FeatureSet, protocol: Mapping[str, Any], split: int
-) -> dict[str, list[float | None]]:
-    """Return of each query its identity, split, rank-1 and average precision, in per cent; None without a match."""
+    query: FeatureSet, gallery: FeatureSet, protocol: Mapping[str, Any], split: int, height: int
+) -> dict[str, np.ndarray]:
+    """Return arrays with an entry for each query.
+
+    Returns:
+        ``pid`` and ``split``; ``rate`` of the protocol; ``low``; ``magnification`` by the network (of input height
+        ``height``); ``first``: place of the first match, the mean over draws; ``rank1`` and ``mAP`` (its average
+        precision) in per cent. The last three are NaN for a query without a match.
+    """
     lists = RankedLists(query, gallery, protocol)
-    found: dict[str, list[float | None]] = {"pid": query.pid.tolist(), "split": [split] * len(query)}
-    for key, values in {"rank1": lists.rank1, "mAP": lists.ap}.items():
-        found[key] = [None if np.isnan(value) else round(100 * float(value), 3) for value in values]
-    return found
+    return {
+        "pid": query.pid.astype(np.int32),
+        "split": np.full(len(query), split, np.int16),
+        "rate": query.rate.astype(np.float32),
+        "low": query.low,
+        "magnification": magnified(height, query.size).astype(np.float32),
+        "first": lists.rank.astype(np.float32),
+        "rank1": (100 * lists.rank1).astype(np.float32),
+        "mAP": (100 * lists.ap).astype(np.float32),
+    }
 
 
 def cost_of(folder: Path) -> dict[str, float]:
     """Return size, multiply-adds and speeds of the network that was trained, or put together, in a folder."""
     run = Run.load(folder)
+    if run.cfg.task == "fuse" and not (folder / LAST).is_file():  # an ensemble: as many networks
+        parts = [cost_of(Path(part)) for part in run.cfg.fusion.branches]
+        sums = {key: sum(part[key] for part in parts) for key in ("parameters", "multiply_adds")}
+        speeds = ("train_speed", "extraction_speed")
+        return sums | {key: round(1 / sum(1 / part[key] for part in parts), 1) for key in speeds}
     trained = run.cfg.fusion.branches if run.cfg.task == "fuse" else [folder]
     train_speed = 1 / sum(1 / training_speed(Run.load(part)) for part in trained)
     _, engine = trained_engine(folder)

@@ -10,14 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cells import run_cell, run_vpfa
+import numpy as np
+from cells import features_cell, run_cell, run_vpfa
 from suites import Row, Suite, configured, start_of
 
 from torchreid_xres.config import ConfigError, as_dict, config_hash
-from torchreid_xres.files import write_json
+from torchreid_xres.files import whole_file, write_json
+from torchreid_xres.report.gain import gains
 from torchreid_xres.report.suite import (
     as_latex,
-    compared,
     cost_table,
     quoted_table,
     rate_table,
@@ -54,6 +55,11 @@ def run_suite(
         facts = {"suite": suite.name, "label": row.label, "kind": row.kind, "seed": seed, "config": row.config}
         path = out / "cells" / f"{row.label}_{seed}.json"
         try:
+            if row.features:
+                done = [cell for cell in cells if cell["status"] == "done"]
+                work = partial(features_cell, row, seed, manifests_of(done))
+                cells.append(facts | {"start": "given", "input": [row.height, 0], "status": "done"} | work())
+                continue
             cfg = configured(row, seed, more)
             sha256 = config_hash(cfg)
             path = path.with_stem(f"{path.stem}_{sha256[:12]}")
@@ -74,16 +80,50 @@ def run_suite(
 def kept(path: Path, facts: dict[str, Any], work: Callable[[], dict], finished: bool = False) -> dict:
     """Return the finished cell in a file, or do the work and keep what it gave, or why it did not.
 
+    The figures by query (``queries``, wherever in a cell) are arrays in a file beside it.
     With ``finished`` nothing is done: the cell in the file is returned whatever became of it, or nothing.
     """
     cell = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if finished or cell.get("status") == "done":
-        return cell
+        return with_arrays(cell, path.with_suffix(".npz"))
     try:
         cell = facts | work() | {"status": "done"}
+        arrays = arrays_of(cell)
+        with whole_file(path.with_suffix(".npz")) as scratch, open(scratch, "wb") as file:
+            np.savez_compressed(file, **arrays)
     except Exception as error:  # whatever is wrong with one cell is no reason to leave the others out
         cell = failed(facts, error)
-    write_json(cell, path)
+    write_json(without_arrays(cell), path)
+    return cell
+
+
+def arrays_of(part: Any, key: str = "") -> dict[str, np.ndarray]:
+    """Return the arrays in a cell by where they are in it: ``queries/mAP``."""
+    if isinstance(part, np.ndarray):
+        return {key: part}
+    inner = part.items() if isinstance(part, dict) else ()
+    return {k: v for name, one in inner for k, v in arrays_of(one, f"{key}/{name}" if key else str(name)).items()}
+
+
+def without_arrays(part: Any) -> Any:
+    """Return a cell without its arrays, and without what held nothing else."""
+    if not isinstance(part, dict):
+        return part
+    kept = {name: without_arrays(one) for name, one in part.items() if not isinstance(one, np.ndarray)}
+    return {name: one for name, one in kept.items() if one != {} or part[name] == {}}
+
+
+def with_arrays(cell: dict, path: Path) -> dict:
+    """Return a cell with its arrays where they were; as it is if their file is not there."""
+    if not path.is_file():
+        return cell
+    with np.load(path, allow_pickle=False) as file:
+        for where in file:
+            *way, name = where.split("/")
+            at = cell
+            for step in way:
+                at = at.setdefault(step, {})
+            at[name] = file[where]
     return cell
 
 
@@ -94,11 +134,15 @@ def failed(facts: dict[str, Any], error: Exception) -> dict:
     return facts | {"status": "failed", "reason": reason}
 
 
-def collected(suite: Suite, cells: list[dict]) -> dict[str, Any]:
-    """Return what the tables are made from: a row for each model with a finished cell, and what there is not."""
+def collected(suite: Suite, cells: list[dict]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return what the tables are made from: a row for each model with a finished cell, and what there is not.
+
+    Returns:
+        The result, and beside it the figures by query: ``LABEL/SEED/KEY``.
+    """
     done = [cell for cell in cells if cell["status"] == "done"]
-    manifests = one_manifest(done)
-    differences = compared(done, {label: row.against for label, row in suite.rows.items()})
+    manifests = set(manifests_of(done).values())
+    told = gains(done, {label: row.against for label, row in suite.rows.items()})
     rows = []
     for label in suite.rows:
         own = [cell for cell in done if cell["label"] == label]
@@ -108,13 +152,15 @@ def collected(suite: Suite, cells: list[dict]) -> dict[str, Any]:
                 **first,
                 "seeds": [cell["seed"] for cell in own],
                 "records": slim(record for cell in own for record in cell["records"]),
-                "costs": [cell["cost"] for cell in own],
-                "difference": differences.get(label),
+                "costs": [cell["cost"] for cell in own if cell["cost"]],
+                "cells": [{"seed": cell["seed"], **cell.get("origin", {})} for cell in own],
+                "without_arrays": sum(cell.get("queries") is None for cell in own),
+                "difference": told.get(label),
             })  # fmt: skip
     wrong = [(cell, cell) for cell in cells if cell["status"] != "done"]
     wrong += [(cell, cell["vpfa"]) for cell in done if cell.get("vpfa", {}).get("status") == "failed"]
     panned = [cell for cell in done if cell.get("vpfa", {}).get("status") == "done"]
-    return {
+    result = {
         "suite": suite.name,
         "about": suite.about,
         "manifests": sorted(map(str, manifests)),
@@ -123,10 +169,13 @@ def collected(suite: Suite, cells: list[dict]) -> dict[str, Any]:
         "failed": [{"label": c["label"], "seed": c["seed"], "reason": part["reason"]} for c, part in wrong],
         "left_out": suite.left_out,
     }
+    arrays = {f"{cell['label']}/{cell['seed']}/{key}": values
+              for cell in done for key, values in (cell.get("queries") or {}).items()}  # fmt: skip
+    return result, arrays
 
 
-def one_manifest(cells: list[dict]) -> set[str]:
-    """Return the manifests of finished cells, one for each data set and split.
+def manifests_of(cells: list[dict]) -> dict[tuple[str, int], str]:
+    """Return the manifests of finished cells by data set and split.
 
     Raises:
         ValueError: if cells were measured under several, and which; such cannot stand in one table.
@@ -140,7 +189,14 @@ def one_manifest(cells: list[dict]) -> set[str]:
         if len(held) > 1:
             told = "; ".join(f"{str(manifest)[:12]} ({first})" for manifest, first in held.items())
             raise ValueError(f"cells of {dataset}, split {split}, are of several manifests, the first of each: {told}")
-    return {manifest for held in found.values() for manifest in held}
+    return {where: next(iter(held)) for where, held in found.items()}
+
+
+def write_result(result: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Write a collected result, and the figures by query into the ``.npz`` beside it."""
+    with whole_file(path.with_suffix(".npz")) as scratch, open(scratch, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    write_json(result, path)
 
 
 def panned_rows(suite: Suite, cells: list[dict]) -> list[dict]:
@@ -156,7 +212,7 @@ def panned_rows(suite: Suite, cells: list[dict]) -> list[dict]:
                 "seeds": [cell["seed"] for cell in own],
                 "records": {name: slim(rec for part in parts if part["label"] == name for rec in part["records"])
                             for name in modules},
-                "difference": compared(parts, dict.fromkeys(modules, "before"), same_training=True),
+                "difference": gains(parts, dict.fromkeys(modules, "before"), same_training=True),
             })  # fmt: skip
     return rows
 

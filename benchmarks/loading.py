@@ -11,6 +11,7 @@ for the high-resolution views and again for the low ones, as papers' code does, 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -35,7 +36,8 @@ OURS = {
 
 def write_set(root: Path, kind: str, count: int, native: tuple[int, int]) -> list[Path]:
     """Write drawn people as a set of folders in one format and return the training files."""
-    drawn = host.init_image_dataset("synth_person", root=str(root / "drawn"), verbose=False)
+    few = {"train_identities": math.ceil(count / 12), "test_identities": 1}  # 12 pictures of each
+    drawn = host.init_image_dataset("synth_person", root=str(root / "drawn"), verbose=False, **few)
     written = []
     for i in range(count):
         img = read_image(drawn.train[i % len(drawn.train)][0]).resize(native[::-1])

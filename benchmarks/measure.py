@@ -27,6 +27,7 @@ from tabulate import tabulate
 from torchreid_xres.features.record import versions
 from torchreid_xres.files import write_json
 
+FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 # What says where things lie, and not how they are measured.
 PLACES = ("keep", "cython", "root", "runs")
 
@@ -84,6 +85,8 @@ def timed(call: Callable[[], Any], with_memory: bool) -> tuple[float, float | No
 class Remote:
     """Calls that live in a process of their own: no side finds the memory or the caches that another left.
 
+    Where the system can fork, it is the fork of a server that has done nothing but load the libraries.
+
     Args:
         make: a function of a module that returns them by name.
         *args: its arguments, which can be pickled.
@@ -92,7 +95,10 @@ class Remote:
     def __init__(self, make: Callable[..., Mapping[str, Callable[[], Any]]], *args: Any) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
         work = (theirs, torch.get_num_threads(), make, args)
-        self._process = multiprocessing.get_context("spawn").Process(target=_serve, args=work, daemon=True)
+        context = multiprocessing.get_context("forkserver" if FORKS else "spawn")
+        if FORKS:
+            context.set_forkserver_preload([make.__module__])
+        self._process = context.Process(target=_serve, args=work, daemon=True)
         self._process.start()
         theirs.close()
         self._received()

@@ -9,15 +9,36 @@ from typing import Any, NamedTuple
 import yaml
 from yacs.config import CfgNode
 
-from torchreid_xres.config import ConfigError, load_config, stage_configs
+from torchreid_xres.config import ConfigError, get_config, load_config, stage_configs, value_of
 from torchreid_xres.config_files import config_folder
+from torchreid_xres.jobs.run import model_options
+from torchreid_xres.models import MODELS
 
 SUITES = Path(__file__).with_name("suites.yaml")
 QUOTED = Path(__file__).with_name("quoted.yaml")
+# What a suite's rows must agree in, so that they are measured alike.
+PROTOCOL = (
+    "data.sources", "data.targets", "data.options", "data.rates", "data.kernel", "data.protocol_seed", "data.grey_bits",
+    "data.split_id", "data.num_splits", "data.combineall", "data.load_train_targets", "data.height", "data.width",
+    "test.metric", "test.draws", "test.seed", "cuhk03.labeled_images", "cuhk03.classic_split",
+    "cuhk03.use_metric_cuhk03", "market1501.use_500k_distractors",
+)  # fmt: skip
 
 
 class Row(NamedTuple):
-    """A model of a suite: its configuration, the keys changed in it, the row it is compared with, its seeds."""
+    """A model of a suite.
+
+    Attributes:
+        label: its name in tables.
+        kind: rows of one kind stand together.
+        config: its configuration's file; of features given: folders that hold ``query.npz`` and ``gallery.npz``.
+        changes: keys changed in it, each followed by its value.
+        against: label of the row it is compared with.
+        seeds: of its cells.
+        members: networks that it is an ensemble of; 0: it is none.
+        features: whether its features are given.
+        height: of the network's input where they are, pixels.
+    """
 
     label: str
     kind: str
@@ -25,16 +46,20 @@ class Row(NamedTuple):
     changes: list[Any]
     against: str
     seeds: list[int]
+    members: int = 0
+    features: bool = False
+    height: int = 0
 
 
 class Suite(NamedTuple):
-    """A suite by its name: rows by label, what is not in it and why, and what it is about."""
+    """A suite by its name: rows by label, what is not in it and why, what it is about, and what all rows have."""
 
     name: str
     about: str
     rows: dict[str, Row]
     left_out: dict[str, str]
     quoted: list[str]
+    common: list[Any]
 
 
 def as_pairs(changes: Mapping[str, Any] | None) -> list[Any]:
@@ -54,17 +79,58 @@ def suite_of(name: str) -> Suite:
         raise ConfigError(f"there is no suite {name!r}; there are: {', '.join(suites)}")
     suite = suites[name]
     parts = {kind: groups[group] for kind, group in suite.get("groups", {}).items()} | suite.get("rows", {})
-    own = suite.get("changes", {})
+    own, against = suite.get("changes", {}), suite.get("compared", {})
     rows = {}
     for kind, members in parts.items():
+        seeds = suite.get("seeds_of", {}).get(kind, suite["seeds"])
         for label, member in members.items():
             if label in suite.get("left_out", {}):
                 continue
             changes = [suite.get("common"), member.get("changes"), own.get(kind), own.get(label)]
             flat = [part for group in changes for part in as_pairs(group)]
-            seeds = suite["seeds"][:1] if kind in suite.get("once", []) else suite["seeds"]
-            rows[label] = Row(label, kind, member["config"], flat, member.get("against", suite["against"]), seeds)
-    return Suite(name, suite["about"], rows, suite.get("left_out", {}), suite.get("quoted", []))
+            other = against.get(label, member.get("against", suite["against"]))
+            seen = suite.get("seeds_of", {}).get(label, seeds)
+            rows[label] = Row(label, kind, member["config"], flat, other, seen, member.get("members", 0))
+    return Suite(
+        name, suite["about"], rows, suite.get("left_out", {}), suite.get("quoted", []), as_pairs(suite.get("common"))
+    )
+
+
+def given_row(suite: Suite, text: str) -> Row:
+    """Return the row that a user names as ``LABEL=CONFIG``, or ``LABEL=FOLDER[,FOLDER...]`` with features.
+
+    What its configuration leaves as it is by default, the suite says: which images, at which rates, at which size.
+
+    Raises:
+        ConfigError: for a text of another form, a label that is taken, or a configuration of another protocol.
+    """
+    label, _, source = text.partition("=")
+    if not label or not source:
+        raise ConfigError(f"--row is LABEL=CONFIG, or LABEL=FOLDER with query.npz and gallery.npz, not {text!r}")
+    if label in suite.rows:
+        raise ConfigError(f"--row {label}: the suite {suite.name} has a row of that name; take another")
+    seeds = next(iter(suite.rows.values())).seeds
+    protocol = load_config(None, suite.common)
+    folders = source.split(",")
+    if all((Path(folder) / "query.npz").is_file() for folder in folders):
+        counted = list(range(1, len(folders) + 1))
+        row = Row(label, "given", source, [], suite.rows[_strongest(suite)].label, counted, features=True)
+        return row._replace(height=protocol.data.height)
+    own, plain = load_config(source), get_config()
+    changes = []
+    for key in PROTOCOL:
+        wanted, said = value_of(protocol, key), value_of(own, key)
+        if said not in (wanted, value_of(plain, key)):
+            raise ConfigError(
+                f"--row {label}: {source} has {key} {said}, and {suite.name} is measured with {wanted}; rows of another "
+                f"protocol do not stand in its table. Leave the key out, or set it to {wanted}"
+            )
+        changes += [key, wanted]
+    return Row(label, "given", str(Path(source).resolve()), changes, _strongest(suite), seeds)
+
+
+def _strongest(suite: Suite) -> str:
+    return "augmented" if "augmented" in suite.rows else next(iter(suite.rows.values())).against
 
 
 def quoted_blocks() -> dict[str, dict]:
@@ -73,14 +139,36 @@ def quoted_blocks() -> dict[str, dict]:
 
 
 def configured(row: Row, seed: int, more: list[Any]) -> CfgNode:
-    """Return the configuration of a cell; ``more`` are the user's keys and values, which win."""
-    changes = [*row.changes, "compare.models", [], "train.seed", seed, *more]
-    return load_config(config_folder() / row.config, changes)
+    """Return the configuration of a cell; ``more`` are the user's keys and values, which win.
+
+    The networks of an ensemble have seeds of their own, which no other cell has; the first of a larger one are those of a
+    smaller one.
+    """
+    changes = [*row.changes, "compare.models", [], "train.seed", seed]
+    for number in range(1, row.members + 1):
+        changes += [f"stages.n{number}.train.seed", 100 * seed + number]
+    if row.members:
+        branches = [f"{{n{number}}}" for number in range(1, row.members + 1)]
+        fused = {"branches": branches, "weights": [1.0] * row.members, "search": []}
+        changes += ["stages.fused.task", "fuse", "stages.fused.fusion", fused]
+    return load_config(config_folder() / row.config, [*changes, *more])
 
 
 def start_of(cfg: CfgNode) -> str:
-    """Return where the re-ID network's weights come from."""
-    last = list(stage_configs(cfg).values())[-1]
-    files = [Path(last.model[key]).name for key in ("load_weights", "reid_weights") if "{root}" in last.model[key]]
-    branches = [own.model.load_weights for own in stage_configs(cfg).values() if "{root}" in own.model.load_weights]
-    return (files + [Path(file).name for file in branches] + ["ImageNet" if last.model.pretrained else "random"])[0]
+    """Return where the weights of the re-ID networks come from: those of the last stage, or of what it puts together."""
+    stages = stage_configs(cfg)
+    last = list(stages.values())[-1]
+    if last.task == "fuse":
+        made = [own for name, own in stages.items() if f"{{{name}}}" in last.fusion.branches]
+    else:
+        made = [last]
+    return " + ".join(dict.fromkeys(map(_start, made)))
+
+
+def _start(cfg: CfgNode) -> str:
+    if cfg.model.load_weights:
+        return Path(cfg.model.load_weights).name
+    options = model_options(cfg, cfg.model.name) if cfg.model.name in MODELS else {}
+    if options.get("reid_weights"):
+        return Path(options["reid_weights"]).name
+    return "ImageNet" if cfg.model.pretrained else "random"

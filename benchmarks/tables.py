@@ -3,7 +3,7 @@
     python benchmarks/tables.py keep log/quickstart --name quickstart --command "python tools/train.py ..."
     python benchmarks/tables.py write README.md     # between <!-- accuracy: NAME --> or the like and <!-- end -->
     python benchmarks/tables.py show quickstart
-    python benchmarks/tables.py show accuracy_cuhk03_mini --style latex_booktabs
+    python benchmarks/tables.py show first_round_cuhk03_mini --style latex_booktabs
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
 
 Files are decoded in the loop, by one process. A network of the host is trained by its softmax engine at the input size
 of ``data.height`` and ``data.width``; a method by the configuration's last stage that trains, the stages before it
-with random weights. Each side of each work has its own process; they take turns. "Memory kept": what a batch frees
-serves the next one (:mod:`torchreid_xres.devices.memory`); "pictures kept": the training set stays in memory after its
-first epoch.
+with random weights. Each side has its own process, which trains first and then extracts; they take turns. "Memory
+kept": what a batch frees serves the next one (:mod:`torchreid_xres.devices.memory`); "pictures kept": the training set
+stays in memory after its first epoch.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.jobs.job import compared_runs, own_runs
 from torchreid_xres.jobs.run import Run, optimizer_options
 
-HOST = "host"
+HOST, BF16, COMPILED = "host", "+ bf16", "+ compile"
 
 # One after the other: each side keeps the options of those before it.
 OPTIONS = {
     "ours": ["train.channels_last", False, "train.precision", "fp32", "train.compile", False, "data.cache_mb", 0],
     "+ channels last": ["train.channels_last", True],
-    "+ bf16": ["train.precision", "bf16_unchecked"],
+    BF16: ["train.precision", "bf16_unchecked"],
     "+ memory kept": [],
     "+ pictures kept": ["data.cache_mb", 2048],
-    "+ compile": ["train.compile", True],
+    COMPILED: ["train.compile", True],
 }
 
 
@@ -134,18 +134,19 @@ def rows_of(config: str, overrides: list[Any], name: str, args: argparse.Namespa
     sides = {HOST: changes} if name else {}
     for side, more in OPTIONS.items():
         changes = changes + more
-        if side != "+ compile" or args.compile:
-            sides[side] = changes
+        sides[side] = changes
+    asked = [*args.sides, COMPILED] if args.compile else args.sides
+    sides = {side: given for side, given in sides.items() if side in asked}
+    if not sides:
+        raise ValueError(f"{label} has none of --sides {' '.join(asked)}; a method has {', '.join(OPTIONS)}")
+    remotes = {
+        side: measure.Remote(calls_of_side, side, config, given, name, folder / side, args.batches)
+        for side, given in sides.items()
+    }
     rows = []
     for work in ("training", "extraction"):
         images = args.batches * (cfg.train.batch_size if work == "training" else cfg.test.batch_size)
-        remotes = {
-            side: measure.Remote(calls_of_side, side, config, given, name, folder / work / side, args.batches)
-            for side, given in sides.items()
-        }
         measured, _ = measure.by_turns({side: remote.call(work) for side, remote in remotes.items()}, args.repeats)
-        for remote in remotes.values():
-            remote.close()
         first = measured[0]["seconds"]
         for row in measured:
             rows.append({
@@ -154,13 +155,15 @@ def rows_of(config: str, overrides: list[Any], name: str, args: argparse.Namespa
                 "upper quartile": images / row["lower quartile"], "times the first": first / row["seconds"],
                 "MB": row["MB"],
             })  # fmt: skip
+    for remote in remotes.values():
+        remote.close()
     return rows
 
 
-def peak_rates() -> dict[str, float]:
+def peak_rates(bf16: bool) -> dict[str, float]:
     """Return what a large matrix product reaches here in each precision, in GFLOP/s: no network can do more."""
     a = torch.randn(2048, 2048, device="cuda" if torch.cuda.is_available() else "cpu")
-    sides = {"fp32": a, "bf16": a.bfloat16()}
+    sides = {"fp32": a, "bf16": a.bfloat16()} if bf16 else {"fp32": a}
     measured, _ = measure.by_turns({side: lambda b=b: b @ b for side, b in sides.items()}, 3)
     return {row["side"]: round(2 * 2048**3 / row["seconds"] / 1e9, 1) for row in measured}
 
@@ -172,6 +175,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--root", help="folder that holds the data sets; a temporary one if left out")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY VALUE", help="keys changed in every run")
     parser.add_argument("--batches", type=int, default=2, help="of each timed run")
+    sides = [HOST, *(side for side in OPTIONS if side != COMPILED)]
+    parser.add_argument("--sides", nargs="+", default=sides, choices=sides, help="what is measured, the first is 1")
     parser.add_argument("--compile", action="store_true", help="also with torch.compile")
     measure.options(parser, repeats=5)
     args = parser.parse_args(argv)
@@ -186,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
                 rows += rows_of(config, [*common, "data.save_dir", str(folder)], name, args, folder)
     except USER_ERRORS as error:
         return tell(error)
-    measure.finish(args, "Images a second", rows, matrix_product_GFLOPS=peak_rates())
+    measure.finish(args, "Images a second", rows, matrix_product_GFLOPS=peak_rates(BF16 in args.sides))
     return 0
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import python
 from scripts import script
 
 from torchreid_xres.config import load_config
@@ -201,8 +202,7 @@ def snippets():
 @pytest.mark.parametrize("code", list(snippets()))
 def test_python_snippets_run(code, tmp_path):
     """Those that read what the reader has run until they miss it."""
-    command = [sys.executable, "-c", FEW_PEOPLE + code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    done = python("-c", FEW_PEOPLE + code, cwd=tmp_path, timeout=300)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1]
         assert last.startswith("FileNotFoundError") and any(place in last for place in OWN.findall(code)), done.stderr

@@ -16,22 +16,44 @@ def run(module, tmp_path, *args):
     return json.loads(keep.read_text())
 
 
-def test_a_host_network_and_the_options_one_after_the_other(benchmark_module, tmp_path):
+SIDES = ["ours", "+ channels last", "+ bf16", "+ memory kept", "+ pictures kept"]
+METHOD = [*TINY, "data.height", 64, "data.width", 32, "train.batch_size", 12]
+
+
+def test_a_host_network_beside_ours(benchmark_module, tmp_path):
     module = benchmark_module("throughput")
-    kept = run(module, tmp_path, "--model", "osnet_x0_25", "--batches", 1, "--set", *TINY)
-    sides = ["host", "ours", "+ channels last", "+ bf16", "+ memory kept", "+ pictures kept"]
-    assert [row["side"] for row in kept["rows"]] == sides * 2
-    assert kept["rows"][0]["times the first"] == kept["rows"][6]["times the first"] == 1
+    options = ("--batches", 1, "--sides", "ours", "host", "--set", *TINY)
+    kept = run(module, tmp_path, "--model", "osnet_x0_25", *options)
+    assert [row["side"] for row in kept["rows"]] == ["host", "ours"] * 2
+    assert kept["rows"][0]["times the first"] == kept["rows"][2]["times the first"] == 1
     assert all(row["img/s"] > 0 and row["batch"] == 8 for row in kept["rows"])
+    assert list(kept["matrix_product_GFLOPS"]) == ["fp32"]
 
 
 def test_a_method_after_its_earlier_stages(benchmark_module, repo, tmp_path):
     module = benchmark_module("throughput")
     config = repo / "configs" / "psh_rnet_quickstart.yaml"
-    kept = run(module, tmp_path, "--config-file", config, "--batches", 1, "--set", *TINY, "data.height", 64,
-               "data.width", 32, "train.batch_size", 12)  # fmt: skip
+    kept = run(module, tmp_path, "--config-file", config, "--batches", 1, "--sides", "ours", "--set", *METHOD)
     assert {row["network"] for row in kept["rows"]} == {"psh_rnet [student]"}
-    assert kept["rows"][0]["side"] == "ours"
+    assert [row["side"] for row in kept["rows"]] == ["ours"] * 2
+
+
+def test_a_method_has_no_side_of_the_host(benchmark_module, capsys):
+    module = benchmark_module("throughput")
+    assert module.main(["--config-file", "quickstart", "--sides", "host"]) == 2
+    assert "sr_reid (vdsr) has none of --sides host; a method has ours, + channels last" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_options_one_after_the_other(benchmark_module, repo, tmp_path):
+    module = benchmark_module("throughput")
+    config = repo / "configs" / "psh_rnet_quickstart.yaml"
+    for name, work, sides in (("host", ("--model", "osnet_x0_25"), ["host", *SIDES]),
+                              ("method", ("--config-file", config), SIDES)):  # fmt: skip
+        (tmp_path / name).mkdir()
+        kept = run(module, tmp_path / name, *work, "--batches", 1, "--set", *(TINY if name == "host" else METHOD))
+        assert [row["side"] for row in kept["rows"]] == sides * 2
+        assert list(kept["matrix_product_GFLOPS"]) == ["fp32", "bf16"]
 
 
 def test_front_ends_stand_beside_a_network(benchmark_module, tmp_path):

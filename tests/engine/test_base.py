@@ -1,14 +1,13 @@
 import json
 import math
 import signal
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import python
 from PIL import Image
 from tiny_jobs import same
 
@@ -27,6 +26,7 @@ def trained(cfg, model="sr_reid"):
     records = run.train()
     state = checkpoint.load(run.folder / LAST)
     assert 0 < state.pop("seconds") <= records[0]["train_seconds"] + 0.1
+    assert 0 < state.pop("processor_seconds") <= records[0]["train_processor_seconds"] + 0.1
     return records, state
 
 
@@ -78,10 +78,8 @@ def test_a_kill_in_the_middle_of_an_epoch_leaves_the_last_good_state(tiny_config
         base.checkpoint.save_atomic = torn
         run_job(load_config(sys.argv[1]))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "cfg.yaml")], capture_output=True, timeout=120
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    done = python("-c", textwrap.dedent(script), "cfg.yaml", cwd=tmp_path)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     last = Path(cfg.data.save_dir) / "split0" / "sr_reid" / LAST
     assert checkpoint.load(last)["epoch"] == 2
     run_job(cfg)

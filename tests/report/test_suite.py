@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from torchreid_xres.report.gain import gains
 from torchreid_xres.report.suite import (
     as_latex,
-    compared,
     cost_table,
-    difference,
     forecast_table,
-    pooled_variance,
     quoted_table,
     rate_table,
     stratified_rank_correlation,
@@ -18,102 +16,9 @@ from torchreid_xres.report.suite import (
 )
 
 
-def test_a_difference_is_that_of_the_same_queries():
-    generator = np.random.default_rng(0)
-    hard = generator.uniform(0, 100, 400)  # queries differ a lot, which models share
-    other = np.stack([hard, hard])
-    own = np.stack([hard + 2 + generator.normal(0, 4, 400), hard + 2 + generator.normal(0, 4, 400)])
-    identity = range(400)
-    # By a slow loop: the mean of the differences of the seeds' means, and its standard error.
-    pairs = [(own[0, q] + own[1, q]) / 2 - hard[q] for q in range(400)]
-    middle = sum(pairs) / 400
-    error = (sum((pair - middle) ** 2 for pair in pairs) / 399 / 400) ** 0.5
-    found = difference(own, other, identity)
-    assert found == pytest.approx((middle, error))
-    assert error < 0.2 and found.verdict == "better"
-    assert difference(other, own, identity).verdict == "worse"
-    assert difference(own, other, identity, by_chance=9.0).error == pytest.approx((error**2 + 9.0) ** 0.5)
-    assert difference(own, other, identity, by_chance=9.0).verdict == "within error"
-
-
-def test_queries_of_one_identity_are_not_drawn_alone():
-    generator = np.random.default_rng(0)
-    persons = generator.normal(0, 10, 50)
-    pairs = np.repeat(persons, 4) + generator.normal(0, 1, 200)
-    identity = np.repeat(np.arange(50), 4)
-    order = generator.permutation(200)
-    found = difference(pairs[None, order], np.zeros((1, 200)), identity[order])
-    # With as many queries of each identity it is the standard error of the identities' means.
-    means = pairs.reshape(50, 4).mean(axis=1)
-    assert found == pytest.approx((means.mean(), means.std(ddof=1) / 50**0.5))
-    with pytest.raises(ValueError, match="two identities or more"):
-        difference(pairs[None], np.zeros((1, 200)), [7] * 200)
-
-
-def test_queries_without_a_match_do_not_count():
-    own, other = np.array([[100.0, np.nan, 0.0]]), np.array([[0.0, np.nan, 0.0]])
-    assert difference(own, other, [1, 2, 3]).points == 50.0
-    with pytest.raises(ValueError, match="3 queries cannot be compared with those of 2"):
-        difference(own, other[:, :2], [1, 2, 3])
-
-
-def test_the_variance_from_seed_to_seed_is_of_all_models():
-    assert pooled_variance([[50.0, 52.0], [61.0]]) == pytest.approx(2.0)
-    assert pooled_variance([[50.0, 52.0], [0.0, 1.0, 2.0]]) == pytest.approx((2.0 + 2.0) / 3)
-    assert pooled_variance([[50.0], [61.0]]) == 0.0
-
-
 def cell(label, seed, rank1, ap, start="random", split=None):
     facts = {"pid": list(range(len(ap))), "split": split or [0] * len(ap)}
     return {"label": label, "seed": seed, "queries": {**facts, "rank1": rank1, "mAP": ap}, "start": start}
-
-
-def steady(label, *means, start="random"):
-    """Runs of a model, one for each mean, in which all queries do alike."""
-    return [cell(label, seed, [m, m, m], [m, m, m], start) for seed, m in enumerate(means)]
-
-
-def test_seeds_count_among_models_that_start_alike():
-    cells = [*steady("a", 40, 44), *steady("b", 30, 38), *steady("c", 60), *steady("d", 70, 71, start="zoo")]
-    told = compared(cells, {"b": "a", "c": "a", "d": "a"})
-    random = (8 + 32) / 2  # of two models, one degree of freedom each
-    assert told["b"]["mAP"]["points"] == -8
-    assert told["b"]["mAP"]["error"] == pytest.approx((random / 2 + random / 2) ** 0.5)
-    assert told["c"]["mAP"]["error"] == pytest.approx((random / 1 + random / 2) ** 0.5)
-    assert told["d"]["mAP"]["error"] == pytest.approx((0.5 / 2 + random / 2) ** 0.5)
-    # One seed only of those that start alike: the others' spread is better than none.
-    (lone,) = compared([*cells, *steady("e", 50, start="elsewhere")], {"e": "d"}).values()
-    assert lone["mAP"]["error"] == pytest.approx(((8 + 32 + 0.5) / 3 + 0.5 / 2) ** 0.5)
-
-
-def test_one_seed_everywhere_gives_no_verdict():
-    one = [*steady("a", 40), *steady("b", 60)]
-    assert compared(one, {"b": "a"})["b"]["mAP"] == {"points": 20.0, "error": 0.0, "verdict": "one seed"}
-    assert compared(one, {"b": "a"}, same_training=True)["b"]["mAP"]["verdict"] == "better"
-    assert compared([*one, *steady("c", 1, 2)], {"b": "a"})["b"]["mAP"]["verdict"] == "better"
-
-
-def test_splits_differ_as_trainings_do():
-    split = [0, 0, 1, 1]
-    cells = [cell("a", 1, [0.0] * 4, [0.0] * 4, split=split), cell("b", 1, [1, 3, 5, 7], [1, 3, 5, 7], split=split)]
-    told = compared(cells, {"b": "a"})["b"]["mAP"]
-    by_queries = (9 + 1 + 1 + 9) / 3 / 4
-    by_splits = 8 / 2  # 2 and 6 points
-    assert told == {"points": 4.0, "error": pytest.approx((by_queries + by_splits) ** 0.5), "verdict": "within error"}
-
-
-def test_other_queries_are_not_compared():
-    cells = [*steady("a", 40), *steady("b", 60)]
-    cells[1]["queries"]["pid"] = [5, 6, 7]
-    with pytest.raises(ValueError, match="different queries"):
-        compared(cells, {"b": "a"})
-
-
-def test_what_one_trained_network_gives_differs_by_its_gain_only():
-    cells = [*steady("before", 40, 60), *steady("a", 41, 61), *steady("b", 41, 63)]
-    told = compared(cells, {"a": "before", "b": "before"}, same_training=True)
-    assert told["a"]["mAP"]["points"] == 1 and told["b"]["mAP"]["points"] == 2
-    assert told["a"]["mAP"]["error"] == pytest.approx(((0 + 2) / 2 / 2) ** 0.5)
 
 
 @pytest.fixture
@@ -124,7 +29,7 @@ def result():
         cell("worse", 1, [0.0, 0.0, None, 0.0], [49.0, 20.0, None, 10.0]),
         cell("alike", 1, [0.0, 100.0, None, 0.0], [70.0, 10.0, None, 31.0]),
     ]
-    told = compared(cells, {"stock": "stock", "worse": "stock", "alike": "stock", "missing": "stock"})
+    told = gains(cells, {"stock": "stock", "worse": "stock", "alike": "stock", "missing": "stock"})
 
     def row(label, seeds):
         figures = {"rank1": 50.0, "rank5": 60.0, "rank10": 70.0, "mAP": 40.0, "mINP": 10.0}
@@ -143,10 +48,24 @@ def result():
 def test_the_table_says_where_a_model_does_not_help(result):
     assert list(result["told"]) == ["worse", "alike"]
     lines = suite_table(result).splitlines()
-    stock, worse, alike = (line.split("|") for line in lines[2:])
+    stock, worse, alike = (line.split("|") for line in lines[2:5])
     assert stock[-2].strip() == "-" and "41.5 ± 0.7" in lines[2]
-    assert worse[-2].strip() == "worse" and worse[-3].strip() == "-10.3 ± 0.3"
-    assert alike[-2].strip() == "within error"
+    assert worse[-3].strip() == "-10.3 [-11.0, -10.0]" and worse[-2].strip() == "one seed"
+    assert alike[-3].strip().startswith("+0.3 [")
+
+
+def test_under_the_table_stands_what_it_means_and_what_made_it(result):
+    result["rows"][1]["without_arrays"] = 1
+    for row in result["rows"]:
+        made = {"commit": "abc", "processor": "P (AVX2)", "threads": 1, "precision": "fp32"}
+        row["cells"] = [{"seed": seed, **made} for seed in row["seeds"]]
+    text = suite_table(result)
+    assert "2 comparisons, 2 with stock: those with one row share its chance" in text
+    assert "so without an interval: worse." in text and "standard deviation over as many seeds" in text
+    assert "4 cells, commit abc; processor P (AVX2); precision fp32; threads 1." in text
+    result["rows"][2]["cells"][0] |= {"commit": "def", "threads": 2}
+    text = suite_table(result)
+    assert "several commits: abc (3 cells), def (1 cells)" in text and "several threads: 1 (3 cells), 2" in text
 
 
 def test_figures_by_rate_have_a_table_where_there_are_rates(result):
@@ -215,4 +134,5 @@ def test_a_correlation_within_groups_does_not_see_what_tells_groups_apart():
 def test_latex_has_no_sign_it_cannot_print(result):
     text = as_latex(suite_table(result, style="latex_booktabs"))
     assert r"\toprule" in text and r"41.5 $\pm$ 0.7" in text
+    assert r"in 95 \% of draws" in text
     text.encode("ascii")

@@ -1,10 +1,9 @@
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 import yaml
+from forked import python
 
 from torchreid_xres.jobs.command import part_pairs
 
@@ -23,8 +22,7 @@ def train(repo, tiny_root, tmp_path):
     path.write_text(yaml.safe_dump(config))
 
     def run(*args):
-        command = [sys.executable, repo / "tools" / "train.py", "--config-file", path, "--root", tiny_root, *args]
-        return subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=tmp_path)
+        return python(repo / "tools" / "train.py", "--config-file", path, "--root", tiny_root, *args, cwd=tmp_path)
 
     run.argv = ["--config-file", str(path), "--root", str(tiny_root)]
     return run

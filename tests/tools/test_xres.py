@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from forked import python
 
 from torchreid_xres import __version__
 
@@ -61,10 +62,10 @@ def test_a_command_that_is_none_is_told_with_the_nearest(tool, capsys):
     assert end.value.code == 2
 
 
-def test_a_command_is_the_script(xres):
-    done = xres("train", "train.epoch", "3")
+def test_a_command_is_the_script(repo, tmp_path):
+    done = python(repo / "tools" / "xres.py", "train", "train.epoch", "3", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("ConfigError: without --config-file the data sets are")
-    done = xres("bench", "--suite", "nine")
+    done = python(repo / "tools" / "xres.py", "bench", "--suite", "nine", cwd=tmp_path)
     assert done.returncode == 2 and "there is no suite 'nine'" in done.stderr
 
 

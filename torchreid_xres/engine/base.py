@@ -31,6 +31,7 @@ from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.engine.choosing import Choice, Choosing, EnoughError
 from torchreid_xres.engine.continuing import LAST, Continuing, NotFiniteError
 from torchreid_xres.engine.evaluation import Evaluation, to_device
+from torchreid_xres.engine.stopwatch import Stopwatch
 from torchreid_xres.features.record import machine, versions, weights_hash
 from torchreid_xres.files import require_writable, write_json
 from torchreid_xres.host_mends.checkpoints import named_for
@@ -95,7 +96,7 @@ class XresMixin(Choosing, Continuing, Evaluation):
             self.run_facts["processes"] = distributed.world()
         self.records: dict[str, dict] = {}
         self._fixed: list[nn.Parameter] | None = None
-        self._started, self._seconds_before = time.perf_counter(), 0.0
+        self.stopwatch = Stopwatch()
 
     def register_model(self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None) -> None:
         """Register as the host does; with ``clip_grad`` the optimiser's steps are clipped."""
@@ -212,7 +213,7 @@ class XresMixin(Choosing, Continuing, Evaluation):
 
         return {
             "epoch": self.epoch + 1,
-            "seconds": self.seconds(),
+            **self.stopwatch.read(),
             "precisions": self.precisions,
             # By the network's own names, so that a run goes on with another number of devices.
             "models": states({name: unwrap(model) for name, model in self._models.items()}),
@@ -234,15 +235,11 @@ class XresMixin(Choosing, Continuing, Evaluation):
                 parts[name].load_state_dict(part_state)
         self._stretch(stretched, state)
         checkpoint.set_random_state(state["random"])
-        self._seconds_before = state["seconds"]
+        self.stopwatch.go_on_from(state)
         self.choice = Choice.of(state)
         if "threads" in state:
             THREADS.keep(state["threads"])
         return state["epoch"]
-
-    def seconds(self) -> float:
-        """Return the seconds since the engine was made, and those of the run it goes on from."""
-        return self._seconds_before + time.perf_counter() - self._started
 
     def forward_backward(self, data: dict) -> dict:
         """Take a step (:meth:`step`) in the host's loop; the first one in half precision is proved."""
@@ -259,11 +256,12 @@ class XresMixin(Choosing, Continuing, Evaluation):
         return summary
 
     def _undoing(self) -> Callable[[], None]:
-        state, before = copy.deepcopy(self._state()), self._seconds_before
+        state, watch = copy.deepcopy(self._state()), self.stopwatch
 
         def undo() -> None:
+            self.stopwatch = Stopwatch()  # the state's is read into this one; what was undone took its time, too
             self._restore(state)
-            self._seconds_before = before
+            self.stopwatch = watch
 
         return undo
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torchreid_xres import checkpoint
 from torchreid_xres.devices import distributed
+from torchreid_xres.engine.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Choosing:
     max_epoch: int
     query_rates: tuple[float, ...]
     records: dict[str, dict]
-    _seconds_before: float
+    stopwatch: Stopwatch
 
     def test(self, *args: Any, **kwargs: Any) -> float:
         """Evaluate on every target; with patience only at the end of the training, and until then on its validation."""
@@ -141,8 +142,9 @@ class Choosing:
 
     def _take_best(self) -> None:
         """Put the best epoch's state in place of the last one's, also on disk, where all who use the run look."""
-        choice, seconds = replace(self.choice, over=True), self._seconds_before
+        choice, watch = replace(self.choice, over=True), self.stopwatch
+        self.stopwatch = Stopwatch()  # the time until the best epoch is read into this one; all epochs took time
         self.epoch = self._restore(checkpoint.load(self.save_dir / BEST)) - 1
-        self.choice, self._seconds_before = choice, seconds
+        self.choice, self.stopwatch = choice, watch
         distributed.on_main(self._save_state)
         logger.info("epoch %d is taken, chosen on the validation part (mAP %.2f %%)", choice.epoch, choice.mAP)

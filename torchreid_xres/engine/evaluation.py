@@ -25,7 +25,7 @@ from torchreid_xres.devices.proof import Proof
 from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.engine import board
 from torchreid_xres.engine.choosing import Choice
-from torchreid_xres.features.record import make_record, scores
+from torchreid_xres.features.record import magnification, make_record, scores
 from torchreid_xres.files import write_json
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.metrics import RankResult, Roc, distance_matrix, rank_distances, rank_features
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+LEAST_GAP = 1.5  # magnification of low queries below which a set has no resolution gap at the network's size
 LONGEST_STEM = 120  # letters of a drawing's name
 READ_ALIKE = (".jpg", ".jpeg", ".png", ".bmp")  # by OpenCV and by us
 
@@ -176,6 +177,8 @@ class Evaluation:
             rates=query["rate"],
             cameras=query["camid"],
             sizes=query.get("size"),
+            low=query["low"],
+            height=self.datamanager.height,
             roc=roc,
             model=unwrap(self.model),
             protocol={
@@ -198,10 +201,11 @@ class Evaluation:
             },
         )
         if self.query_rates:
-            record["curve"] = {
-                f"{r:g}": scores(ranked(self.datamanager.query_loader(dataset_name, r), verified=False).result, ranks)
-                for r in self.query_rates
-            }
+            record["curve"] = {}
+        for rate in self.query_rates:
+            at = ranked(self.datamanager.query_loader(dataset_name, rate), verified=False)
+            found = magnification(self.datamanager.height, at.facts["size"], at.facts["low"])["low"]
+            record["curve"][f"{rate:g}"] = scores(at.result, ranks) | {"magnification": found}
         self.records[dataset_name] = record
         if distributed.is_main():
             write_json(record, Path(save_dir or ".") / "results" / f"{dataset_name}.json")
@@ -209,6 +213,13 @@ class Evaluation:
             "%s: mAP %.1f %%, %s", dataset_name, record["mAP"],
             ", ".join(f"rank-{r} {record[f'rank{r}']:.1f} %" for r in ranks),
         )
+        gap = record.get("magnification", {}).get("low")
+        if gap is not None and gap < LEAST_GAP:
+            logger.warning(
+                "%s has hardly a resolution gap at this size: the network enlarges its low queries %.2f times (median), "
+                "so a sharper camera would show it little more. Higher rates (data.rates) or a larger input "
+                "(data.height, data.width) open one", dataset_name, gap,
+            )
         if self.writer is not None and distributed.is_main():
             with self.proof.autocast():
                 board.show_restored(self.writer, dataset_name, unwrap(self.model), query_loader.dataset, self.epoch)

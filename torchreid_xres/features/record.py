@@ -60,6 +60,37 @@ def scores(result: Any, ranks: Sequence[int], mask: np.ndarray | None = None) ->
     return figures | {"mAP": 100 * float(result.mAP(mask)), "mINP": 100 * float(result.mINP(mask))}
 
 
+def magnified(height: int, sizes: np.ndarray) -> np.ndarray:
+    """Return by how much a network enlarges what a camera saw, 1 = it sees all there is, below 1 = it sees less.
+
+    Args:
+        height: of the network's input, pixels.
+        sizes: height and width of each image after the protocol's down-sampling, pixels, (N, 2).
+
+    Example:
+        >>> magnified(128, np.array([[64, 32], [256, 128]]))
+        array([2. , 0.5])
+    """
+    return height / np.asarray(sizes, dtype=np.float64)[:, 0]
+
+
+def magnification(height: int, sizes: np.ndarray, low: np.ndarray) -> dict[str, float | None]:
+    """Return the median magnification of all queries and of the low ones, as a record holds it; None without such.
+
+    Args:
+        height: of the network's input, pixels.
+        sizes: height and width of each query, pixels, (Q, 2).
+        low: which are low resolution, (Q,).
+
+    Example:
+        >>> magnification(128, np.array([[64, 32], [256, 128]]), np.array([True, False]))
+        {'all': 1.25, 'low': 2.0}
+    """
+    found = magnified(height, sizes)
+    parts = {"all": found, "low": found[np.asarray(low, dtype=bool)]}
+    return {name: round(float(np.median(part)), 3) if len(part) else None for name, part in parts.items()}
+
+
 def by_size(result: Any, rates: np.ndarray, sizes: np.ndarray, ranks: Sequence[int]) -> list[dict]:
     """Return the figures by quarters of the queries, the smallest quarter first, where all are as captured.
 
@@ -98,6 +129,8 @@ def make_record(
     rates: np.ndarray,
     cameras: np.ndarray,
     sizes: np.ndarray | None,
+    low: np.ndarray,
+    height: int,
     roc: Roc,
     model: nn.Module,
     protocol: Mapping[str, Any],
@@ -113,6 +146,8 @@ def make_record(
         rates: down-sampling rate of each query, shape (Q,).
         cameras: of each query, (Q,).
         sizes: height and width of each query in pixels, (Q, 2); None for a set of the host.
+        low: which queries are low resolution, (Q,).
+        height: of the network's input, pixels.
         roc: what the ranking has shown its distances to, in groups by rate.
         model: the evaluated network.
         protocol: metric and its settings.
@@ -154,6 +189,7 @@ def make_record(
         "by_rate": by_rate,
         "by_camera": by(cameras),
         **({"by_size": quarters} if quarters else {}),
+        **({} if sizes is None else {"magnification": magnification(height, sizes, low)}),
     }
 
 

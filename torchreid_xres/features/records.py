@@ -23,7 +23,7 @@ _BY_FPR = _Object({rf"fpr{_NUMBER}": "a number"}, free=False)
 _FIGURES = {r"rank\d+|mAP|mINP": "a number", "queries": "a whole number", "tpr": _BY_FPR,
             "accept": _Object({rf"fpr{_NUMBER}": "a number or null"}, free=False)}  # fmt: skip
 _PART = _Object(_FIGURES, ("rank1", "mAP"))
-_BY_NUMBER = _Object({_NUMBER: _PART}, free=False)
+_BY_NUMBER = _Object({_NUMBER: _PART._replace(keys=_FIGURES | {"magnification": "a number or null"})}, free=False)
 _ROW = _PART._replace(needed=("rank1", "mAP", "queries"))
 _ROWS = _Object({_NUMBER: _ROW}, free=False)
 _SIDES = ("from", "median", "to")
@@ -37,6 +37,7 @@ _RECORD = _Object(
         "curve": _BY_NUMBER,
         "by_rate|by_camera": _ROWS,
         "by_size": [_QUARTER],
+        "magnification": _Object({"all|low": "a number or null"}, ("all", "low")),
         "protocol": _Object(
             {"protocol|distance": "a text", "draws|seed": "a whole number", "normalize|rerank|flip": "true or false"}
         ),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean, stdev
+from typing import Any
 
 from torchreid_xres.features.keypoint_tables import keypoint_table
 from torchreid_xres.text import text_table
@@ -41,7 +42,8 @@ def accuracy_table(records: Iterable[dict], ranks: Sequence[int] = (1, 5, 10), s
         style: a table format of ``tabulate`` (``github``, ``latex``, ``simple``, ...).
 
     Returns:
-        The table as text; accuracies in per cent, and beside them :func:`rank1_by_resolution`.
+        The table as text; accuracies in per cent, and beside them :func:`rank1_by_resolution`; ``magnified``: how many
+        times the network enlarges a low query (the median).
     """
     groups = _grouped(record for record in records if "rank1" in record)
     rows = []
@@ -50,10 +52,25 @@ def accuracy_table(records: Iterable[dict], ranks: Sequence[int] = (1, 5, 10), s
         for key in (*(f"rank{r}" for r in ranks), "mAP", "mINP"):
             row[key.replace("rank", "rank-")] = spread([rec[key] for rec in group])
         row |= parts
+        row["magnified"] = gaps_of(group)
         row["params (M)"] = f"{group[0]['parameters'] / 1e6:.2f}"
         row["train (s)"] = spread([rec["train_seconds"] for rec in group if rec.get("train_seconds")], digits=0)
         rows.append(row)
+    if all(row["magnified"] == "-" for row in rows):  # records made before it was kept
+        rows = [{key: value for key, value in row.items() if key != "magnified"} for row in rows]
     return text_table(rows, style)
+
+
+def gaps_of(records: Iterable[Mapping[str, Any]]) -> str:
+    """Return how many times a network enlarges the low queries of records, by the median of each and their mean.
+
+    Example:
+        >>> gaps_of([{"magnification": {"all": 1.5, "low": 2.0}}]), gaps_of([{"rank1": 50.0}])
+        ('x2.0', '-')
+    """
+    found = [record.get("magnification", {}).get("low") for record in records]
+    known = [gap for gap in found if gap is not None]
+    return f"x{mean(known):.1f}" if known else "-"
 
 
 def rank1_by_resolution(groups: Iterable[Sequence[dict]]) -> list[dict[str, str]]:

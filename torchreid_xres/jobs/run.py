@@ -124,8 +124,8 @@ class Run:
         # What another run learned is this model's, not the compared ones'.
         resume = "" if self.compared else file_of(self.cfg, self.cfg.model.resume)
         engine.run(resume=resume, **self._run_options())
-        seconds = round(engine.seconds(), 1)
-        return [{**record, "train_seconds": seconds} for record in engine.records.values()]
+        took = {f"train_{key}": round(value, 1) for key, value in engine.stopwatch.read().items()}
+        return [record | took for record in engine.records.values()]
 
     def evaluate(self) -> list[dict]:
         """Evaluate given weights, or those this run was trained to, and return the records of the targets.

@@ -2,150 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import mean, variance
-from typing import Any, NamedTuple
+from statistics import mean
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
-from torchreid_xres.features.tables import spread
+from torchreid_xres.features.tables import gaps_of, spread
+from torchreid_xres.report.gain import COMPARED
 from torchreid_xres.text import text_table
 
-COMPARED = ("rank1", "mAP")
-
-
-class Difference(NamedTuple):
-    """What a model has more than another one, in points, and the standard error of that."""
-
-    points: float
-    error: float
-
-    @property
-    def verdict(self) -> str:
-        """``better`` or ``worse`` beyond two standard errors, else ``within error``."""
-        if abs(self.points) <= 2 * self.error:
-            return "within error"
-        return "better" if self.points > 0 else "worse"
-
-
-def difference(own: np.ndarray, other: np.ndarray, identity: Sequence[Any], by_chance: float = 0.0) -> Difference:
-    """Compare two models over the same queries.
-
-    Both stand before the same queries, so these enter as pairs: what counts is how much the differences of single
-    queries spread, not the figures themselves. Queries of one identity are hard or easy together, so it is identities
-    that are drawn: the error is the cluster-robust one. The chance of training comes on top.
-
-    Args:
-        own: a figure of each query, in per cent, (runs, Q), NaN for a query without a match; a run for each seed.
-        other: that of the other model, (its runs, Q).
-        identity: of each query, (Q,).
-        by_chance: what training anew adds to the squared error of the difference, in squared points.
-
-    Raises:
-        ValueError: if they are not of the same queries, or all of one identity.
-
-    Example:
-        >>> difference(np.array([[100.0, 100, 0, 100]]), np.array([[100.0, 0, 0, 0]]), [1, 2, 3, 4])
-        Difference(points=50.0, error=28.867513459481287)
-        >>> difference(np.array([[100.0, 100, 0, 100]]), np.array([[100.0, 0, 0, 0]]), [1, 2, 1, 2])
-        Difference(points=50.0, error=50.0)
-    """
-    if own.shape[1:] != other.shape[1:]:
-        raise ValueError(f"figures of {own.shape[1]} queries cannot be compared with those of {other.shape[1]}")
-    pairs = own.mean(axis=0) - other.mean(axis=0)  # (Q,)
-    valid = ~np.isnan(pairs)
-    pairs, points = pairs[valid], float(pairs[valid].mean())
-    identities, index = np.unique(np.asarray(identity)[valid], return_inverse=True)
-    if len(identities) < 2:
-        raise ValueError("an error needs queries of two identities or more")
-    sums = np.bincount(index, weights=pairs - points)  # (identities,)
-    by_queries = len(sums) / (len(sums) - 1) * (sums**2).sum() / len(pairs) ** 2
-    return Difference(points, float(np.sqrt(by_queries + by_chance)))
-
-
-def pooled_variance(groups: Sequence[Sequence[float]]) -> float:
-    """Return the variance of a figure from seed to seed, in common for several models; 0 if none has two seeds.
-
-    Two or three seeds say little of one model's variance; those of several models together say more.
-
-    Args:
-        groups: a model's figure for each of its seeds, for each model.
-
-    Example:
-        >>> pooled_variance([[50.0, 52.0], [61.0], [40.0, 44.0]])
-        5.0
-    """
-    several = [group for group in groups if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in several)
-    return sum((len(group) - 1) * variance(group) for group in several) / freedom if several else 0.0
-
-
-def compared(
-    cells: Sequence[Mapping[str, Any]], against: Mapping[str, str], same_training: bool = False
-) -> dict[str, dict]:
-    """Return for each model how it differs from the one it is compared with.
-
-    How much a figure changes from seed to seed is estimated from all models that start alike: those that start from
-    random weights change far more than those that start from pretrained ones. Where a model has one run only, and no
-    other has two, it cannot be known, and in place of a verdict stands ``one seed``. Of several splits, each of which
-    is a training, the difference changes from split to split; their test identities overlap, and the error is
-    a little too large rather than too small.
-
-    Args:
-        cells: finished runs: ``label``, ``seed``, ``start`` (which weights training started from), and ``queries``,
-            lists of each query's ``pid``, ``split``, and figures by the names of :data:`COMPARED`, in per cent, None
-            for one without a match.
-        against: label -> label of the model it is compared with; both need a finished run, or the row is left out.
-        same_training: a seed's figures are of one trained network, so that only their difference changes with it; a
-            verdict from one seed is then one of that network.
-
-    Returns:
-        label -> {"against": label, figure: {"points", "error", "verdict"}}.
-
-    Raises:
-        ValueError: if runs are not of the same queries.
-    """
-    if len({(*cell["queries"]["pid"], *cell["queries"]["split"]) for cell in cells}) > 1:
-        raise ValueError("runs of different queries cannot be compared")
-    starts = {cell["label"]: cell.get("start") for cell in cells}
-    labels = [cell["label"] for cell in cells]
-    once = not same_training and len(set(labels)) == len(labels)
-    pairs = {own: other for own, other in against.items() if own in starts and other in starts and own != other}
-    found: dict[str, dict] = {own: {"against": other} for own, other in pairs.items()}
-    if not pairs:
-        return {}
-    identity, split = (np.array(cells[0]["queries"][key]) for key in ("pid", "split"))
-    parts = [split == one for one in np.unique(split)]
-    for key in COMPARED:
-        figures = {
-            label: np.array([cell["queries"][key] for cell in cells if cell["label"] == label], dtype=float)
-            for label in starts
-        }
-        means = {label: np.nanmean(own, axis=1) for label, own in figures.items()}
-        gains = [(means[own] - means[other]).tolist() for own, other in pairs.items()] if same_training else []
-        for own, other in pairs.items():
-            if len(parts) > 1:
-                of_split = [np.nanmean(figures[own][:, p]) - np.nanmean(figures[other][:, p]) for p in parts]
-                by_chance = variance(of_split) / len(parts)
-            elif same_training:
-                by_chance = pooled_variance(gains) / len(means[own])
-            else:
-                by_chance = sum(_seed_variance(label, means, starts) / len(means[label]) for label in (own, other))
-            told = difference(figures[own], figures[other], identity, by_chance)
-            verdict = "one seed" if once and len(parts) == 1 else told.verdict
-            found[own][key] = {"points": told.points, "error": told.error, "verdict": verdict}
-    return found
-
-
-def _seed_variance(label: str, means: Mapping[str, np.ndarray], starts: Mapping[str, Any]) -> float:
-    alike = [own.tolist() for other, own in means.items() if starts[other] == starts[label]]
-    every = [own.tolist() for own in means.values()]
-    return pooled_variance(alike if any(len(own) > 1 for own in alike) else every)
-
-
 def suite_table(result: Mapping[str, Any], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> str:
-    """Return a row for each model: accuracy in per cent, and the difference to what it is compared with.
+    """Return a row for each model: accuracy in per cent, and what it gains over what it is compared with.
+
+    Under it stands what the numbers mean, and what made them, see :func:`notes`.
 
     Args:
         result: as ``benchmarks/accuracy.py`` writes it.
@@ -158,14 +31,53 @@ def suite_table(result: Mapping[str, Any], ranks: Sequence[int] = (1, 5, 10), st
         line = {"kind": row["kind"], "model": row["label"], "seeds": len(row["seeds"])}
         for key in (*(f"rank{r}" for r in ranks), "mAP", "mINP"):
             line[key.replace("rank", "rank-")] = spread([rec[key] for rec in records])
+        line["magnified"] = gaps_of(records)
         told = row["difference"]
         line["against"] = told["against"] if told else "-"
         for key in COMPARED:
-            name = key.replace("rank", "rank-")
-            line[f"{name}, difference"] = _signed(told[key]) if told else "-"
+            line[f"{key.replace('rank', 'rank-')}, gain"] = _signed(told[key]) if told else "-"
         line["mAP is"] = told["mAP"]["verdict"] if told else "-"
         lines.append(line)
-    return text_table(lines, style)
+    return f"{text_table(lines, style)}\n\n" + "\n".join(notes(result))
+
+
+def notes(result: Mapping[str, Any]) -> list[str]:
+    """Return what is to be known of a suite's figures, a sentence each: what ± and gains are, and what made the cells.
+
+    Args:
+        result: as ``benchmarks/accuracy.py`` writes it.
+    """
+    rows = result["rows"]
+    told = [row["difference"] for row in rows if row["difference"]]
+    found = ["± is the standard deviation over as many seeds as the column says."]
+    if any("low" in one["mAP"] for one in told):
+        against = Counter(one["against"] for one in told)
+        shared = ", ".join(f"{count} with {label}" for label, count in against.most_common())
+        found += [
+            "A gain is in points, with the interval that holds it in 95 % of draws: of identities, with their queries, for both "
+            'models alike, and of each model\'s runs. "Better" is said where the interval excludes 0.',
+            f"{len(told)} comparisons, {shared}: those with one row share its chance, and of 20 comparisons without any "
+            "difference one would be called better or worse.",
+        ]
+    if any("error" in one["mAP"] for one in told):
+        found += ["A difference has its standard error, paired over queries of drawn identities, with the spread of seeds."]
+    bare = [row["label"] for row in rows if row.get("without_arrays")]
+    found += [f"Without figures by query, so without an interval: {', '.join(bare)}."] if bare else []
+    return found + _origin([cell for row in rows for cell in row.get("cells", [])])
+
+
+def _origin(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which code, processors and settings made cells; several are said to be several."""
+    if not cells:
+        return []
+    found = []
+    for key, name in (("commit", "commits"), ("processor", "processors"), ("precision", "precisions"), ("threads", "threads")):
+        count = Counter(str(cell.get(key) or "unknown") for cell in cells)
+        if len(count) == 1:
+            found.append(f"{key} {next(iter(count))}")
+        else:
+            found.append(f"several {name}: " + ", ".join(f"{value} ({n} cells)" for value, n in count.most_common()))
+    return [f"{len(cells)} cells, {'; '.join(found)}."]
 
 
 def rate_table(result: Mapping[str, Any], style: str = "github") -> str:
@@ -199,20 +111,24 @@ def cost_table(result: Mapping[str, Any], style: str = "github") -> str:
         result: as ``benchmarks/accuracy.py`` writes it.
         style: a table format of ``tabulate``.
     """
+    columns = (
+        ("params (M)", "parameters", 1e6, 2),
+        ("multiply-adds (G)", "multiply_adds", 1e9, 3),
+        ("train (s)", "train_seconds", 1, 0),
+        ("train (processor s)", "train_processor_seconds", 1, 0),
+        ("train, peak MB", "peak_mb", 1, 0),
+        ("train img/s", "train_speed", 1, 1),
+        ("extraction img/s", "extraction_speed", 1, 0),
+    )
     lines = []
     for row in result["rows"]:
-        costs = row["costs"]
         line = {"model": row["label"], "starts from": row["start"], "input": "x".join(map(str, row["input"]))}
-        line["params (M)"] = f"{costs[0]['parameters'] / 1e6:.2f}"
-        line["multiply-adds (G)"] = f"{costs[0]['multiply_adds'] / 1e9:.3f}"
-        for key, name, digits in (
-            ("train_seconds", "train (s)", 0),
-            ("train_speed", "train img/s", 1),
-            ("extraction_speed", "extraction img/s", 0),
-        ):
-            line[name] = f"{mean([cost[key] for cost in costs]):.{digits}f}"
+        for name, key, unit, digits in columns:
+            known = [cost[key] / unit for cost in row["costs"] if cost.get(key)]
+            line[name] = f"{mean(known):.{digits}f}" if known else "-"
         lines.append(line)
-    return text_table(lines, style)
+    empty = [name for name, *_ in columns if all(line[name] == "-" for line in lines)]
+    return text_table([{name: text for name, text in line.items() if name not in empty} for line in lines], style)
 
 
 def vpfa_table(result: Mapping[str, Any], style: str = "github") -> str:
@@ -319,7 +235,9 @@ def quoted_table(block: Mapping[str, Any], style: str = "github") -> str:
 
 
 def _signed(told: Mapping[str, float]) -> str:
-    return f"{told['points']:+.1f} ± {told['error']:.1f}"
+    if "low" in told:
+        return f"{told['points']:+.1f} [{told['low']:+.1f}, {told['high']:+.1f}]"
+    return f"{told['points']:+.1f} ± {told['error']:.1f}"  # kept before there were intervals
 
 
 def as_latex(table: str) -> str:
@@ -329,4 +247,4 @@ def as_latex(table: str) -> str:
         >>> print(as_latex("51.0 ± 1.0"))
         51.0 $\\pm$ 1.0
     """
-    return table.replace("±", r"$\pm$")
+    return re.sub(r"(?<!\\)%", r"\\%", table.replace("±", r"$\pm$"))

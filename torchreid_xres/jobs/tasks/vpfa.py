@@ -30,6 +30,7 @@ from torchreid_xres.data.split import shuffled
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.features.features import FeatureSet, evaluate_features
 from torchreid_xres.features.fusion import training_trial, validation_trial
+from torchreid_xres.features.record import magnification
 from torchreid_xres.files import write_json
 from torchreid_xres.jobs.extraction import OF_VALIDATION, engine_features, trained_engine
 from torchreid_xres.jobs.run import TASKS, Run, ranking_options
@@ -423,7 +424,8 @@ def evaluated(query: FeatureSet, gallery: FeatureSet, cfg: CfgNode) -> dict:
     """Return the record of a ranking under the protocol of a trained run's configuration."""
     how = ranking_options(cfg, query.dataset)
     kept = {key: how[key] for key in ("normalize", "protocol", "draws", "seed")}
-    return evaluate_features(query, gallery, metric=how["distance"], ranks=cfg.test.ranks, **kept)
+    record = evaluate_features(query, gallery, metric=how["distance"], ranks=cfg.test.ranks, **kept)
+    return record | {"magnification": magnification(cfg.data.height, query.size, query.low)}
 
 
 def _accuracy(record: Mapping[str, Any]) -> dict[str, float]:

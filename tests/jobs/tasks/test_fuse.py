@@ -110,7 +110,7 @@ def test_a_run_is_found_again_in_its_folder(job):
 
 def test_what_cannot_be_fused_is_refused(tiny_config, tmp_path):
     (run,) = own_runs(tiny_config(task="fuse"), 0, tmp_path)
-    with pytest.raises(ConfigError, match=r"makes prpr of 4 branches; model.name is 'sr_reid'"):
+    with pytest.raises(ConfigError, match=r"there are 4 fusion.weights, and fusion.branches names 0"):
         run.work()
     with pytest.raises(ConfigError, match=r"fusion\.search is 'everything'\. Allowed: 'all', 'size'"):
         tiny_config(task="fuse", model__name="prpr", fusion={"search": ["everything"]})

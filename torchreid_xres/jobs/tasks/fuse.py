@@ -1,4 +1,4 @@
-"""PRPR's last stage: the branches' distances become one, and the parts become one model (see ``models/prpr.py``)."""
+"""Fusion as a stage: branches' distances become one; PRPR's parts become one model, too (see ``models/prpr.py``)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.choosing import Choice
 from torchreid_xres.features.features import evaluate_features
 from torchreid_xres.features.fusion import fused_sets, search_weights
-from torchreid_xres.jobs.extraction import roles_to_choose_on, run_features
+from torchreid_xres.features.record import magnification
+from torchreid_xres.jobs.extraction import load_network, roles_to_choose_on, run_features
 from torchreid_xres.jobs.run import TASKS, Run, model_options, ranking_options
 from torchreid_xres.models import build_model
 from torchreid_xres.models.prpr import LEVELS, PRPR
@@ -21,25 +22,30 @@ from torchreid_xres.models.weights import load_weights
 
 @TASKS.register("fuse")
 def fuse(run: Run) -> list[dict]:
-    """Fuse trained branches by ``fusion.weights`` and by searched ones, and write the whole model into the folder.
+    """Fuse trained branches by ``fusion.weights`` and by searched ones; of prpr write the whole model into the folder.
 
-    The restorer's weights are ``sr.weights``; the branches' features are kept in their own folders.
+    The restorer's weights are ``sr.weights``; the branches' features are kept in their own folders. Branches of any other
+    model are an ensemble: its features are all of theirs.
 
     Returns:
         A record for each of ``fusion.search``, then that of ``fusion.weights``, the stage's own.
 
     Raises:
-        ConfigError: for another model, or another number of branches than it has.
+        ConfigError: for another number of branches than the model has, or than there are weights.
     """
     cfg = run.cfg
     folders = [Path(file_of(cfg, folder)) for folder in cfg.fusion.branches]
-    if cfg.model.name != "prpr" or len(folders) != len(LEVELS):
-        raise ConfigError(
-            f"the task 'fuse' makes prpr of {len(LEVELS)} branches; model.name is {cfg.model.name!r} and "
-            f"fusion.branches names {len(folders)}"
-        )
-    model = assembled(run, folders)
-    checkpoint.save_atomic({"models": {"model": model.state_dict()}}, run.folder / LAST)
+    pyramid = cfg.model.name == "prpr"
+    if len(folders) != (len(LEVELS) if pyramid else len(cfg.fusion.weights)):
+        needed = f"prpr has {len(LEVELS)} branches" if pyramid else f"there are {len(cfg.fusion.weights)} fusion.weights"
+        raise ConfigError(f"{needed}, and fusion.branches names {len(folders)}")
+    if pyramid:
+        model = assembled(run, folders)
+        checkpoint.save_atomic({"models": {"model": model.state_dict()}}, run.folder / LAST)
+        parameters = sum(p.numel() for p in model.parameters())
+    else:
+        networks = [load_network(Run.load(folder), folder / LAST)[0] for folder in folders]
+        parameters = sum(p.numel() for network in networks for p in network.parameters())
     run.save()
 
     to_search = roles_to_choose_on(folders[0]) if cfg.fusion.search else ()
@@ -54,10 +60,11 @@ def fuse(run: Run) -> list[dict]:
     ranking = ranking_options(cfg, name)
     how = {key: ranking[key] for key in ("protocol", "draws", "seed")} | {"ranks": cfg.test.ranks}
     facts = {
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters,
         "split_id": run.split,
         "seed": cfg.train.seed,
         "config_sha256": run.sha256,
+        "magnification": magnification(cfg.data.height, query[0].size, query[0].low),
     }
 
     def record(weights: Any, label: str, stage: str, chosen: list[dict] = trained) -> dict:

@@ -1,0 +1,53 @@
+"""What made a cell: code, libraries, processor and its instruction set, threads, precision."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchreid_xres.features.record import versions
+from torchreid_xres.version import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def commit() -> str:
+    """Return the commit of this checkout, with ``-dirty`` where files differ from it; outside of one the version."""
+    try:
+        asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return f"version {__version__}"
+    return done.stdout.strip()
+
+
+def processor() -> str:
+    """Return the processor's name and the instruction set that torch uses on it, or the GPU's name."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores)"
+
+
+def origin(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what made a cell, for the cell to keep.
+
+    Args:
+        record: the record of its last stage.
+    """
+    return {
+        "commit": commit(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "precision": record.get("precision", "fp32"),
+        "versions": versions(),
+    }
