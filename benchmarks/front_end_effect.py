@@ -25,34 +25,37 @@ from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.jobs.extraction import trained_engine
 from torchreid_xres.jobs.job import own_runs
+from torchreid_xres.jobs.run import Run
 from torchreid_xres.metrics import rank_features
 from torchreid_xres.metrics.image import psnr, ssim
+from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view
 from torchreid_xres.sr import build_front_end
 
 
 @torch.no_grad()
-def restoration(engine: XresMixin, name: str) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
-    """Compare what the re-ID network sees of a target's queries with their originals, at the network's size.
+def restoration(run: Run, engine: XresMixin) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
+    """Compare what the re-ID network sees of the first target's queries with their originals, at the network's size.
 
     Args:
-        engine: of a trained run, in evaluation mode.
-        name: of the data set.
+        run, engine: as :func:`~torchreid_xres.jobs.extraction.trained_engine` returns them.
 
     Returns:
         The rates of the queries, (Q,), and of each query ``psnr`` (dB) and ``ssim`` (at most 1) over RGB; None if they
         are low resolution by nature, so that there are no originals, or the network has no front end.
     """
-    model, loader = unwrap(engine.model), engine.test_loader[name]["query"]
+    name, model = run.cfg.data.targets[0], unwrap(engine.model)
+    loader = engine.test_loader[name]["query"]
     if loader.dataset.natural:
         return None
+    device = next(model.parameters()).device
+    normalize = Normalization(run.cfg.data.norm_mean, run.cfg.data.norm_std).to(device)
     rates, found = [], defaultdict(list)
     for seen, original in zip(loader, engine.datamanager.query_loader(name, 1.0), strict=True):
-        batch = to_device(seen, next(model.parameters()).device)
-        view = restored_view(model, batch, model.normalize if hasattr(model, "normalize") else None)
+        view = restored_view(model, to_device(seen, device), normalize)
         if view is None:
             return None
-        target = model.normalize.undo(original["img"].to(view.device))
+        target = normalize.undo(original["img"].to(device))
         for figure, compare in (("psnr", psnr), ("ssim", ssim)):
             found[figure].append(compare(view.float(), target).cpu().numpy())
         rates.append(seen["rate"].numpy())
@@ -87,7 +90,7 @@ def effect(folder: Path, root: str) -> tuple[list[dict], dict]:
             protocol=cfg.test.metric or loaders["query"].dataset.metric, draws=cfg.test.draws, seed=cfg.test.seed,
         )  # fmt: skip
         row = {"front end": how, "rank-1": 100 * float(result.cmc(1)[0]), "mAP": 100 * result.mAP()}
-        if (found := restoration(engine, name)) is not None:
+        if (found := restoration(run, engine)) is not None:
             rates, quality = found
             row |= {"PSNR": float(quality["psnr"].mean()), "SSIM": float(quality["ssim"].mean())}
             for rate in sorted(set(rates.tolist())):
