@@ -3,8 +3,8 @@
     python benchmarks/ablation.py --config-file configs/psh_rnet_mlr_cuhk03_mini.yaml --table losses --root DATA
     python benchmarks/ablation.py --config-file configs/psh_rnet_mlr_market.yaml --list
 
-The tables are in ablations.yaml, with the papers' figures and what a row has other than the paper's. A row that is done is
-not run again, nor is one that another table has, and a stage that several rows share (a teacher) is run once.
+The tables are in ablations.yaml, with the papers' figures and what a row has other than the paper's. A row that is
+done is not run again, nor is one that another table has, and a stage that several rows share (a teacher) is run once.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(f"{wrong}. There are:\n{shown}")
         table = tables[args.table]
         out = args.out or Path("log") / f"ablation_{Path(args.config_file).stem}"
-        result: dict[str, Any] = {"table": args.table, **{key: table[key] for key in table if key != "rows"}, "rows": []}
+        result: dict[str, Any] = {"table": args.table, **table, "rows": []}
         result["command"] = shlex.join(
             ["python", "benchmarks/ablation.py", "--config-file", from_root(args.config_file), "--table", args.table]
             + (["--seeds", *map(str, args.seeds)] if args.seeds else [])

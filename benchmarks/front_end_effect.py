@@ -4,7 +4,7 @@
     python benchmarks/front_end_effect.py log/psh_rnet_mlr_cuhk03_mini --root /path/to/data
     python benchmarks/front_end_effect.py log/accuracy_cuhk03_mini/runs/vdsr_* --root /path/to/data  # their mean
 
-Without it, whatever passed it (queries; in PS-HRNet the gallery, too) goes to the re-ID network as the loader enlarged it.
+Without it, what passed it (queries; in PS-HRNet the gallery, too) goes to the re-ID network as the loader enlarged it.
 """
 
 from __future__ import annotations

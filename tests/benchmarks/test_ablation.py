@@ -59,7 +59,8 @@ def test_every_row_is_a_configuration(ablation, repo, model):
             assert len(row["quoted"]) == len(table["figures"]), where
             assert all(isinstance(text, str) and len(text) > 20 for text in row["differs"]), where
             assert len(set(row["differs"])) == len(row["differs"]), where
-            for cfg in stage_configs(load_config(repo / "configs" / BASES[model], ablation.changes_of(table, row))).values():
+            whole = load_config(repo / "configs" / BASES[model], ablation.changes_of(table, row))
+            for cfg in stage_configs(whole).values():
                 assert cfg.model.name in host.model_factory(), where
 
 
@@ -219,7 +220,8 @@ def test_a_row_that_was_mended_since_stands_beside_no_figure(ablation):
 
 @pytest.mark.parametrize("gpu", [False, True])
 def test_a_record_of_todays_configuration_is_no_old_one(ablation, repo, gpu):
-    cfg = load_config(repo / "configs" / "kgnet_synth_vehicle.yaml", ["train.seed", 7, "use_gpu", gpu, "data.root", "x"])
+    changes = ["train.seed", 7, "use_gpu", gpu, "data.root", "x"]
+    cfg = load_config(repo / "configs" / "kgnet_synth_vehicle.yaml", changes)
     record = {"mAP": 1.0, "seed": 7, "config_sha256": own_runs(cfg, 0, repo)[-1].sha256}
     row = {"label": "+ K2G + TSD", "changes": [], "quoted": [1.0] * 4, "records": [record]}
     (found,) = ablation.as_of_now(kept_table([row]))["rows"]

@@ -49,7 +49,8 @@ def slow_psnr(root, rate):
 
 @pytest.mark.parametrize("model", CASES)
 def test_both_rows_have_what_the_papers_table_has(effect, job, tiny_root, model, tmp_path, monkeypatch):
-    argv = [str(job(data__rates=[4.0], **CASES[model])), "--root", str(tiny_root), "--keep", str(tmp_path / "kept.json")]
+    folder = job(data__rates=[4.0], **CASES[model])
+    argv = [str(folder), "--root", str(tiny_root), "--keep", str(tmp_path / "kept.json")]
     monkeypatch.setattr("sys.argv", ["front_end_effect.py", *argv])
     assert effect.main(argv) == 0
     without, with_it = json.loads((tmp_path / "kept.json").read_text())["rows"]
