@@ -22,10 +22,10 @@ from torchreid_xres.models.weights import load_weights
 
 @TASKS.register("fuse")
 def fuse(run: Run) -> list[dict]:
-    """Fuse trained branches by ``fusion.weights`` and by searched ones; of prpr write the whole model into the folder.
+    """Fuse trained branches by ``fusion.weights`` and by searched ones; write prpr whole into the folder.
 
-    The restorer's weights are ``sr.weights``; the branches' features are kept in their own folders. Branches of any other
-    model are an ensemble: its features are all of theirs.
+    The restorer's weights are ``sr.weights``; the branches' features are kept in their own folders. Branches of any
+    other model are an ensemble: its features are all of theirs.
 
     Returns:
         A record for each of ``fusion.search``, then that of ``fusion.weights``, the stage's own.
@@ -37,7 +37,8 @@ def fuse(run: Run) -> list[dict]:
     folders = [Path(file_of(cfg, folder)) for folder in cfg.fusion.branches]
     pyramid = cfg.model.name == "prpr"
     if len(folders) != (len(LEVELS) if pyramid else len(cfg.fusion.weights)):
-        needed = f"prpr has {len(LEVELS)} branches" if pyramid else f"there are {len(cfg.fusion.weights)} fusion.weights"
+        weights = f"there are {len(cfg.fusion.weights)} fusion.weights"
+        needed = f"prpr has {len(LEVELS)} branches" if pyramid else weights
         raise ConfigError(f"{needed}, and fusion.branches names {len(folders)}")
     if pyramid:
         model = assembled(run, folders)
