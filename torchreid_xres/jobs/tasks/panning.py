@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import StepLR
 
 from torchreid_xres import checkpoint
-from torchreid_xres.config import ConfigError, as_dict
-from torchreid_xres.data.datasets.reading import shuffled
+from torchreid_xres.config import ConfigError
+from torchreid_xres.data.split import shuffled
 from torchreid_xres.devices import distributed
 from torchreid_xres.features.features import FeatureSet
-from torchreid_xres.features.fusion import training_trial
-from torchreid_xres.jobs.run import Run
+from torchreid_xres.features.fusion import training_trial, validation_trial
 from torchreid_xres.jobs.tasks.pair_features import identity_means, resolution_rates, views_by_rate
 from torchreid_xres.models.vpfa import PANNINGS, Panning, VPBlock
 from torchreid_xres.tensors import require_finite
@@ -126,49 +125,62 @@ def searched(
     settings: Settings,
     grid: Mapping[str, Sequence[Any]],
     *,
+    apart: Sequence[FeatureSet] = (),
+    reference: float = 1.0,
     metric: str = "cosine",
     seed: int = 0,
     device: str = "cpu",
 ) -> tuple[Settings, dict[str, Any]]:
-    """Choose settings by fits on some of the training identities, each judged on the others.
+    """Choose settings by fits on training identities, each judged on the validation part or on others of them.
 
-    The others' low views are queries against their images as captured under other cameras. The network has been trained
-    on all of them, so the figures are better than those of the test.
+    Without a validation part some training identities are kept out of the fit; their low views are queries against
+    their images as captured under other cameras. The network has been trained on all of them, so the figures are
+    better than those of the test.
 
     Args:
         name: of :data:`~torchreid_xres.models.vpfa.PANNINGS`.
         pairs: of all training identities.
         settings: what is not searched.
         grid: field of :class:`Settings` -> the values to try; all combinations are.
+        apart: features of queries and gallery of the validation part; empty where there is none.
+        reference: side of an image of full resolution in pixels, for these.
         metric: distance of the ranking.
         seed: of the split of identities, and of the fits.
         device: where to train.
 
     Returns:
-        The settings of the highest mAP, the first of equal ones, and what was tried: ``held_out`` identities, mAP
-        ``before`` in per cent, and a list ``tried`` of settings with their ``mAP``.
+        The settings of the highest mAP, the first of equal ones, and what was tried: ``on`` ``validation`` or
+        ``training``, ``held_out`` identities, mAP ``before`` in per cent, and a list ``tried`` of settings with their
+        ``mAP``.
 
     Raises:
         ConfigError: for a setting that cannot be searched.
         ValueError: if the identities kept out have no match under another camera.
     """
     require_settings(grid)
-    pids = shuffled(set(pairs.pid.tolist()), f"vpfa:{seed}")
-    held = pids[: max(1, round(HELD_OUT * len(pids)))]
-    rest = rows_of(pairs, ~np.isin(pairs.pid, held))
+    if apart:
+        asked, gallery = apart
+        held, rest = sorted(set(asked.pid.tolist())), pairs
+        trial = partial(validation_trial, gallery=[gallery])
+    else:
+        pids = shuffled(set(pairs.pid.tolist()), f"vpfa:{seed}")
+        held = pids[: max(1, round(HELD_OUT * len(pids)))]
+        asked, rest, reference = pairs, rows_of(pairs, ~np.isin(pairs.pid, held)), 1.0
+        trial = training_trial
 
     def score(features: FeatureSet) -> float:
-        return 100 * float(training_trial([features], held, metric, seed).rank([1.0]).mAP())
+        return 100 * float(trial([features], pids=held, metric=metric, seed=seed).rank([1.0]).mAP())
 
     tried = []
     for values in product(*grid.values()):
         one = dict(zip(grid, values, strict=True))
         module = fit(name, rest, replace(settings, **one), seed=seed, device=device)
-        tried.append({**one, "mAP": score(moved(module, pairs, reference=1.0))})
+        tried.append({**one, "mAP": score(moved(module, asked, reference))})
         logger.info("%s with %s: mAP %.2f %% on identities kept out", name, one, tried[-1]["mAP"])
     best = max(tried, key=lambda one: one["mAP"])
     chosen = replace(settings, **{key: best[key] for key in grid})
-    return chosen, {"held_out": len(held), "before": score(pairs), "tried": tried}
+    on = "validation" if apart else "training"
+    return chosen, {"on": on, "held_out": len(held), "before": score(asked), "tried": tried}
 
 
 def require_settings(grid: Iterable[str]) -> None:
@@ -188,31 +200,6 @@ def rows_of(features: FeatureSet, rows: np.ndarray) -> FeatureSet:
     per_image = {key: getattr(features, key)[rows] for key in ("pid", "camid", "rate", "low", "size")}
     names = np.asarray(features.names)[rows].tolist()
     return replace(features, features=features.features[torch.as_tensor(rows)], names=names, **per_image)
-
-
-def learned(
-    run: Run, name: str, pairs: FeatureSet, settings: Settings, metric: str, device: str
-) -> tuple[Panning, dict[str, Any]]:
-    """Return a module of a run, out of its folder if it was learned there for the same network and settings.
-
-    Returns:
-        The module, and what the record tells of it: ``settings``, ``search`` where there was one, ``train_seconds``.
-    """
-    path = run.folder / f"{name}.pth.tar"
-    of_images = {"weights_sha256": pairs.weights_sha256, "manifest_sha256": pairs.manifest_sha256}
-    belongs = {"config_sha256": run.sha256, **of_images}
-    if path.is_file():
-        module, about = load_panning(path)
-        if about.get("belongs") == belongs:
-            return module, about["record"]
-    start, seed, told = time.perf_counter(), run.cfg.train.seed, {}
-    grid = as_dict(run.cfg.vpfa.search)
-    if grid and PANNINGS[name].meta["trained"]:
-        settings, told["search"] = searched(name, pairs, settings, grid, metric=metric, seed=seed, device=device)
-    module = fit(name, pairs, settings, seed=seed, device=device)
-    told |= {"settings": asdict(settings), "train_seconds": round(time.perf_counter() - start, 1)}
-    save_panning(module, name, path, belongs=belongs, record=told)
-    return module, told
 
 
 def save_panning(module: Panning, name: str, path: str | Path, **about: Any) -> None:

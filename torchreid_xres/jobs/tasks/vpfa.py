@@ -1,34 +1,44 @@
 """VPFA's task: learn from a trained run's features of training images to move those of low queries.
 
 The modules are in ``models/vpfa.py``. Only training images are learned from. Settings that a configuration leaves open
-(``vpfa.search``) are chosen on training identities kept out of the fit; the test set is looked at once, at the end.
+(``vpfa.search``) are chosen on the validation part, or else on training identities kept out of the fit; the test set is
+looked at once, at the end.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from torchreid_xres.config import ConfigError, file_of
+from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.features.features import FeatureSet, evaluate_features
 from torchreid_xres.features.record import magnification
 from torchreid_xres.files import write_json
-from torchreid_xres.jobs.extraction import engine_features, trained_engine
+from torchreid_xres.jobs.extraction import OF_VALIDATION, engine_features, trained_engine
 from torchreid_xres.jobs.run import TASKS, Run, ranking_options
 from torchreid_xres.jobs.tasks.pair_features import (
     camera_gap,
     pair_features,
     resolution_direction,
 )
-from torchreid_xres.jobs.tasks.panning import Settings, learned, moved, require_settings
+from torchreid_xres.jobs.tasks.panning import (
+    Settings,
+    fit,
+    load_panning,
+    moved,
+    require_settings,
+    save_panning,
+    searched,
+)
 from torchreid_xres.models.vpfa import PANNINGS, Panning
 
 logger = logging.getLogger(__name__)
@@ -49,7 +59,9 @@ def vpfa(run: Run) -> list[dict]:
         FileNotFoundError: if no run was trained in ``vpfa.run``.
     """
     names, settings = checked(run.cfg)
-    trained, engine, pairs, query, gallery, reference = opened(run)
+    start = opened(run)
+    trained, engine, pairs, query, gallery, reference, _ = start
+    network = engine.choice.told()
     if not query.low.any():
         raise ConfigError(f"VPFA moves low-resolution queries, and {query.dataset} has none")
     device, flip = "cuda" if run.cfg.use_gpu else "cpu", trained.cfg.test.flip
@@ -69,6 +81,8 @@ def vpfa(run: Run) -> list[dict]:
 
         parts = [engine.model, *([module] if module else [])]
         kept = figures(query) | facts | {"model": label, "stage": stage}
+        if network:
+            kept["chosen"] = network
         kept["parameters"] = sum(p.numel() for part in parts for p in part.parameters())
         if curve:
             kept["curve"] = {rate: _accuracy(figures(seen)) for rate, seen in curve.items()}
@@ -79,9 +93,11 @@ def vpfa(run: Run) -> list[dict]:
     # A run below the trained one's folder follows it in one job, whose table has the model already.
     records = [] if trained.folder in run.folder.parents else [before]
     for name in names:
-        module, about = learned(run, name, pairs, settings, trained.cfg.test.dist_metric, device)
+        module, about = learned(run, name, start, settings, device)
         stage = run.stage if name == names[-1] else f"{run.stage}, {name}"
         one = record(module, f"{trained.label} + {PANNINGS[name].meta['label']}", stage) | about
+        if "search" in one:
+            one["chosen"] = [*network, {"what": f"vpfa: {', '.join(run.cfg.vpfa.search)}", "on": one["search"]["on"]}]
         one["before"] = _accuracy(before)
         logger.info(
             "%s: mAP %.1f %% -> %.1f %%, rank-1 %.1f %% -> %.1f %%", one["model"],
@@ -101,6 +117,7 @@ class Opened(NamedTuple):
         pairs: features of its training images, see :func:`~torchreid_xres.jobs.tasks.pair_features.pair_features`.
         query, gallery: those of its first target.
         reference: side of an image of full resolution in pixels.
+        apart: query and gallery of its validation part, where there is one and settings are searched; else none.
     """
 
     trained: Run
@@ -109,6 +126,7 @@ class Opened(NamedTuple):
     query: FeatureSet
     gallery: FeatureSet
     reference: float
+    apart: tuple[FeatureSet, ...]
 
 
 def opened(run: Run) -> Opened:
@@ -123,10 +141,12 @@ def opened(run: Run) -> Opened:
         raise ConfigError(f"VPFA moves features that are ranked, and {trained.label} in {trained.folder} has none")
     flip = trained.cfg.test.flip
     pairs = averaged(pair_features(trained, engine, list(run.cfg.vpfa.rates)), flip)
-    sets = engine_features(trained, engine, ("query", "gallery"))
-    query, gallery = (averaged(part, flip) for part in sets.values())
+
+    chosen_on = OF_VALIDATION if run.cfg.vpfa.search and trained.cfg.data.validation else ()
+    sets = engine_features(trained, engine, ("query", "gallery", *chosen_on))
+    query, gallery, *apart = (averaged(part, flip) for part in sets.values())
     reference = float(np.median(np.sqrt(pairs.size[pairs.rate == 1].prod(axis=1))))
-    return Opened(trained, engine, pairs, query, gallery, reference)
+    return Opened(trained, engine, pairs, query, gallery, reference, tuple(apart))
 
 
 def checked(cfg: CfgNode) -> tuple[list[str], Settings]:
@@ -141,6 +161,35 @@ def checked(cfg: CfgNode) -> tuple[list[str], Settings]:
     if unknown or not names:
         raise ConfigError(f"vpfa.modules names {unknown or 'none'}; allowed: {', '.join(PANNINGS)}")
     return names, Settings(**{field.name: cfg.vpfa[field.name] for field in fields(Settings)})
+
+
+def learned(
+    run: Run, name: str, start: Opened, settings: Settings, device: str
+) -> tuple[Panning, dict[str, Any]]:
+    """Return a module of a run, out of its folder if it was learned there for the same network and settings.
+
+    Returns:
+        The module, and what the record tells of it: ``settings``, ``search`` where there was one, ``train_seconds``.
+    """
+    path, pairs = run.folder / f"{name}.pth.tar", start.pairs
+    of_images = {"weights_sha256": pairs.weights_sha256, "manifest_sha256": pairs.manifest_sha256}
+    belongs = {"config_sha256": run.sha256, **of_images}
+    if path.is_file():
+        module, about = load_panning(path)
+        if about.get("belongs") == belongs:
+            return module, about["record"]
+    began, seed, told = time.perf_counter(), run.cfg.train.seed, {}
+    grid = as_dict(run.cfg.vpfa.search)
+    if grid and PANNINGS[name].meta["trained"]:
+        metric = start.trained.cfg.test.dist_metric
+        of_part = {"apart": start.apart, "reference": start.reference}
+        settings, told["search"] = searched(
+            name, pairs, settings, grid, **of_part, metric=metric, seed=seed, device=device
+        )
+    module = fit(name, pairs, settings, seed=seed, device=device)
+    told |= {"settings": asdict(settings), "train_seconds": round(time.perf_counter() - began, 1)}
+    save_panning(module, name, path, belongs=belongs, record=told)
+    return module, told
 
 
 def averaged(features: FeatureSet, flip: bool) -> FeatureSet:
