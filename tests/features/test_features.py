@@ -19,7 +19,7 @@ from torchreid_xres.features.fusion import (
     search_weights,
     training_trial,
 )
-from torchreid_xres.jobs.tasks.vpfa import rows_of
+from torchreid_xres.jobs.tasks.panning import rows_of
 from torchreid_xres.metrics import rank_distances
 from torchreid_xres.metrics.fusion import SizeWeights, reciprocal_rank_distances
 
