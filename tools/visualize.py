@@ -177,17 +177,19 @@ def embedding(args: argparse.Namespace) -> str:
 
 
 def curves(args: argparse.Namespace) -> str:
-    """Rank-1 and mAP against rate or magnification; several records of one label are splits or seeds: mean and deviation."""
+    """Rank-1 and mAP by rate or magnification; several records of one label are splits or seeds: mean and deviation."""
     from torchreid_xres.report.curves import FIGURES, draw_curves, labelled_records, resolution_curves
     from torchreid_xres.report.figures import save_figure
     from torchreid_xres.text import text_table
 
     found = resolution_curves(labelled_records(args.records), args.queries, args.against)
     save_figure(draw_curves(found, args.queries, args.against), args.out)
+    columns = {f"x{at:.4g}": "" for at in sorted({at for one in found for at in one.at})}
     rows = [
         {"data set": one.dataset, "model": one.label, "records": one.records, "figure": name}
+        | columns
         | {
-            f"x{at:.3g}": f"{middle:.1f}" + (f" ± {spread:.1f}" if one.records > 1 else "")
+            f"x{at:.4g}": f"{middle:.1f}" + (f" ± {spread:.1f}" if one.records > 1 else "")
             for at, middle, spread in zip(one.at, one.mean[key], one.std[key], strict=True)
         }
         for one in found

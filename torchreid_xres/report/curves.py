@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from torchreid_xres.features.records import check_record, read_json
-from torchreid_xres.report.figures import COLOURS, MARKERS, legend_below, log_x, new_figure
+from torchreid_xres.report.figures import COLOURS, MARKERS, legend_below, log_x, new_figure, per_cent_y
 from torchreid_xres.terminal import printable
 
 FIGURES = {"rank1": "rank-1", "mAP": "mAP"}
@@ -16,7 +16,6 @@ FIGURES = {"rank1": "rank-1", "mAP": "mAP"}
 QUERIES = {"all": "curve", "drawn": "by_rate"}
 # What a curve is over -> how it is named at the axis.
 AGAINST = {"rate": "", "magnification": "effective magnification (input height / stored height)"}
-LEAST_SPAN = 12  # per cent from bottom to top, so that a wobble does not look like a fall
 
 
 class Curve(NamedTuple):
@@ -162,9 +161,7 @@ def draw_curves(curves: Sequence[Curve], queries: str = "all", against: str = "r
                 axes.set_xticks(places, [f"x{rate:g}" for rate in places])
             else:
                 log_x(axes, places, "x")
-            bottom, top = axes.get_ylim()
-            middle, half = (bottom + top) / 2, max(top - bottom, LEAST_SPAN) / 2
-            axes.set_ylim(max(0, middle - half), min(100.5, middle + half))
+            per_cent_y(axes)
             axes.set_title(printable(f"{dataset}: {name}"))
             of = "all low queries at" if queries == "all" else "queries that the protocol has at"
             axes.set_xlabel(AGAINST[against] or of)
