@@ -6,7 +6,7 @@
     xres bench --suite synth_person --vpfa     # and each model with its queries' features moved
     xres bench --suite synth_person --finished  # the tables of what was run so far
     xres bench --suite vehicle2cam --list
-    xres bench --suite cuhk03_mini --root DATA --row mine=configs/mine.yaml   # or mine=FOLDER with query.npz, gallery.npz
+    xres bench --suite cuhk03_mini --root DATA --row mine=configs/mine.yaml   # or mine=FOLDER with features
 
 The suites are in suites.yaml: rows with what they have in common (manifest, input size, epochs, batch, augmentation). A
 cell is a row under one seed; it is run once, and one that fails is recorded with its reason and tried again by the next
@@ -35,7 +35,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", nargs="+", help="train.seed of each row's cells; default: the suite's")
     parser.add_argument("--only", nargs="+", metavar="LABEL", help="these rows only")
     parser.add_argument(
-        "--row", action="append", default=[], metavar="LABEL=CONFIG", dest="given",
+        "--row",
+        action="append",
+        default=[],
+        metavar="LABEL=CONFIG",
+        dest="given",
         help="a row of your own beside the suite's (with --only: those and this): a configuration, or folders with the "
         "features query.npz and gallery.npz, one for each seed, separated by commas",
     )

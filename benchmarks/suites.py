@@ -122,8 +122,8 @@ def given_row(suite: Suite, text: str) -> Row:
         wanted, said = value_of(protocol, key), value_of(own, key)
         if said not in (wanted, value_of(plain, key)):
             raise ConfigError(
-                f"--row {label}: {source} has {key} {said}, and {suite.name} is measured with {wanted}; rows of another "
-                f"protocol do not stand in its table. Leave the key out, or set it to {wanted}"
+                f"--row {label}: {source} has {key} {said}, and {suite.name} is measured with {wanted}; rows of "
+                f"another protocol do not stand in its table. Leave the key out, or set it to {wanted}"
             )
         changes += [key, wanted]
     return Row(label, "given", str(Path(source).resolve()), changes, _strongest(suite), seeds)
@@ -141,8 +141,8 @@ def quoted_blocks() -> dict[str, dict]:
 def configured(row: Row, seed: int, more: list[Any]) -> CfgNode:
     """Return the configuration of a cell; ``more`` are the user's keys and values, which win.
 
-    The networks of an ensemble have seeds of their own, which no other cell has; the first of a larger one are those of a
-    smaller one.
+    The networks of an ensemble have seeds of their own, which no other cell has; the first of a larger one are those of
+    a smaller one.
     """
     changes = [*row.changes, "compare.models", [], "train.seed", seed]
     for number in range(1, row.members + 1):
@@ -155,7 +155,7 @@ def configured(row: Row, seed: int, more: list[Any]) -> CfgNode:
 
 
 def start_of(cfg: CfgNode) -> str:
-    """Return where the weights of the re-ID networks come from: those of the last stage, or of what it puts together."""
+    """Return where the weights of the re-ID networks come from: of the last stage, or of what it puts together."""
     stages = stage_configs(cfg)
     last = list(stages.values())[-1]
     if last.task == "fuse":

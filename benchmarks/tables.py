@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ablation import as_of_now
 from collect import tables
 from suites import quoted_blocks, suite_of
 from tabulate import tabulate
@@ -49,7 +50,7 @@ MAKERS = {
     "restoration": lambda names: restoration_table(read(names)),
     "keypoints": lambda names: keypoint_table(read(names)),
     "registry": registry_table,
-    "ablation": lambda name: ablation_table(kept(name)),
+    "ablation": lambda name: ablation_table(as_of_now(kept(name))),
     "suite": lambda name: suite_table(kept(name)),
     "rates": lambda name: rate_table(kept(name)),
     "costs": lambda name: cost_table(kept(name)),

@@ -2,11 +2,12 @@
 
     xres fuse log/original log/x2 log/x3 log/x4                    # 2:1:1:1
     xres fuse log/a log/b --weights 3 1 --rerank --out log/fused
-    xres fuse log/a log/b --search --objective rank1               # on training identities
+    xres fuse log/a log/b --search --objective rank1               # on the validation part, else training identities
     xres fuse log/a log/b --by-size                                # the same, by the query's size
     xres fuse log/a log/b --reciprocal-rank
 
-A folder holds query.npz and gallery.npz (for a search train.npz, too), or is that of a trained run.
+A folder holds query.npz and gallery.npz, or is that of a trained run. For a search it also holds train.npz, or
+validation_query.npz and validation_gallery.npz, which are of identities that no branch was trained on.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("branches", nargs="+", type=Path, metavar="FOLDER", help="original images' branch first")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--weights", nargs="+", type=float, metavar="W", help="default 2 1 1 1 for four, else equal")
-    how.add_argument("--search", action="store_true", help="search weights on training identities")
+    how.add_argument("--search", action="store_true", help="search weights on validation or training identities")
     how.add_argument("--by-size", action="store_true", help="search weights that depend on the query's size")
     how.add_argument("--reciprocal-rank", action="store_true", help="fuse ranks instead of distances")
     parser.add_argument("--metric", choices=METRICS, default="cosine", help="the branches' distance (default cosine)")
     parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking of every list")
     parser.add_argument("--protocol", choices=("market", "single_shot"), help="default: as the data set says")
     parser.add_argument("--objective", choices=OBJECTIVES, default="mAP", help="what a search maximises (default mAP)")
-    parser.add_argument("--seed", type=int, default=0, help="of a search's split of the training identities")
+    parser.add_argument("--seed", type=int, default=0, help="of a search's split of the identities")
     parser.add_argument("--out", type=Path, help="folder for the fused features and fusion.json")
     return parser
 
@@ -76,6 +77,15 @@ def is_saved(folder: Path, roles: Sequence[str]) -> bool:
     return True
 
 
+def searched_roles(folder: Path) -> tuple[str, ...]:
+    """Return the roles of the features to search weights on, as the first branch has them."""
+    from torchreid_xres.jobs.extraction import OF_VALIDATION, roles_to_choose_on
+
+    if is_saved(folder, ("query", "gallery")):
+        return OF_VALIDATION if (folder / f"{OF_VALIDATION[0]}.npz").is_file() else ("train",)
+    return roles_to_choose_on(folder)
+
+
 def read_branch(folder: Path, roles: Sequence[str]) -> dict[str, FeatureSet]:
     """Return a branch's features by role, from its files or from the model of a trained run.
 
@@ -89,7 +99,7 @@ def read_branch(folder: Path, roles: Sequence[str]) -> dict[str, FeatureSet]:
         return run_features(folder, roles)
     found = {role: FeatureSet.load(folder / f"{role}.npz") for role in roles}
     for role, features in found.items():
-        if features.role != role:
+        if features.role != role.removeprefix("validation_"):
             raise ValueError(f"{folder / role}.npz holds the features of {features.role} images")
     return found
 
@@ -127,13 +137,13 @@ def fuse(args: argparse.Namespace) -> tuple[list[dict], dict[str, FeatureSet], S
     if args.out:
         require_writable(args.out)
     keep_freed_memory()
-    roles = ("query", "gallery", *["train"] * searched)
+    roles = ("query", "gallery", *(searched_roles(args.branches[0]) if searched else ()))
     with redirect_stdout(sys.stderr):  # torchreid's loaders print what they have found
         for folder in args.branches:  # all of them, before the images of one are read
             if not is_saved(folder, roles):
                 require_trained(folder)
         branches = [read_branch(folder, roles) for folder in args.branches]
-    query, gallery = ([branch[role] for branch in branches] for role in ("query", "gallery"))
+    query, gallery, *apart = ([branch[role] for branch in branches] for role in roles)
     name = query[0].dataset
     protocol = args.protocol or (DATASETS[name].build.metric if name in DATASETS else "market")
     how = {"protocol": protocol, "ranks": RANKS}
@@ -144,15 +154,16 @@ def fuse(args: argparse.Namespace) -> tuple[list[dict], dict[str, FeatureSet], S
     else:
         weights, found_by = args.weights or default_weights(len(branches)), "given" if args.weights else "default"
         if searched:
-            training = [branch["train"] for branch in branches]
             settings = {"metric": args.metric, "objective": args.objective, "seed": args.seed}
-            search = search_weights(training, by_size=args.by_size, **settings)
+            search = search_weights(*apart, by_size=args.by_size, **settings)
             weights, found_by = search.weights, "searched by size" if args.by_size else "searched"
         fused = fused_sets(query, gallery, weights, args.metric)
         # One descriptor of all branches: its Euclidean distance is the fused one.
         record = evaluate_features(**fused, metric="euclidean", rerank=args.rerank, **how)
         record |= {"how": found_by, "weights": as_json(weights), "search": as_json(search)}
         record["branch_distance"] = args.metric
+        if search is not None:
+            record["chosen"] = [{"what": "fusion.weights", "on": search.on}]
     record["inputs"] = [
         {"folder": str(folder), "model": branch.model, "weights_sha256": branch.weights_sha256}
         for folder, branch in zip(args.branches, query, strict=True)
@@ -193,7 +204,7 @@ def search_text(search: Search) -> str:
     from torchreid_xres.text import text_table
 
     text = (
-        f"searched on {search.identities} training identities ({search.queries} queries, {search.gallery} gallery "
+        f"searched on {search.identities} {search.on} identities ({search.queries} queries, {search.gallery} gallery "
         f"images, seed {search.seed}): {search.objective} {search.start:.1f} -> {search.found:.1f}; on the others "
         f"{search.checked_start:.1f} -> {search.checked:.1f}"
     )

@@ -252,7 +252,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.fusion = CfgNode()  # what the task "fuse" does with the branches of a model
     cfg.fusion.branches = []  # folders of their runs, the original images' first
     cfg.fusion.weights = [2.0, 1.0, 1.0, 1.0]  # of their distances
-    cfg.fusion.search = []  # further records with weights searched on training identities: "all", "size"
+    cfg.fusion.search = []  # further records with weights searched on validation, else training identities: all, size
 
     cfg.vpfa = CfgNode()  # VPFA: low queries' features moved by modules learned after training
     cfg.vpfa.enabled = False  # learn and evaluate the modules for every model that the job trains, or has trained
@@ -267,7 +267,8 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.vpfa.weight_decay = 1e-5
     cfg.vpfa.stepsize = 30  # epochs after which the learning rate is multiplied by gamma, again and again
     cfg.vpfa.gamma = 0.5
-    # Of these keys from target on: {lr: [0.0002, 0.001]}; all combinations are tried on training identities.
+    # Of these keys from target on: {lr: [0.0002, 0.001]}; all combinations are tried on validation, else training
+    # identities.
     cfg.vpfa.search = CfgNode(**free)
 
     # Models of the host trained by the host's own engine on the same images, shown in the same table.

@@ -26,6 +26,7 @@ def trained(cfg, model="sr_reid"):
     records = run.train()
     state = checkpoint.load(run.folder / LAST)
     assert 0 < state.pop("seconds") <= records[0]["train_seconds"] + 0.1
+    assert 0 < state.pop("processor_seconds") <= records[0]["train_processor_seconds"] + 0.1
     return records, state
 
 

@@ -13,7 +13,7 @@ from torchreid_xres.engine.choosing import BEST, Choice
 from torchreid_xres.jobs.check import check_names
 from torchreid_xres.jobs.job import own_runs, run_job
 
-CHOOSING = {"data__validation": 0.25, "test__eval_freq": 1, "train__patience": 2, "train__max_epoch": 6}
+CHOOSING = {"data__validation": 0.25, "test__eval_freq": 1, "train__patience": 1, "train__max_epoch": 4}
 
 
 class StopHereError(Exception):
@@ -55,10 +55,10 @@ def test_training_ends_in_time_and_the_best_epoch_is_tested_once(tiny_config, gr
         model__name=model, loss__name=loss, data__pairs=model == "sr_reid",
         sampler__train_sampler="RandomIdentitySampler", **CHOOSING,
     )  # fmt: skip
-    evaluated = graded([0.3, 0.5, 0.4, 0.5, 0.9, 0.9])
+    evaluated = graded([0.3, 0.5, 0.5, 0.9])
     (record,) = run_job(cfg)
-    assert evaluated == [("validation", epoch) for epoch in (1, 2, 3, 4)] + [("test", 2)]
-    assert record["chosen"] == [{"what": "epoch", "on": "validation", "epoch": 2, "mAP": 50.0, "seen": 4}]
+    assert evaluated == [("validation", epoch) for epoch in (1, 2, 3)] + [("test", 2)]
+    assert record["chosen"] == [{"what": "epoch", "on": "validation", "epoch": 2, "mAP": 50.0, "seen": 3}]
     assert record["epoch"] == 2 and "part" not in record and record["query_images"] == 18
     assert record["validation"] == {"share": 0.25, "identities": 2, "queries": 6, "gallery": 6}
     assert record["train_identities"] == 6 and record["train_images"] == 36
@@ -68,7 +68,7 @@ def test_training_ends_in_time_and_the_best_epoch_is_tested_once(tiny_config, gr
     assert [file.name for file in (folder / "model").glob("model.pth.tar-*")] == ["model.pth.tar-2"]
     assert sorted(file.name for file in (folder / "results").iterdir()) == ["folder.json"]
     seen = json.loads((folder / "validation" / "results" / "folder.json").read_text())
-    assert seen["part"] == "validation" and seen["epoch"] == 4 and "chosen" not in seen
+    assert seen["part"] == "validation" and seen["epoch"] == 3 and "chosen" not in seen
     assert seen["manifest"] == record["manifest"]
 
 
@@ -81,14 +81,13 @@ def test_a_training_that_gains_to_its_last_epoch_ends_there(tiny_config, graded)
 
 @pytest.mark.parametrize("where", ["training", "validation", "choice", "test"])
 def test_a_stopped_run_ends_bit_for_bit_like_a_whole_one(tiny_config, tmp_path, graded, monkeypatch, where):
-    figures = [0.3, 0.5, 0.4, 0.5, 0.9, 0.9]
-    evaluated = graded(figures)
+    evaluated = graded([0.3, 0.5, 0.4, 0.9])
     (whole,) = run_job(tiny_config(data__save_dir=str(tmp_path / "whole"), **CHOOSING))
     wanted = list(evaluated)
     cfg = tiny_config(data__save_dir=str(tmp_path / "parts"), **CHOOSING)
     engine = type(own_runs(cfg, 0, Path(cfg.data.save_dir))[0].engine())
     hook, epoch = {
-        "training": ("forward_backward", 2), "validation": ("_evaluate", 3), "choice": ("_take_best", 3),
+        "training": ("forward_backward", 2), "validation": ("_evaluate", 2), "choice": ("_take_best", 2),
         "test": ("_evaluate", 1),
     }[where]  # fmt: skip
     original = getattr(engine, hook)
@@ -105,7 +104,7 @@ def test_a_stopped_run_ends_bit_for_bit_like_a_whole_one(tiny_config, tmp_path, 
     evaluated.clear()
     (record,) = run_job(cfg)
     states = [checkpoint.load(tmp_path / name / "split0" / "sr_reid" / LAST) for name in ("whole", "parts")]
-    assert all(state.pop("seconds") > 0 for state in states)
+    assert all(state.pop("seconds") > 0 and state.pop("processor_seconds") > 0 for state in states)
     assert same(*states)
     for key in ("chosen", "cmc", "mAP", "weights_sha256", "epoch"):
         assert record[key] == whole[key]
@@ -114,15 +113,15 @@ def test_a_stopped_run_ends_bit_for_bit_like_a_whole_one(tiny_config, tmp_path, 
 
 
 def test_a_longer_training_goes_on_from_the_chosen_epoch(tiny_config, graded):
-    graded([0.3, 0.2, 0.4, 0.1, 0.1, 0.1])
-    short = tiny_config(**CHOOSING | {"train__max_epoch": 2})
-    assert run_job(short)[0]["epoch"] == 1
-    (record,) = run_job(tiny_config(**CHOOSING | {"train__max_epoch": 4}))
+    graded([0.3, 0.2, 0.4, 0.1])
+    patient = CHOOSING | {"train__patience": 2}
+    assert run_job(tiny_config(**patient | {"train__max_epoch": 2}))[0]["epoch"] == 1
+    (record,) = run_job(tiny_config(**patient))
     assert record["chosen"][0] == {"what": "epoch", "on": "validation", "epoch": 3, "mAP": 40.0, "seen": 4}
 
 
 def test_evaluating_a_run_again_tells_what_was_chosen_and_its_part_is_kept_apart(tiny_config, graded):
-    graded([0.3, 0.5, 0.4, 0.5, 0.9, 0.9])
+    graded([0.3, 0.2])
     cfg = tiny_config(**CHOOSING)
     (trained,) = run_job(cfg)
     cfg.test.evaluate = True
@@ -144,7 +143,8 @@ def test_a_share_alone_evaluates_the_test_as_before(tiny_config):
 
 
 def test_keys_at_their_default_are_none(tiny_config):
-    hashes = {config_hash(tiny_config(**changes)) for changes in ({}, {"data__validation": 0.0}, {"data__part": "test"})}
+    at_default = ({}, {"data__validation": 0.0}, {"data__part": "test"}, {"train__patience": 0})
+    hashes = {config_hash(tiny_config(**changes)) for changes in at_default}
     assert len(hashes) == 1
     assert config_hash(tiny_config(data__validation=0.25)) not in hashes
 

@@ -249,6 +249,26 @@ def test_what_is_missing_is_named(config, engine_of, tmp_path):
         engine_of(data__pairs=False)
 
 
+def test_one_encoder_alone_learns_the_images_as_the_camera_saw_them(engine_of):
+    alone = {"dual": False, "kgr": False, "kga": False}
+    engine = engine_of(
+        options=alone, sr__name="bicubic", data__pairs=False, data__random_rates=[4.0, 4.0], data__random_share=1.0
+    )
+    batch = next(iter(engine.train_loader))
+    assert not {"img_hr", "img_lr"} & set(batch)
+    found = engine.losses(batch)
+    assert set(found) == {"loss", "acc"} and found["loss"].requires_grad
+    engine.model.eval()
+    with torch.no_grad():
+        encoded = engine.model(batch["img"], full=True)
+        torch.testing.assert_close(encoded.feature, engine.model.student(batch["img"]).feature, rtol=1e-3, atol=1e-4)
+        loss = float(engine.losses(batch)["loss"])
+    assert loss == pytest.approx(slow_identity(encoded, batch["pid"]), rel=1e-4)
+    for more in ({"dual": True}, {"kga": True}):
+        with pytest.raises(ValueError, match=r"set data\.pairs True"):
+            engine_of(options={**alone, **more}, sr__name="bicubic", data__pairs=False)
+
+
 @pytest.mark.slow
 def test_both_stages_on_drawn_vehicles(repo, tmp_path):
     """The project's own configuration, smaller still: what the hourglass learned is what guides."""

@@ -19,6 +19,7 @@ from torchreid_xres.features.fusion import (
     search_weights,
     training_trial,
 )
+from torchreid_xres.jobs.tasks.vpfa import rows_of
 from torchreid_xres.metrics import rank_distances
 from torchreid_xres.metrics.fusion import SizeWeights, reciprocal_rank_distances
 
@@ -293,8 +294,40 @@ def test_reciprocal_ranks_of_saved_features():
 
 @pytest.mark.parametrize("role", ["query", "gallery"])
 def test_a_search_on_test_images_is_refused(role):
-    with pytest.raises(ValueError, match=f"searched on training features, and those by b are of the {role} images"):
+    with pytest.raises(ValueError, match=f"validation part, and those by b are of the {role} images of folder"):
         search_weights([make("a"), make("b", role=role)])
+
+
+def test_a_search_on_the_validation_part_ranks_its_queries_in_its_gallery():
+    def sides(*branches):
+        whole = [replace(branch, part="validation") for branch in branches]
+        return [[rows_of(replace(branch, role=role), branch.low if role == "query" else ~branch.low)
+                 for branch in whole] for role in ("query", "gallery")]  # fmt: skip
+
+    poor, good = make("poor", noise=(2.0, 2.0), seed=1), make("good", noise=(0.3, 0.3))
+    query, gallery = sides(poor, good)
+    search, of_training = search_weights(query, gallery), search_weights([poor, good])
+    assert (search.on, of_training.on) == ("validation", "training")
+    # The same images, made the same way: the search is the same, too.
+    assert replace(search, on="training").weights == of_training.weights
+    assert (search.queries, search.gallery) == (of_training.queries, of_training.gallery)
+    assert search.found == of_training.found
+    with pytest.raises(ValueError, match="needs its queries and its gallery, each of every branch"):
+        search_weights(gallery, query)
+    with pytest.raises(ValueError, match="needs its queries and its gallery"):
+        search_weights(query)
+    with pytest.raises(ValueError, match="those by poor are of the gallery images of folder"):
+        search_weights(query, [replace(branch, part="test") for branch in gallery])
+
+
+def test_the_part_is_kept_and_parts_are_not_mixed(tmp_path):
+    kept = make(role="query")
+    replace(kept, part="validation").save(tmp_path / "query.npz")
+    assert FeatureSet.load(tmp_path / "query.npz").part == "validation" and kept.part == "test"
+    with pytest.raises(ValueError, match="the part is validation here, test there"):
+        evaluate_features(FeatureSet.load(tmp_path / "query.npz"), make(role="gallery"))
+    with pytest.raises(ValueError, match="part must be one of test, validation, not 'train'"):
+        replace(kept, part="train")
 
 
 def test_a_search_finds_the_branch_that_knows_and_checks_it_on_other_identities():

@@ -54,7 +54,25 @@ def test_curves_show_only_models_that_have_one():
 def test_a_figure_that_is_not_given_is_left_out():
     row = {"label": "a", "quoted": [88.84, None], "records": [record()]}
     head, _, (name, *found) = cells(ablation_table({"figures": ["rank1", "mAP"], "rows": [row]}))
-    assert head[-2:] == ["quoted rank-1", "quoted mAP"] and (name, found[-2:]) == ("a", ["88.8", "-"])
+    assert head[-4:] == ["quoted rank-1", "quoted mAP", "quoted from", "notes"]
+    assert (name, found[-4:]) == ("a", ["88.84", "-", "-", "-"])
+
+
+def test_what_is_other_than_in_the_paper_stands_below_an_ablation():
+    measured = record(psnr=27.126, ssim=0.9137, input=[64, 32], epochs=3)
+    rows = [
+        {"label": "a", "quoted": [27, 0.04], "paper": "Table 1, A", "differs": ["both", "first"]},
+        {"label": "b", "quoted": [None, None], "paper": "Table 1, B", "differs": ["second", "both"]},
+    ]
+    held = [{**row, "records": [one]} for row, one in zip(rows, (measured, record()), strict=True)]
+    text = ablation_table({"source": "them", "figures": ["psnr", "ssim"], "rows": held})
+    table, on, notes = text.split("\n\n")
+    head, _, first, second = cells(table)
+    assert head[1:4] == ["PSNR", "SSIM", "mAP"] and head[4:6] == ["quoted PSNR", "quoted SSIM"]
+    assert first == ["a", "27.13", "0.914", "70.0", "27.0", "0.04", "Table 1, A", "1, 2"]
+    assert second == ["b", "-", "-", "70.0", "-", "-", "Table 1, B", "1, 3"]  # notes in their order
+    assert on == "Measured on d at 64x32, epochs: 3. Quoted from them."
+    assert notes == "1. both\n2. first\n3. second"
 
 
 @pytest.fixture

@@ -57,6 +57,26 @@ def test_max_pooling_alone_keeps_the_largest():
     torch.testing.assert_close(seqs[3], maps[3].amax(dim=(2, 3)))
 
 
+def test_the_imagenet_head_folds_the_branches_as_the_classifier_of_hrnet_does():
+    model = build_model("hrnet_reid", num_classes=5, head="imagenet", **SMALL).eval()
+    img = torch.randn(2, 3, 64, 32)
+    net = model.backbone
+    with torch.no_grad():
+        branches = net.stages(net.act2(net.bn2(net.conv2(net.act1(net.bn1(net.conv1(img)))))))
+        folded = net.incre_modules[0](branches[0])
+        for widened, down, branch in zip(net.incre_modules[1:], net.downsamp_modules, branches[1:], strict=True):
+            folded = widened(branch) + down(folded)
+        expected = net.final_layer(folded).mean(dim=(2, 3))
+        output = model(img, full=True)
+        torch.testing.assert_close(model(img), expected)
+        torch.testing.assert_close(output.logits, expected @ model.classifier.weight.T + model.classifier.bias)
+    assert expected.shape == (2, 2048) and output.embedding is None and len(output.seqs) == 1
+    logits, feature = build_model("hrnet_reid", num_classes=5, head="imagenet", loss="triplet", **SMALL).train()(img)
+    assert logits.shape == (2, 5) and feature.shape == (2, 2048)
+    with pytest.raises(ValueError, match="no head 'resnet'; allowed: reid, imagenet"):
+        build_model("hrnet_reid", head="resnet", **SMALL)
+
+
 @pytest.mark.parametrize("name", ["hrnet_reid", "psh_rnet"])
 def test_the_hosts_engines_get_what_they_expect(name):
     img = torch.randn(2, 3, 64, 32)

@@ -76,7 +76,11 @@ def test_splits_are_trainings():
 
 def cell(label, seed, figures, pid=None):
     pid = range(len(figures)) if pid is None else pid
-    return {"label": label, "seed": seed, "queries": {"pid": list(pid), "split": [0] * len(figures), "rank1": figures, "mAP": figures}}
+    return {
+        "label": label,
+        "seed": seed,
+        "queries": {"pid": list(pid), "split": [0] * len(figures), "rank1": figures, "mAP": figures},
+    }
 
 
 def test_gains_of_a_suite():

@@ -216,10 +216,10 @@ class Evaluation:
         gap = record.get("magnification", {}).get("low")
         if gap is not None and gap < LEAST_GAP:
             logger.warning(
-                "%s has hardly a resolution gap at this size: the network enlarges its low queries %.2f times (median), "
-                "so a sharper camera would show it little more. Higher rates (data.rates) or a larger input "
-                "(data.height, data.width) open one", dataset_name, gap,
-            )
+                "%s has hardly a resolution gap here: the network enlarges its low queries %.2f times (median): "
+                "a sharper camera would show it little more. Higher rates (data.rates) or a larger input (data.height, "
+                "data.width) open one", dataset_name, gap,
+            )  # fmt: skip
         if self.writer is not None and distributed.is_main():
             with self.proof.autocast():
                 board.show_restored(self.writer, dataset_name, unwrap(self.model), query_loader.dataset, self.epoch)

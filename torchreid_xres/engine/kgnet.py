@@ -26,7 +26,8 @@ class KGNetEngine(XresEngine):
     """Minimise Eq. 10 on pairs; a loss of weight 0 is not computed.
 
     An image that is low resolution by nature has no original to restore or to follow; both encoders learn its identity
-    from the image as it is.
+    from the image as it is. One encoder alone (no second one, no SR module, no keypoints) also trains without pairs, on
+    the images as the camera saw them.
 
     Args:
         *args: see :class:`XresEngine`.
@@ -38,7 +39,7 @@ class KGNetEngine(XresEngine):
         **kwargs: see :class:`XresEngine`.
 
     Raises:
-        ValueError: if the training set gives no pairs.
+        ValueError: if the training set gives no pairs, and the model is more than one encoder.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class KGNetEngine(XresEngine):
         self.weight_rec, self.weight_distill, self.margin = weight_rec, weight_distill, margin
         self.reconstruction = PIXELWISE[rec]
         self.smoothing = 0.1 if label_smooth else 0.0
-        self.require_pairs()
+        if not unwrap(self.model).alone:
+            self.require_pairs()
 
     @staticmethod
     def model_options(cfg: CfgNode) -> dict[str, Any]:
@@ -91,6 +93,9 @@ class KGNetEngine(XresEngine):
         }
 
     def losses(self, data: dict) -> dict[str, Tensor]:
+        if "img_hr" not in data:
+            encoded: Encoded = self.model(data["img"], full=True)
+            return {"loss": self.identity_loss(encoded, data["pid"]), "acc": self.accuracy(encoded, data["pid"])}
         output: KGNetOutput = self.model(data["img_lr"], data["img_hr"])
         teacher, student = (self.identity_loss(view, data["pid"]) for view in (output.teacher, output.student))
         total = teacher + student  # Eq. 9
@@ -105,10 +110,14 @@ class KGNetEngine(XresEngine):
             original = unwrap(self.model).normalize.undo(data["img_hr"][known])
             found["rec"] = self.reconstruction(output.restored[known].float(), original)  # Eq. 5
             total = total + self.weight_rec * found["rec"]
-        accuracy = 100 * (output.student.logits.argmax(1) == data["pid"]).float().mean()
-        return {"loss": total, **found, "acc": accuracy}  # Eq. 10
+        return {"loss": total, **found, "acc": self.accuracy(output.student, data["pid"])}  # Eq. 10
 
     def identity_loss(self, output: Encoded, pids: Tensor) -> Tensor:
         """Return L_id + L_tri of one encoder."""
         identity = F.cross_entropy(output.logits.float(), pids, label_smoothing=self.smoothing)
         return identity + batch_hard_triplet(output.feature, pids, self.margin)
+
+    @staticmethod
+    def accuracy(output: Encoded, pids: Tensor) -> Tensor:
+        """Return how many of an encoder's images it takes for the right identity, in per cent."""
+        return 100 * (output.logits.argmax(1) == pids).float().mean()

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchreid_xres.data.base import ROLES
+from torchreid_xres.data.validation import PARTS
 from torchreid_xres.features.record import by_size, scores, versions
 from torchreid_xres.files import whole_file
 from torchreid_xres.metrics import RankResult, rank_distances, rank_features
@@ -23,7 +24,7 @@ from torchreid_xres.metrics.rerank import reranked_distances
 # Goes up when a file of before could no longer be read as what it is.
 FORMAT = 1
 _PER_IMAGE = {"pid": np.int64, "camid": np.int64, "rate": np.float64, "low": np.bool_, "size": np.int64}
-_TEXTS = ("role", "dataset", "model", "weights_sha256", "manifest_sha256")
+_TEXTS = ("role", "dataset", "model", "weights_sha256", "manifest_sha256", "part")
 # Kinds of numpy's types that a file may have; casting others would change what they say.
 _KINDS = {"features": "f", "names": "U", "pid": "iu", "camid": "iu", "rate": "fiu", "low": "b", "size": "iu"}
 _INFLATED = 100  # the most that a file's content may be larger than the file
@@ -46,6 +47,7 @@ class FeatureSet:
         model: how the model is called in tables.
         weights_sha256: of the model's weights.
         manifest_sha256: of the set's protocol manifest; empty for a set of the host, which has none.
+        part: what queries and gallery are of, ``test`` or ``validation``.
 
     Raises:
         ValueError: for shapes that do not fit, features that are not finite, or an unknown role.
@@ -63,6 +65,7 @@ class FeatureSet:
     model: str
     weights_sha256: str
     manifest_sha256: str = ""
+    part: str = "test"
 
     def __post_init__(self) -> None:
         def keep(name: str, value: Any) -> None:
@@ -75,6 +78,8 @@ class FeatureSet:
         where = f"the {self.role} features of {self.dataset} by {self.model}"
         if self.role not in ROLES:
             raise ValueError(f"{where}: the role must be one of {', '.join(ROLES)}")
+        if self.part not in PARTS:
+            raise ValueError(f"{where}: the part must be one of {', '.join(PARTS)}, not {self.part!r}")
         if self.features.ndim != 2 or not len(self.features):
             raise ValueError(f"{where} must be (N, D) with N >= 1, not {tuple(self.features.shape)}")
         for name in ("names", *_PER_IMAGE):
@@ -149,7 +154,7 @@ def check_same_images(sets: Sequence[FeatureSet]) -> None:
     first = sets[0]
     for other in sets[1:]:
         pair = f"the features by {first.model} and by {other.model} are not of the same images"
-        for what in ("dataset", "role"):
+        for what in ("dataset", "role", "part"):
             if getattr(first, what) != getattr(other, what):
                 raise ValueError(
                     f"{pair}: the {what} is {getattr(first, what)} in one, {getattr(other, what)} in the other"
@@ -239,7 +244,7 @@ def rank_saved(query: FeatureSet, gallery: FeatureSet, how: Mapping[str, Any]) -
     Raises:
         ValueError: if queries and gallery are not of one data set and model, or none of the queries has a match.
     """
-    for what in ("dataset", "model", "weights_sha256", "manifest_sha256"):
+    for what in ("dataset", "part", "model", "weights_sha256", "manifest_sha256"):
         ours, theirs = getattr(query, what), getattr(gallery, what)
         if ours != theirs:
             raise ValueError(f"queries and gallery do not belong together: the {what} is {ours} here, {theirs} there")
@@ -266,6 +271,7 @@ def features_record(query: FeatureSet, result: RankResult, how: Mapping[str, Any
         "dataset": query.dataset,
         "manifest": query.manifest_sha256 or None,
         "protocol": dict(how),
+        **({"part": query.part} if query.part != "test" else {}),
         "model": query.model,
         "weights_sha256": query.weights_sha256,
         "versions": versions(),

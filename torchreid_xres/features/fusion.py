@@ -1,4 +1,4 @@
-"""Fusion of saved features: weights found on training identities, descriptors, and rankings by reciprocal ranks."""
+"""Fusion of saved features: weights found apart from the test, descriptors, and rankings by reciprocal ranks."""
 
 from __future__ import annotations
 
@@ -45,18 +45,20 @@ class Search:
         weights: (J,) for all queries, or by their size.
         objective: ``mAP`` or ``rank1``.
         seed: of the split of identities.
-        identities: training identities searched on.
+        on: ``training`` identities, or those of the ``validation`` part.
+        identities: of these those searched on.
         queries: queries made of their images.
         gallery: gallery images made of their images.
         start: per cent with the weights the search began from.
         found: per cent with ``weights``, on the same images.
-        checked_start: per cent with the weights the search began from on the other training identities.
-        checked: per cent with ``weights`` on the other training identities, which the search has not seen.
+        checked_start: per cent with the weights the search began from on the other identities.
+        checked: per cent with ``weights`` on the other identities, which the search has not seen.
     """
 
     weights: tuple[float, ...] | SizeWeights
     objective: str
     seed: int
+    on: str
     identities: int
     queries: int
     gallery: int
@@ -137,19 +139,50 @@ def training_trial(
             "another camera, so no weights can be searched"
         )
     query = sorted(shuffled(query, salt, key=lambda row: row.name)[:max_queries])
-    at, among = [row.index for row in query], [row.index for row in gallery]
+    return _trial(branches, branches, [row.index for row in query], [row.index for row in gallery], metric)
+
+
+def validation_trial(
+    query: Sequence[FeatureSet],
+    gallery: Sequence[FeatureSet],
+    pids: Sequence[int],
+    metric: str = "cosine",
+    seed: int = 0,
+    max_queries: int = 1000,
+) -> Trial:
+    """Rank some identities of the validation part, whose queries and gallery are made already.
+
+    Args:
+        query: features of its queries, one set for each branch.
+        gallery: of its gallery.
+        pids, metric, seed, max_queries: see :func:`training_trial`.
+    """
+    first, wanted = query[0], list(pids)
+    rows = shuffled(np.flatnonzero(np.isin(first.pid, wanted)).tolist(), f"fusion:{seed}", lambda i: first.names[i])
+    among = np.flatnonzero(np.isin(gallery[0].pid, wanted)).tolist()
+    return _trial(query, gallery, sorted(rows[:max_queries]), among, metric)
+
+
+def _trial(
+    query: Sequence[FeatureSet], gallery: Sequence[FeatureSet], at: list[int], among: list[int], metric: str
+) -> Trial:
+    asked, held = query[0], gallery[0]
     return Trial(
-        sizes=first.size[at],
-        q_pids=first.pid[at],
-        g_pids=first.pid[among],
-        q_camids=first.camid[at],
-        g_camids=first.camid[among],
-        distances=[distance_matrix(branch.features[at], branch.features[among], metric) for branch in branches],
+        sizes=asked.size[at],
+        q_pids=asked.pid[at],
+        g_pids=held.pid[among],
+        q_camids=asked.camid[at],
+        g_camids=held.camid[among],
+        distances=[
+            distance_matrix(ours.features[at], theirs.features[among], metric)
+            for ours, theirs in zip(query, gallery, strict=True)
+        ],
     )
 
 
 def search_weights(
-    training: Sequence[FeatureSet],
+    searched: Sequence[FeatureSet],
+    gallery: Sequence[FeatureSet] = (),
     *,
     by_size: bool = False,
     metric: str = "cosine",
@@ -161,22 +194,23 @@ def search_weights(
     bins: int = 3,
     max_queries: int = 1000,
 ) -> Search:
-    """Search fusion weights on some of the training identities; the test set is never looked at.
+    """Search fusion weights on some identities that are not the test's; the test set is never looked at.
 
     From the start weights on, one branch's weight at a time is set to the best of a grid, until no weight changes;
-    only a gain changes one. The branches have been trained on these identities, so the figures are better than those of
-    the test; a branch that has learned its training images by heart looks better than it is. Features of
-    training identities that the branches have not seen are therefore better here, where there are any.
+    only a gain changes one. Of training images the figures are better than those of the test: the branches have been
+    trained on these identities, and one that has learned them by heart looks better than it is. No branch has seen the
+    validation part's identities, which are therefore better here, where there are any.
 
     For weights by size the queries are put into classes of equal number by their size; each class begins from the
     weights of all queries and has its own searched, which hold at the median of its sizes (logarithmically).
 
     Args:
-        training: features of the same training images, one set for each branch.
+        searched: features of the same training images, one set for each branch, or of the validation part's queries.
+        gallery: of the validation part's gallery, for the latter.
         by_size: search weights that depend on a query's size.
         metric: the branches' distance, ``cosine`` or ``euclidean``.
         objective: ``mAP`` or ``rank1``, over the whole gallery made of training images.
-        share: of the training identities to search on, drawn; the others check the result. Above 0, below 1.
+        share: of the identities to search on, drawn; the others check the result. Above 0, below 1.
         seed: of the draws.
         start: weights to begin from, (J,); ``None`` takes PRPR's or equal ones.
         grid: values that a weight may take.
@@ -184,35 +218,42 @@ def search_weights(
         max_queries: at most so many on each side of the split, drawn.
 
     Raises:
-        ValueError: for features that are not of training images, or not of the same; fewer than 2 branches or 4
-            identities; an unknown objective.
+        ValueError: for features of the test's images, or not of the same; fewer than 2 branches or 4 identities; an
+            unknown objective.
     """
-    for branch in training:
-        if branch.role != "train":
+    for branch in (*searched, *gallery):
+        if branch.role != "train" and branch.part != "validation":
             raise ValueError(
-                f"fusion weights are searched on training features, and those by {branch.model} are of the "
-                f"{branch.role} images of {branch.dataset}: weights tuned on the images they are then measured on "
-                "would make every figure too good"
+                f"fusion weights are searched on training features, or those of the validation part, and those by "
+                f"{branch.model} are of the {branch.role} images of {branch.dataset}: weights tuned on the images they "
+                "are then measured on would make every figure too good"
             )
-    if len(training) < 2:
-        raise ValueError("a search of fusion weights needs the training features of at least 2 branches")
+    on = "validation" if gallery else "training"
+    roles = {"query"} if gallery else {"train"}
+    if {branch.role for branch in searched} - roles or {branch.role for branch in gallery} - {"gallery"}:
+        raise ValueError("a search on the validation part needs its queries and its gallery, each of every branch")
+    if len(searched) < 2:
+        raise ValueError("a search of fusion weights needs the features of at least 2 branches")
     if objective not in OBJECTIVES:
         raise ValueError(f"unknown objective {objective!r}; there are: {', '.join(OBJECTIVES)}")
-    check_same_images(training)
-    pids = shuffled(set(training[0].pid.tolist()), f"fusion:{seed}")
+    check_same_images(searched)
+    if gallery:
+        check_same_images(gallery)
+    pids = shuffled(set(searched[0].pid.tolist()), f"fusion:{seed}")
     held = round(share * len(pids))
     if not 2 <= held <= len(pids) - 2:
         raise ValueError(
-            f"a share of {share} leaves {held} of {len(pids)} training identities to search on and "
+            f"a share of {share} leaves {held} of {len(pids)} {on} identities to search on and "
             f"{len(pids) - held} to check on; both need 2 or more"
         )
-    trial, check = (training_trial(training, part, metric, seed, max_queries) for part in (pids[:held], pids[held:]))
+    make = partial(validation_trial, searched, gallery) if gallery else partial(training_trial, searched)
+    trial, check = (make(part, metric, seed, max_queries) for part in (pids[:held], pids[held:]))
 
     def worth(weights: Sequence[float] | SizeWeights, trial: Trial = trial) -> float:
         result = trial.rank(weights)
         return 100 * (result.mAP() if objective == "mAP" else float(result.cmc(1)[0]))
 
-    begin = checked_weights(default_weights(len(training)) if start is None else start, len(training)).tolist()
+    begin = checked_weights(default_weights(len(searched)) if start is None else start, len(searched)).tolist()
     weights: tuple[float, ...] | SizeWeights = ascend(worth, begin, grid)
     if by_size:
         sides = np.sqrt(trial.sizes.prod(axis=1))
@@ -225,6 +266,7 @@ def search_weights(
         weights=weights,
         objective=objective,
         seed=seed,
+        on=on,
         identities=held,
         queries=len(trial.sizes),
         gallery=len(trial.g_pids),
@@ -235,8 +277,8 @@ def search_weights(
     )
     if search.checked < search.checked_start:
         logger.warning(
-            "the weights found are worse than those begun from on the other training identities: %s %.2f %% against "
-            "%.2f %%", objective, search.checked, search.checked_start,
+            "the weights found are worse than those begun from on the other %s identities: %s %.2f %% against "
+            "%.2f %%", on, objective, search.checked, search.checked_start,
         )  # fmt: skip
     return search
 

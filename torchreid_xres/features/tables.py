@@ -144,22 +144,41 @@ def restoration_table(records: Iterable[dict], style: str = "github") -> str:
 
 
 def ablation_table(result: dict, style: str = "github") -> str:
-    """Return the rows of an ablation, ours beside the paper's own figures.
+    """Return the rows of an ablation, ours beside the paper's own figures, and under them what is other than there.
 
     Args:
-        result: as ``benchmarks/ablation.py`` writes it; a figure that the paper does not give is None.
+        result: as ``benchmarks/ablation.py`` writes it: in ``rows`` of each the ``label``, the ``records``, ``quoted``
+            (the paper's ``figures``; one that it does not give is None), ``paper`` (its row) and ``differs`` (texts).
         style: a table format of ``tabulate``.
+
+    Returns:
+        The table as text, whose last columns name the paper's row and the notes; below it what both sides were measured
+        on, and the notes by number.
     """
     figures = [*result["figures"], *(["mAP"] if "mAP" not in result["figures"] else [])]
+    notes = list(dict.fromkeys(text for row in result["rows"] for text in row.get("differs", [])))
     lines = []
     for row in result["rows"]:
+        own = sorted(1 + notes.index(text) for text in row.get("differs", []))
         line = {"": row["label"]}
         for key in figures:
-            line[key.replace("rank", "rank-")] = spread([record[key] for record in row["records"]])
+            values = [record[key] for record in row["records"] if key in record]
+            line[_heading(key)] = spread(values, {"psnr": 2, "ssim": 3}.get(key, 1))
         for key, value in zip(result["figures"], row["quoted"], strict=True):
-            line[f"quoted {key.replace('rank', 'rank-')}"] = "-" if value is None else f"{value:.1f}"
+            line[f"quoted {_heading(key)}"] = "-" if value is None else str(float(value))
+        line["quoted from"] = row.get("paper") or "-"
+        line["notes"] = ", ".join(map(str, own)) or "-"
         lines.append(line)
-    return text_table(lines, style)
+    held = [record for row in result["rows"] for record in row["records"] if "input" in record]
+    ours = dict.fromkeys("{} at {}x{}, epochs: {}".format(r["dataset"], *r["input"], r["epochs"]) for r in held)
+    parts = [text_table(lines, style)]
+    parts += [f"Measured on {'; '.join(ours)}. Quoted from {result['source']}."] if ours else []
+    parts += ["\n".join(f"{number}. {text}" for number, text in enumerate(notes, 1))] if notes else []
+    return "\n\n".join(parts)
+
+
+def _heading(figure: str) -> str:
+    return figure.upper() if figure in ("psnr", "ssim") else figure.replace("rank", "rank-")
 
 
 def _grouped(records: Iterable[dict]) -> dict[tuple[str, str], list[dict]]:

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from torchreid_xres import host
+from torchreid_xres import checkpoint, host
 from torchreid_xres.data.base import DATASETS, ROLES, dataset_options
 from torchreid_xres.data.io import image_size
 from torchreid_xres.engine.base import LAST, XresMixin
+from torchreid_xres.engine.choosing import Choice
 from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.features.record import weights_hash
 from torchreid_xres.host_mends.training import unwrap
@@ -26,6 +27,8 @@ from torchreid_xres.models.weights import load_weights, without_starts
 from torchreid_xres.registry import did_you_mean
 
 logger = logging.getLogger(__name__)
+
+OF_VALIDATION = ("validation_query", "validation_gallery")
 
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -38,12 +41,23 @@ def run_features(folder: str | Path, roles: Sequence[str] = ROLES) -> dict[str, 
 
     Args:
         folder: where the run was trained (it holds ``last.pth.tar``).
-        roles: of train, query and gallery. Training images are taken as the camera saw them, without augmentation.
+        roles: of train, query and gallery, and of ``OF_VALIDATION``: queries and gallery of its first source that are
+            made of the identities kept out of the training. Training images are taken as the camera saw them, without
+            augmentation.
 
     Raises:
         FileNotFoundError: if no run was trained there.
     """
     return engine_features(*trained_engine(folder), roles)
+
+
+def roles_to_choose_on(folder: str | Path) -> tuple[str, ...]:
+    """Return the roles of a run's images on which something may be chosen: its validation part, or else training ones.
+
+    Raises:
+        FileNotFoundError: if no run was trained there.
+    """
+    return OF_VALIDATION if Run.load(folder).cfg.data.validation else ("train",)
 
 
 def require_trained(folder: str | Path) -> Run:
@@ -111,6 +125,7 @@ def trained_engine(folder: str | Path, dataset: str = "", root: str | Path = "")
     run.cfg.model.load_weights = run.cfg.compare.weights = ""
     engine = run.engine()
     load_weights(unwrap(engine.model), run.folder / LAST, strict=True)
+    engine.choice = Choice.of(checkpoint.load(run.folder / LAST))
     engine.set_model_mode("eval")
     return run, engine
 
@@ -121,15 +136,19 @@ def engine_features(run: Run, engine: XresMixin, roles: Sequence[str] = ROLES) -
     sets = engine.datamanager.sets()
     found = {}
     for role in roles:
-        name = (run.cfg.data.sources if role == "train" else run.cfg.data.targets)[0]
+        apart = role in OF_VALIDATION
+        name = (run.cfg.data.sources if role == "train" or apart else run.cfg.data.targets)[0]
+        part = "test" if role == "train" else "validation" if apart else run.cfg.data.part
         path = run.folder / "features" / f"{role}.npz"
         if path.is_file():
             found[role] = FeatureSet.load(path)
-            kept = (found[role].weights_sha256, found[role].dataset, found[role].manifest_sha256)
-            if kept == (digest, name, _manifest_of(sets.get(name), name)):
+            kept = (found[role].weights_sha256, found[role].dataset, found[role].manifest_sha256, found[role].part)
+            if kept == (digest, name, _manifest_of(sets.get(name), name), part):
                 continue
-        loader = _loader(run, engine, name, role)
-        found[role] = labelled(run, engine, loader, loader.dataset, name=name, role=role, digest=digest)
+        own = role.removeprefix("validation_")
+        loaders = engine.datamanager.validation_loaders()[name] if apart else {}
+        loader = loaders.get(own) or _loader(run, engine, name, role)
+        found[role] = labelled(run, engine, loader, loader.dataset, name=name, role=own, digest=digest)
         try:
             found[role].save(path)
         except OSError as error:
@@ -185,5 +204,6 @@ def labelled(
         model=run.label,
         weights_sha256=digest,
         manifest_sha256=_manifest_of(dataset, name),
+        part="test" if role == "train" or name not in DATASETS else dataset.options["part"],
         **{key: facts[key] for key in ("pid", "camid", "rate", "low", "size")},
     )

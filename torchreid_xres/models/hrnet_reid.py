@@ -22,13 +22,14 @@ from torchreid_xres.models.weights import load_weights
 logger = logging.getLogger(__name__)
 
 POOLINGS = ("both", "avg", "max")
+HEADS = ("reid", "imagenet")
 
 
 class HRNetReIDOutput(NamedTuple):
     """What the losses of PS-HRNet need."""
 
-    seqs: tuple[Tensor, ...]  # Seq1 .. Seq5, each (N, length)
-    embedding: Tensor  # l_f, (N, 512)
+    seqs: tuple[Tensor, ...]  # Seq1 .. Seq5, each (N, length); one, (N, 2048), of the head ``imagenet``
+    embedding: Tensor | None  # l_f, (N, 512); the head ``imagenet`` has none
     logits: Tensor | None  # l_c, (N, identities)
 
     def named(self) -> dict[str, Tensor]:
@@ -38,7 +39,7 @@ class HRNetReIDOutput(NamedTuple):
 
     def descriptor(self) -> Tensor:
         """Return what is compared at test: Seq5 and l_f side by side, (N, 6656) at the paper's sizes."""
-        return torch.cat((self.seqs[-1], self.embedding), dim=1)
+        return self.seqs[-1] if self.embedding is None else torch.cat((self.seqs[-1], self.embedding), dim=1)
 
 
 @MODELS.register("hrnet_reid", paper="PS-HRNet, IEEE TIP 2021")
@@ -58,9 +59,11 @@ class HRNetReID(nn.Module):
         pooling: ``both`` (eq. 6), or ``avg`` or ``max`` alone (the paper's Table V).
         embedding: length of l_f.
         dropout: before the last layer.
+        head: ``reid``, the paper's, or ``imagenet``, that of HRNet-W32-C (the paper's Table VI), for which the five
+            arguments above have no meaning: it folds the branches into 2,048 maps, whose means are the descriptor.
 
     Raises:
-        ValueError: for a pooling that does not exist.
+        ValueError: for a pooling or a head that does not exist.
 
     Example:
         >>> model = HRNetReID(num_classes=4, pretrained=False, backbone="hrnet_w18_small").eval()
@@ -81,24 +84,29 @@ class HRNetReID(nn.Module):
         pooling: str = "both",
         embedding: int = 512,
         dropout: float = 0.5,
+        head: str = "reid",
     ) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise ValueError(f"there is no pooling {pooling!r}; allowed: {', '.join(POOLINGS)}")
-        self.loss, self.num_classes, self.pooling = loss, num_classes, pooling
+        for what, value, allowed in (("pooling", pooling, POOLINGS), ("head", head, HEADS)):
+            if value not in allowed:
+                raise ValueError(f"there is no {what} {value!r}; allowed: {', '.join(allowed)}")
+        self.loss, self.num_classes, self.pooling, self.head = loss, num_classes, pooling, head
         self.grid, self.max_share = tuple(grid), tuple(max_share)
-        self.backbone = _backbone(backbone, pretrained and not backbone_weights)
+        self.backbone = _backbone(backbone, pretrained and not backbone_weights, head)
         if backbone_weights:
             load_weights(self.backbone, backbone_weights)
-        channels = self.backbone.feature_info.channels()
-        self.feature_dim = sum(c * n * n for c, n in zip(channels, self.grid, strict=True))
-        self.reduce = nn.Linear(self.feature_dim, embedding)
-        self.reduce_bn = nn.BatchNorm1d(embedding)
-        self.dropout = nn.Dropout(dropout)
-        nn.init.kaiming_normal_(self.reduce.weight, mode="fan_out")
-        nn.init.zeros_(self.reduce.bias)
-        nn.init.normal_(self.reduce_bn.weight, 1.0, 0.02)
-        self.classifier = nn.Linear(embedding, num_classes) if num_classes else None
+        if head == "imagenet":
+            classified = self.feature_dim = self.backbone.num_features
+        else:
+            channels = self.backbone.feature_info.channels()
+            self.feature_dim, classified = sum(c * n * n for c, n in zip(channels, self.grid, strict=True)), embedding
+            self.reduce = nn.Linear(self.feature_dim, embedding)
+            self.reduce_bn = nn.BatchNorm1d(embedding)
+            self.dropout = nn.Dropout(dropout)
+            nn.init.kaiming_normal_(self.reduce.weight, mode="fan_out")
+            nn.init.zeros_(self.reduce.bias)
+            nn.init.normal_(self.reduce_bn.weight, 1.0, 0.02)
+        self.classifier = nn.Linear(classified, num_classes) if num_classes else None
         if self.classifier is not None:
             nn.init.normal_(self.classifier.weight, std=0.001)
 
@@ -115,6 +123,14 @@ class HRNetReID(nn.Module):
         if img.shape[-2] % 32 or img.shape[-1] % 32:
             size = f"{img.shape[-2]}x{img.shape[-1]}"
             raise ValueError(f"HRNet fuses maps of 1/4 to 1/32 of the image: sides must be multiples of 32, not {size}")
+        output = self._by_imagenet_head(img) if self.head == "imagenet" else self._by_reid_head(img)
+        if full:
+            return output
+        if not self.training or output.logits is None:
+            return output.descriptor()
+        return (output.logits, output.seqs[-1]) if self.loss == "triplet" else output.logits
+
+    def _by_reid_head(self, img: Tensor) -> HRNetReIDOutput:
         # (N, 3, 256, 128) -> (N, 128, 64, 32), (N, 256, 32, 16), (N, 512, 16, 8), (N, 1024, 8, 4)
         maps = self.backbone(img)
         # -> (N, 2048), (N, 1024), (N, 2048), (N, 1024)
@@ -122,12 +138,11 @@ class HRNetReID(nn.Module):
         seq5 = torch.cat(seqs, dim=1)  # (N, 6144)
         embedding = self.reduce_bn(self.reduce(seq5))  # l_f
         logits = None if self.classifier is None else self.classifier(self.dropout(embedding))  # l_c
-        output = HRNetReIDOutput((*seqs, seq5), embedding, logits)
-        if full:
-            return output
-        if not self.training or logits is None:
-            return output.descriptor()
-        return (logits, seq5) if self.loss == "triplet" else logits
+        return HRNetReIDOutput((*seqs, seq5), embedding, logits)
+
+    def _by_imagenet_head(self, img: Tensor) -> HRNetReIDOutput:
+        feature = self.backbone(img)  # (N, 2048)
+        return HRNetReIDOutput((feature,), None, None if self.classifier is None else self.classifier(feature))
 
     def _pooled(self, x: Tensor, n: int, share: float) -> Tensor:
         if self.pooling == "avg":
@@ -137,9 +152,10 @@ class HRNetReID(nn.Module):
         return F.adaptive_avg_pool2d(x, n) + share * F.adaptive_max_pool2d(x, n)  # eq. 6
 
 
-def _backbone(name: str, pretrained: bool) -> nn.Module:
+def _backbone(name: str, pretrained: bool, head: str) -> nn.Module:
     # "incre": each branch with its own widening block, and without what follows in the classification head.
-    sizes = {"features_only": True, "feature_location": "incre", "out_indices": (1, 2, 3, 4)}
+    branches = {"features_only": True, "feature_location": "incre", "out_indices": (1, 2, 3, 4)}
+    sizes = {"num_classes": 0} if head == "imagenet" else branches
     if pretrained:
         try:
             return timm.create_model(name, pretrained=True, **sizes)

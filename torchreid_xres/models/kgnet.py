@@ -258,17 +258,25 @@ class KGNet(nn.Module):
             aligned = self.alignment(restored, alignment)
         return Guided(low, maps, recovery, alignment, restored, aligned)
 
-    def forward(self, img: Tensor, img_hr: Tensor | None = None) -> Any:
-        """Return descriptors (evaluation), what the host's loss wants (training), or all of both views.
+    @property
+    def alone(self) -> bool:
+        """Whether all that is left is one encoder, which images reach as they are."""
+        return self.teacher is self.student and self.recovery is None and self.alignment is None
+
+    def forward(self, img: Tensor, img_hr: Tensor | None = None, full: bool = False) -> Any:
+        """Return descriptors (evaluation), what the host's loss wants (training), or all of one view or of both.
 
         Args:
             img: (N, 3, H, W), normalised, low resolution.
             img_hr: (N, 3, H, W), normalised, the same images at high resolution. Gives a :class:`KGNetOutput`.
+            full: without ``img_hr``: return the student's :class:`Encoded`.
         """
         guided = self.guide(img)
         aligned = self.normalize(guided.aligned)
         if img_hr is None:
-            student = self.student(aligned, classify=self.training)
+            student = self.student(aligned, classify=self.training or full)
+            if full:
+                return student
             if not self.training or student.logits is None:
                 return F.normalize(student.descriptor, dim=1)
             return (student.logits, student.feature) if self.loss == "triplet" else student.logits

@@ -1,4 +1,4 @@
-"""What a model has more than another one: a gain in points, with its interval by a bootstrap over runs and identities."""
+"""What a model has more than another one, in points, with its interval by a bootstrap over runs and identities."""
 
 from __future__ import annotations
 
@@ -65,7 +65,11 @@ def gain(
     people, index = np.unique(np.asarray(identity)[valid], return_inverse=True)
     if len(people) < 2:
         raise ValueError("an interval needs queries of two identities or more")
-    part = np.zeros(valid.sum(), dtype=int) if split is None else np.unique(np.asarray(split)[valid], return_inverse=True)[1]
+    part = (
+        np.zeros(valid.sum(), dtype=int)
+        if split is None
+        else np.unique(np.asarray(split)[valid], return_inverse=True)[1]
+    )
     generator = np.random.default_rng(0)
     drawn = generator.multinomial(len(people), np.full(len(people), 1 / len(people)), DRAWS)  # (draws, identities)
     everyone = np.ones((1, len(people)))

@@ -66,13 +66,13 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         against = Counter(one["against"] for one in told)
         shared = ", ".join(f"{count} with {label}" for label, count in against.most_common())
         found += [
-            "A gain is in points, with the interval that holds it in 95 % of draws: of identities, with their queries, for both "
-            'models alike, and of each model\'s runs. "Better" is said where the interval excludes 0.',
-            f"{len(told)} comparisons, {shared}: those with one row share its chance, and of 20 comparisons without any "
-            "difference one would be called better or worse.",
+            "A gain is in points, with the interval that holds it in 95 % of draws: of identities, with their queries, "
+            'for both models alike, and of each model\'s runs. "Better" is said where the interval excludes 0.',
+            f"Compared: {shared}. Those with one row share its chance, and of 20 comparisons without any difference "
+            "one would be called better or worse.",
         ]
     if any("error" in one["mAP"] for one in told):
-        found += ["A difference has its standard error, paired over queries of drawn identities, with the spread of seeds."]
+        found += ["A difference has its standard error, paired over queries, identities drawn, with the seeds' spread."]
     bare = [row["label"] for row in rows if row.get("without_arrays")]
     found += [f"Without figures by query, so without an interval: {', '.join(bare)}."] if bare else []
     return found + _origin([cell for row in rows for cell in row.get("cells", [])])
@@ -83,12 +83,12 @@ def _origin(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     if not cells:
         return []
     found = []
-    for key, name in (("commit", "commits"), ("processor", "processors"), ("precision", "precisions"), ("threads", "threads")):
+    for key in ("commit", "processor", "precision", "threads"):
         count = Counter(str(cell.get(key) or "unknown") for cell in cells)
         if len(count) == 1:
             found.append(f"{key} {next(iter(count))}")
         else:
-            found.append(f"several {name}: " + ", ".join(f"{value} ({n} cells)" for value, n in count.most_common()))
+            found.append(f"several of {key}: " + ", ".join(f"{value} ({n} cells)" for value, n in count.most_common()))
     return [f"{len(cells)} cells, {'; '.join(found)}."]
 
 

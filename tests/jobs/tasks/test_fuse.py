@@ -67,6 +67,21 @@ def test_all_stages_run_once_and_the_whole_model_evaluates(job):
     assert whole["parameters"] == records[-1]["parameters"]
 
 
+@pytest.mark.slow
+def test_weights_are_searched_on_identities_that_no_branch_was_trained_on(tiny_config):
+    stages = {name: dict(stage) for name, stage in CHANGES["stages"].items()}
+    for name in ("x1", "x2", "x3", "x4"):
+        stages[name]["train"] = {"patience": 1}
+    stages["x1"]["test"] = stages["x2"]["test"] = stages["x3"]["test"] = stages["x4"]["test"] = {"eval_freq": 1}
+    records = run_job(tiny_config(**CHANGES | {"stages": stages, "data__validation": 0.5, "train__batch_size": 8}))
+    assert all(record["train_identities"] == 4 for record in records[2:6])
+    searched, plain = records[-2:]
+    epochs = [{**record["chosen"][0], "model": record["model"]} for record in records[2:6]]
+    assert plain["chosen"] == epochs and {entry["on"] for entry in epochs} == {"validation"}
+    assert searched["chosen"] == [*epochs, {"what": "fusion.weights", "on": "validation"}]
+    assert searched["search"]["on"] == "validation" and searched["search"]["identities"] == 2
+
+
 def test_features_are_kept_until_the_weights_change(job):
     cfg, _ = job
     home = Path(cfg.data.save_dir) / "split0" / "prpr" / "x2"

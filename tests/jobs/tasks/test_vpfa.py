@@ -1,6 +1,7 @@
 """VPFA as a job: learned after training on training images alone, once, in a folder of its own."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.jobs.run import Run
 from torchreid_xres.jobs.tasks import vpfa
 from torchreid_xres.jobs.tasks.pair_features import camera_gap, identity_means, resolution_direction, views_by_rate
-from torchreid_xres.jobs.tasks.vpfa import Settings, fit, load_panning, moved, save_panning, searched
+from torchreid_xres.jobs.tasks.vpfa import Settings, fit, load_panning, moved, rows_of, save_panning, searched
 from torchreid_xres.models.vpfa import PANNINGS, PerRate
 
 SMALL = {"hidden": 8, "epochs": 2, "batch_size": 8}
@@ -99,6 +100,30 @@ def test_settings_are_chosen_on_identities_that_the_fit_has_not_seen(monkeypatch
     assert chosen.epochs == (1, 40)[int(np.argmax(figures))]
     with pytest.raises(ConfigError, match=r"vpfa\.search names \['rates'\]; allowed: target, hidden"):
         searched("mean", pairs, Settings(), {"rates": [[2]]})
+
+
+def test_settings_are_chosen_on_the_validation_part_where_there_is_one(monkeypatch):
+    pairs, other = pairs_of(identities=6), pairs_of(identities=4)
+    apart = [replace(rows_of(other, other.low if role == "query" else ~other.low), role=role, part="validation",
+                     pid=other.pid[other.low if role == "query" else ~other.low] + 100)
+             for role in ("query", "gallery")]  # fmt: skip
+    fitted = []
+
+    def spy(name, pairs, settings, **kwargs):
+        fitted.append(set(pairs.pid.tolist()))
+        return fit(name, pairs, settings, **kwargs)
+
+    monkeypatch.setattr(vpfa, "fit", spy)
+    _, told = searched("conditioned", pairs, Settings(**SMALL), {"lr": [1e-3, 1e-2]}, apart=apart, reference=64.0)
+    assert fitted == [set(range(6))] * 2  # of all training identities, none of which is judged on
+    assert told["on"] == "validation" and told["held_out"] == 4
+
+
+def test_a_search_after_a_training_with_a_validation_part_says_so(tiny_config):
+    own = {"enabled": True, "modules": ["conditioned"], "rates": [2.0], "search": {"lr": [1e-3, 1e-2]}, **SMALL}
+    records = run_job(tiny_config(**PLAIN, vpfa=own, data__validation=0.25))
+    assert records[-1]["chosen"] == [{"what": "vpfa: lr", "on": "validation"}]
+    assert records[-1]["search"]["held_out"] == 2 and records[-1]["mAP"] != records[-1]["search"]["before"]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ from typing import Any
 from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, file_of
 from torchreid_xres.engine.base import LAST
+from torchreid_xres.engine.choosing import Choice
 from torchreid_xres.features.features import evaluate_features
 from torchreid_xres.features.fusion import fused_sets, search_weights
 from torchreid_xres.features.record import magnification
-from torchreid_xres.jobs.extraction import load_network, run_features
+from torchreid_xres.jobs.extraction import load_network, roles_to_choose_on, run_features
 from torchreid_xres.jobs.run import TASKS, Run, model_options, ranking_options
 from torchreid_xres.models import build_model
 from torchreid_xres.models.prpr import LEVELS, PRPR
@@ -21,10 +22,10 @@ from torchreid_xres.models.weights import load_weights
 
 @TASKS.register("fuse")
 def fuse(run: Run) -> list[dict]:
-    """Fuse trained branches by ``fusion.weights`` and by searched ones; of prpr write the whole model into the folder.
+    """Fuse trained branches by ``fusion.weights`` and by searched ones; write prpr whole into the folder.
 
-    The restorer's weights are ``sr.weights``; the branches' features are kept in their own folders. Branches of any other
-    model are an ensemble: its features are all of theirs.
+    The restorer's weights are ``sr.weights``; the branches' features are kept in their own folders. Branches of any
+    other model are an ensemble: its features are all of theirs.
 
     Returns:
         A record for each of ``fusion.search``, then that of ``fusion.weights``, the stage's own.
@@ -36,7 +37,8 @@ def fuse(run: Run) -> list[dict]:
     folders = [Path(file_of(cfg, folder)) for folder in cfg.fusion.branches]
     pyramid = cfg.model.name == "prpr"
     if len(folders) != (len(LEVELS) if pyramid else len(cfg.fusion.weights)):
-        needed = f"prpr has {len(LEVELS)} branches" if pyramid else f"there are {len(cfg.fusion.weights)} fusion.weights"
+        weights = f"there are {len(cfg.fusion.weights)} fusion.weights"
+        needed = f"prpr has {len(LEVELS)} branches" if pyramid else weights
         raise ConfigError(f"{needed}, and fusion.branches names {len(folders)}")
     if pyramid:
         model = assembled(run, folders)
@@ -47,8 +49,14 @@ def fuse(run: Run) -> list[dict]:
         parameters = sum(p.numel() for network in networks for p in network.parameters())
     run.save()
 
-    branches = [run_features(folder, ("query", "gallery", *["train"] * bool(cfg.fusion.search))) for folder in folders]
-    query, gallery = ([branch[role] for branch in branches] for role in ("query", "gallery"))
+    to_search = roles_to_choose_on(folders[0]) if cfg.fusion.search else ()
+    branches = [run_features(folder, ("query", "gallery", *to_search)) for folder in folders]
+    query, gallery, *searched = ([branch[role] for branch in branches] for role in branches[0])
+    trained = [
+        {**chosen, "model": branch.model}
+        for folder, branch in zip(folders, query, strict=True)
+        for chosen in Choice.of(checkpoint.load(folder / LAST)).told()
+    ]
     name = query[0].dataset
     ranking = ranking_options(cfg, name)
     how = {key: ranking[key] for key in ("protocol", "draws", "seed")} | {"ranks": cfg.test.ranks}
@@ -60,15 +68,17 @@ def fuse(run: Run) -> list[dict]:
         "magnification": magnification(cfg.data.height, query[0].size, query[0].low),
     }
 
-    def record(weights: Any, label: str, stage: str) -> dict:
+    def record(weights: Any, label: str, stage: str, chosen: list[dict] = trained) -> dict:
         fused = fused_sets(query, gallery, weights, "cosine")
-        return evaluate_features(**fused, metric="euclidean", **how) | facts | {"model": label, "stage": stage}
+        found = evaluate_features(**fused, metric="euclidean", **how) | facts | {"model": label, "stage": stage}
+        return found | ({"chosen": chosen} if chosen else {})
 
     records = []
     for kind in cfg.fusion.search:
-        found = search_weights([branch["train"] for branch in branches], by_size=kind == "size")
+        found = search_weights(*searched, by_size=kind == "size")
         label = f"{run.label} (searched{' by size' * (kind == 'size')})"
-        records.append(record(found.weights, label, f"{run.stage}, searched") | {"search": asdict(found)})
+        chosen = [*trained, {"what": "fusion.weights", "on": found.on}]
+        records.append(record(found.weights, label, f"{run.stage}, searched", chosen) | {"search": asdict(found)})
     shown = ":".join(f"{weight:g}" for weight in cfg.fusion.weights)
     return [*records, record(cfg.fusion.weights, f"{run.label} ({shown})", run.stage)]
 

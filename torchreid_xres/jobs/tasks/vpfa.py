@@ -1,7 +1,8 @@
 """VPFA's task: learn from a trained run's features of training images to move those of low queries.
 
 The modules are in ``models/vpfa.py``. Only training images are learned from. Settings that a configuration leaves open
-(``vpfa.search``) are chosen on training identities kept out of the fit; the test set is looked at once, at the end.
+(``vpfa.search``) are chosen on the validation part, or else on training identities kept out of the fit; the test set is
+looked at once, at the end.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +29,10 @@ from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.split import shuffled
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.features.features import FeatureSet, evaluate_features
-from torchreid_xres.features.fusion import training_trial
+from torchreid_xres.features.fusion import training_trial, validation_trial
 from torchreid_xres.features.record import magnification
 from torchreid_xres.files import write_json
-from torchreid_xres.jobs.extraction import engine_features, trained_engine
+from torchreid_xres.jobs.extraction import OF_VALIDATION, engine_features, trained_engine
 from torchreid_xres.jobs.run import TASKS, Run, ranking_options
 from torchreid_xres.jobs.tasks.pair_features import (
     camera_gap,
@@ -141,49 +143,62 @@ def searched(
     settings: Settings,
     grid: Mapping[str, Sequence[Any]],
     *,
+    apart: Sequence[FeatureSet] = (),
+    reference: float = 1.0,
     metric: str = "cosine",
     seed: int = 0,
     device: str = "cpu",
 ) -> tuple[Settings, dict[str, Any]]:
-    """Choose settings by fits on some of the training identities, each judged on the others.
+    """Choose settings by fits on training identities, each judged on the validation part or on others of them.
 
-    The others' low views are queries against their images as captured under other cameras. The network has been trained
-    on all of them, so the figures are better than those of the test.
+    Without a validation part some training identities are kept out of the fit; their low views are queries against
+    their images as captured under other cameras. The network has been trained on all of them, so the figures are
+    better than those of the test.
 
     Args:
         name: of :data:`~torchreid_xres.models.vpfa.PANNINGS`.
         pairs: of all training identities.
         settings: what is not searched.
         grid: field of :class:`Settings` -> the values to try; all combinations are.
+        apart: features of queries and gallery of the validation part; empty where there is none.
+        reference: side of an image of full resolution in pixels, for these.
         metric: distance of the ranking.
         seed: of the split of identities, and of the fits.
         device: where to train.
 
     Returns:
-        The settings of the highest mAP, the first of equal ones, and what was tried: ``held_out`` identities, mAP
-        ``before`` in per cent, and a list ``tried`` of settings with their ``mAP``.
+        The settings of the highest mAP, the first of equal ones, and what was tried: ``on`` ``validation`` or
+        ``training``, ``held_out`` identities, mAP ``before`` in per cent, and a list ``tried`` of settings with their
+        ``mAP``.
 
     Raises:
         ConfigError: for a setting that cannot be searched.
         ValueError: if the identities kept out have no match under another camera.
     """
     _require_settings(grid)
-    pids = shuffled(set(pairs.pid.tolist()), f"vpfa:{seed}")
-    held = pids[: max(1, round(HELD_OUT * len(pids)))]
-    rest = rows_of(pairs, ~np.isin(pairs.pid, held))
+    if apart:
+        asked, gallery = apart
+        held, rest = sorted(set(asked.pid.tolist())), pairs
+        trial = partial(validation_trial, gallery=[gallery])
+    else:
+        pids = shuffled(set(pairs.pid.tolist()), f"vpfa:{seed}")
+        held = pids[: max(1, round(HELD_OUT * len(pids)))]
+        asked, rest, reference = pairs, rows_of(pairs, ~np.isin(pairs.pid, held)), 1.0
+        trial = training_trial
 
     def score(features: FeatureSet) -> float:
-        return 100 * float(training_trial([features], held, metric, seed).rank([1.0]).mAP())
+        return 100 * float(trial([features], pids=held, metric=metric, seed=seed).rank([1.0]).mAP())
 
     tried = []
     for values in product(*grid.values()):
         one = dict(zip(grid, values, strict=True))
         module = fit(name, rest, replace(settings, **one), seed=seed, device=device)
-        tried.append({**one, "mAP": score(moved(module, pairs, reference=1.0))})
+        tried.append({**one, "mAP": score(moved(module, asked, reference))})
         logger.info("%s with %s: mAP %.2f %% on identities kept out", name, one, tried[-1]["mAP"])
     best = max(tried, key=lambda one: one["mAP"])
     chosen = replace(settings, **{key: best[key] for key in grid})
-    return chosen, {"held_out": len(held), "before": score(pairs), "tried": tried}
+    on = "validation" if apart else "training"
+    return chosen, {"on": on, "held_out": len(held), "before": score(asked), "tried": tried}
 
 
 def _require_settings(grid: Iterable[str]) -> None:
@@ -216,7 +231,9 @@ def vpfa(run: Run) -> list[dict]:
         FileNotFoundError: if no run was trained in ``vpfa.run``.
     """
     names, settings = checked(run.cfg)
-    trained, engine, pairs, query, gallery, reference = opened(run)
+    start = opened(run)
+    trained, engine, pairs, query, gallery, reference, _ = start
+    network = engine.choice.told()
     if not query.low.any():
         raise ConfigError(f"VPFA moves low-resolution queries, and {query.dataset} has none")
     device, flip = "cuda" if run.cfg.use_gpu else "cpu", trained.cfg.test.flip
@@ -236,6 +253,8 @@ def vpfa(run: Run) -> list[dict]:
 
         parts = [engine.model, *([module] if module else [])]
         kept = figures(query) | facts | {"model": label, "stage": stage}
+        if network:
+            kept["chosen"] = network
         kept["parameters"] = sum(p.numel() for part in parts for p in part.parameters())
         if curve:
             kept["curve"] = {rate: _accuracy(figures(seen)) for rate, seen in curve.items()}
@@ -246,9 +265,11 @@ def vpfa(run: Run) -> list[dict]:
     # A run below the trained one's folder follows it in one job, whose table has the model already.
     records = [] if trained.folder in run.folder.parents else [before]
     for name in names:
-        module, about = learned(run, name, pairs, settings, trained.cfg.test.dist_metric, device)
+        module, about = learned(run, name, start, settings, device)
         stage = run.stage if name == names[-1] else f"{run.stage}, {name}"
         one = record(module, f"{trained.label} + {PANNINGS[name].meta['label']}", stage) | about
+        if "search" in one:
+            one["chosen"] = [*network, {"what": f"vpfa: {', '.join(run.cfg.vpfa.search)}", "on": one["search"]["on"]}]
         one["before"] = _accuracy(before)
         logger.info(
             "%s: mAP %.1f %% -> %.1f %%, rank-1 %.1f %% -> %.1f %%", one["model"],
@@ -268,6 +289,7 @@ class Opened(NamedTuple):
         pairs: features of its training images, see :func:`~torchreid_xres.jobs.tasks.pair_features.pair_features`.
         query, gallery: those of its first target.
         reference: side of an image of full resolution in pixels.
+        apart: query and gallery of its validation part, where there is one and settings are searched; else none.
     """
 
     trained: Run
@@ -276,6 +298,7 @@ class Opened(NamedTuple):
     query: FeatureSet
     gallery: FeatureSet
     reference: float
+    apart: tuple[FeatureSet, ...]
 
 
 def opened(run: Run) -> Opened:
@@ -290,10 +313,12 @@ def opened(run: Run) -> Opened:
         raise ConfigError(f"VPFA moves features that are ranked, and {trained.label} in {trained.folder} has none")
     flip = trained.cfg.test.flip
     pairs = averaged(pair_features(trained, engine, list(run.cfg.vpfa.rates)), flip)
-    sets = engine_features(trained, engine, ("query", "gallery"))
-    query, gallery = (averaged(part, flip) for part in sets.values())
+
+    chosen_on = OF_VALIDATION if run.cfg.vpfa.search and trained.cfg.data.validation else ()
+    sets = engine_features(trained, engine, ("query", "gallery", *chosen_on))
+    query, gallery, *apart = (averaged(part, flip) for part in sets.values())
     reference = float(np.median(np.sqrt(pairs.size[pairs.rate == 1].prod(axis=1))))
-    return Opened(trained, engine, pairs, query, gallery, reference)
+    return Opened(trained, engine, pairs, query, gallery, reference, tuple(apart))
 
 
 def checked(cfg: CfgNode) -> tuple[list[str], Settings]:
@@ -311,26 +336,30 @@ def checked(cfg: CfgNode) -> tuple[list[str], Settings]:
 
 
 def learned(
-    run: Run, name: str, pairs: FeatureSet, settings: Settings, metric: str, device: str
+    run: Run, name: str, start: Opened, settings: Settings, device: str
 ) -> tuple[Panning, dict[str, Any]]:
     """Return a module of a run, out of its folder if it was learned there for the same network and settings.
 
     Returns:
         The module, and what the record tells of it: ``settings``, ``search`` where there was one, ``train_seconds``.
     """
-    path = run.folder / f"{name}.pth.tar"
+    path, pairs = run.folder / f"{name}.pth.tar", start.pairs
     of_images = {"weights_sha256": pairs.weights_sha256, "manifest_sha256": pairs.manifest_sha256}
     belongs = {"config_sha256": run.sha256, **of_images}
     if path.is_file():
         module, about = load_panning(path)
         if about.get("belongs") == belongs:
             return module, about["record"]
-    start, seed, told = time.perf_counter(), run.cfg.train.seed, {}
+    began, seed, told = time.perf_counter(), run.cfg.train.seed, {}
     grid = as_dict(run.cfg.vpfa.search)
     if grid and PANNINGS[name].meta["trained"]:
-        settings, told["search"] = searched(name, pairs, settings, grid, metric=metric, seed=seed, device=device)
+        metric = start.trained.cfg.test.dist_metric
+        of_part = {"apart": start.apart, "reference": start.reference}
+        settings, told["search"] = searched(
+            name, pairs, settings, grid, **of_part, metric=metric, seed=seed, device=device
+        )
     module = fit(name, pairs, settings, seed=seed, device=device)
-    told |= {"settings": asdict(settings), "train_seconds": round(time.perf_counter() - start, 1)}
+    told |= {"settings": asdict(settings), "train_seconds": round(time.perf_counter() - began, 1)}
     save_panning(module, name, path, belongs=belongs, record=told)
     return module, told
 
