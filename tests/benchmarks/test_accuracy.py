@@ -106,6 +106,29 @@ def test_kept_tables_are_shown_in_any_style(benchmark_module, capsys):
     assert "first_round_span is neither, or not alone" in capsys.readouterr().err
 
 
+def test_what_goes_into_a_paper(benchmark_module, tmp_path, capsys):
+    tables, out = benchmark_module("tables"), tmp_path / "paper"
+    argv = ["latex", "first_round_span", "--rows", "range_1", "as_published", "--label", "tab:span"]
+    assert tables.main([*argv, "--out", str(out / "span.tex")]) == 0
+    text = (out / "span.tex").read_text()
+    assert text.index("range\\_1 &") < text.index("as\\_published &") and "\\label{tab:span}" in text
+    for wrong, message in (
+        (["latex", "first_round_span", "--rows", "range_2"], "no row 'range_2'; did you mean 'range_1'?"),
+        (["latex", "first_round_span", "--columns", "rank_1"], "column 'rank_1'; did you mean 'rank1'?"),
+        (["latex", "quickstart"], "quickstart is no suite with finished rows"),
+        (["latex", str(out / "gone.json")], "no records are kept as"),
+    ):
+        assert tables.main(wrong) == 2
+        assert message in capsys.readouterr().err
+    pytest.importorskip("matplotlib")
+    assert tables.main(["figures", "first_round_vehicle2cam", "--rows", "bicubic", "dgrl", "--out", str(out)]) == 2
+    shown = capsys.readouterr()  # which has no figures by query: the gains are drawn, without intervals
+    assert "without an interval: bicubic, dgrl" in shown.out and shown.err.count("\n") == 1
+    assert "no figures by query were kept of these rows" in shown.err
+    drawn = sorted(path.name for path in out.glob("rank1*"))
+    assert drawn == [f"rank1_gain_over_train_seconds.{ending}" for ending in ("pdf", "png", "svg")]
+
+
 def test_cells_of_several_manifests_are_not_shown_together(collect):
     def cell(label, manifest, split=0):
         return {"label": label, "seed": 1, "records": [{"dataset": "d", "split_id": split, "manifest": manifest}]}
