@@ -6,7 +6,7 @@
     xres bench --suite synth_person --vpfa     # and each model with its queries' features moved
     xres bench --suite synth_person --finished  # the tables of what was run so far
     xres bench --suite vehicle2cam --list
-    xres bench --suite cuhk03_mini --root DATA --row mine=configs/mine.yaml   # or mine=FOLDER with features
+    xres bench --suite cuhk03_mini --root DATA --row mine=mine.yaml   # or mine=FOLDER with features
 
 The suites are in suites.yaml: rows with what they have in common (manifest, input size, epochs, batch, augmentation). A
 cell is a row under one seed; it is run once, and one that fails is recorded with its reason and tried again by the next

@@ -4,6 +4,10 @@
     python benchmarks/tables.py write README.md     # between <!-- accuracy: NAME --> or the like and <!-- end -->
     python benchmarks/tables.py show quickstart
     python benchmarks/tables.py show first_round_cuhk03_mini --style latex_booktabs
+    python benchmarks/tables.py latex first_round_cuhk03_mini --rows bicubic edsr dgrl --columns rank1 mAP mAP_gain
+    python benchmarks/tables.py figures log/suite.json --figure mAP --cost multiply_adds --out log/figures
+
+latex and figures are of a suite: a kept one, or the file that benchmarks/accuracy.py --keep wrote.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +26,22 @@ from suites import quoted_blocks, suite_of
 from tabulate import tabulate
 
 from torchreid_xres.features.keypoint_tables import keypoint_table
+from torchreid_xres.features.records import read_json
 from torchreid_xres.features.tables import (
     ablation_table,
     accuracy_table,
     curve_table,
     restoration_table,
 )
-from torchreid_xres.files import write_json
+from torchreid_xres.files import write_json, write_text
 from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.registry import did_you_mean
+from torchreid_xres.report.curves import FIGURES
+from torchreid_xres.report.figures import FORMATS, save_figure
+from torchreid_xres.report.latex import USUAL, latex_table, rows_of
 from torchreid_xres.report.registries import registry_table
 from torchreid_xres.report.suite import cost_table, forecast_table, quoted_table, rate_table, suite_table, vpfa_table
+from torchreid_xres.report.tradeoff import COST_AXES, draw_gains, draw_magnification, queries_beside, usual_cost
 
 RESULTS = Path(__file__).parent / "results"
 MAKERS = {
@@ -99,18 +109,23 @@ def read(names: str) -> list[dict]:
 
 
 def kept(name: str) -> Any:
-    """Return the content of ``results/<name>.json``.
+    """Return the content of ``results/<name>.json``, or of another JSON file.
 
     Raises:
         FileNotFoundError: if nothing is kept under that name; the message names the closest.
     """
-    path = RESULTS / f"{name}.json"
+    path = kept_file(name)
     if not path.is_file():
         names = sorted(other.stem for other in RESULTS.glob("*.json"))
         raise FileNotFoundError(
             f"no records are kept as {name!r}{did_you_mean(name, names)} There are: {', '.join(names) or 'none'}"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
+
+
+def kept_file(name: str) -> Path:
+    """Return the file of records by their name, or by their path, which ends in ``.json``."""
+    return Path(name) if name.endswith(".json") else RESULTS / f"{name}.json"
 
 
 def shown(names: list[str], style: str) -> str:
@@ -126,6 +141,39 @@ def shown(names: list[str], style: str) -> str:
         raise ValueError(f"what is shown is records of evaluations, or one suite; {names[0]} is neither, or not alone")
     quoted = quoted_blocks()
     return tables(content, [quoted[name] for name in suite_of(content["suite"]).quoted], style)
+
+
+def suite(name: str) -> dict[str, Any]:
+    """Return a suite's collected result.
+
+    Raises:
+        ValueError: if what is kept is none, or has no row.
+    """
+    content = kept(name)
+    if not isinstance(content, dict) or "suite" not in content or not content["rows"]:
+        raise ValueError(f"{name} is no suite with finished rows, as benchmarks/accuracy.py --keep writes it")
+    return content
+
+
+def figures(name: str, labels: list[str], figure: str, cost: str, out: Path) -> Iterator[str]:
+    """Draw a suite's gains against a cost, and its accuracy against magnification, and give what is to be said of them.
+
+    Raises:
+        ValueError: if there is no such row, no gain, or no figures by query; the gains are drawn before that is known.
+    """
+    result = suite(name)
+    rows = rows_of(result, labels)
+    queries = queries_beside(kept_file(name))
+    cost = cost or usual_cost(rows)
+    for stem, draw in (
+        (f"{figure}_gain_over_{cost}", lambda: draw_gains(result, rows, queries, figure, cost)),
+        (f"{figure}_over_magnification", lambda: draw_magnification(rows, queries, figure)),
+    ):
+        drawn = draw()
+        for ending in FORMATS:
+            save_figure(drawn.figure, out / f"{stem}{ending}")
+        yield f"{out / stem}: {drawn.about}"
+        yield from (f"- not in it: {label}, {reason}" for label, reason in drawn.left_out.items())
 
 
 def filled(text: str) -> str:
@@ -144,12 +192,35 @@ def main(argv: list[str] | None = None) -> int:
     verb = verbs.add_parser("show")
     verb.add_argument("names", nargs="+", help="records of one kind, or one suite of benchmarks/accuracy.py")
     verb.add_argument("--style", default="github", help="a table format of tabulate: github, simple, latex_booktabs")
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("name", metavar="NAME", help="a kept suite, or a JSON file of benchmarks/accuracy.py --keep")
+    named.add_argument("--rows", nargs="+", default=[], metavar="LABEL", help="these rows, in this order; default: all")
+    verb = verbs.add_parser("latex", parents=[named], help="a table for a paper, with caption and label")
+    usual = f"default: {' '.join(USUAL)}; a wrong one lists all"
+    verb.add_argument("--columns", nargs="+", default=[], metavar="KEY", help=usual)
+    verb.add_argument("--caption", default="", help="LaTeX; made of the suite if left out")
+    verb.add_argument("--label", default="", help="tab:SUITE if left out")
+    verb.add_argument("--mark-costs", action="store_true", help="mark the least cost of a kind, too")
+    verb.add_argument("--out", type=Path, help="a file; printed if left out")
+    verb = verbs.add_parser("figures", parents=[named], help="gain against cost, and accuracy against magnification")
+    verb.add_argument("--figure", choices=tuple(FIGURES), default="rank1")
+    verb.add_argument("--cost", choices=tuple(COST_AXES), default="", help="default: the first that all rows have")
+    verb.add_argument("--out", type=Path, required=True, help=f"folder; each figure as {', '.join(FORMATS)}")
     args = parser.parse_args(argv)
     try:
         if args.verb == "keep":
             print(keep(args.jobs, args.name, args.command))
         elif args.verb == "show":
             print(shown(args.names, args.style))
+        elif args.verb == "latex":
+            how = {"caption": args.caption, "label": args.label, "mark_costs": args.mark_costs}
+            text = latex_table(suite(args.name), args.rows, args.columns, **how)
+            if args.out:
+                write_text(text + "\n", args.out)
+            print(args.out or text)
+        elif args.verb == "figures":
+            for line in figures(args.name, args.rows, args.figure, args.cost, args.out):
+                print(line)
         else:
             for document in args.documents:
                 if not document.is_file():

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from choices import FIGURES, PICTURES, QUERIES, WHICH_QUERIES
+from choices import AGAINST, FIGURES, PICTURES, QUERIES, WHICH_QUERIES
 from program import ending, new_parser, tool
 
 picture_path, figure_path = ending("pictures", PICTURES), ending("figures", FIGURES)
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     one = command(curves, "curves.png", figure_path)
     one.add_argument("records", nargs="+", metavar="[LABEL=]RECORD.json")
     one.add_argument("--queries", choices=QUERIES, default="all", help="all low queries at each rate, or those drawn")
+    one.add_argument("--against", choices=AGAINST, default="rate", help="what curves are over (default rate)")
 
     one = of_images(scales, 4)
     one.add_argument("--rates", type=float, nargs="+", default=[4, 3, 2, 1], help="at which images are given")
@@ -176,18 +177,20 @@ def embedding(args: argparse.Namespace) -> str:
 
 
 def curves(args: argparse.Namespace) -> str:
-    """Rank-1 and mAP against the rate; several records of one label are splits or seeds: mean and deviation."""
+    """Rank-1 and mAP by rate or magnification; several records of one label are splits or seeds: mean and deviation."""
     from torchreid_xres.report.curves import FIGURES, draw_curves, labelled_records, resolution_curves
     from torchreid_xres.report.figures import save_figure
     from torchreid_xres.text import text_table
 
-    found = resolution_curves(labelled_records(args.records), args.queries)
-    save_figure(draw_curves(found, args.queries), args.out)
+    found = resolution_curves(labelled_records(args.records), args.queries, args.against)
+    save_figure(draw_curves(found, args.queries, args.against), args.out)
+    columns = {f"x{at:.4g}": "" for at in sorted({at for one in found for at in one.at})}
     rows = [
         {"data set": one.dataset, "model": one.label, "records": one.records, "figure": name}
+        | columns
         | {
-            f"x{rate:g}": f"{middle:.1f}" + (f" ± {spread:.1f}" if one.records > 1 else "")
-            for rate, middle, spread in zip(one.rates, one.mean[key], one.std[key], strict=True)
+            f"x{at:.4g}": f"{middle:.1f}" + (f" ± {spread:.1f}" if one.records > 1 else "")
+            for at, middle, spread in zip(one.at, one.mean[key], one.std[key], strict=True)
         }
         for one in found
         for key, name in FIGURES.items()

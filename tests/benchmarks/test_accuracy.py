@@ -106,6 +106,29 @@ def test_kept_tables_are_shown_in_any_style(benchmark_module, capsys):
     assert "first_round_span is neither, or not alone" in capsys.readouterr().err
 
 
+def test_what_goes_into_a_paper(benchmark_module, tmp_path, capsys):
+    tables, out = benchmark_module("tables"), tmp_path / "paper"
+    argv = ["latex", "first_round_span", "--rows", "range_1", "as_published", "--label", "tab:span"]
+    assert tables.main([*argv, "--out", str(out / "span.tex")]) == 0
+    text = (out / "span.tex").read_text()
+    assert text.index("range\\_1 &") < text.index("as\\_published &") and "\\label{tab:span}" in text
+    for wrong, message in (
+        (["latex", "first_round_span", "--rows", "range_2"], "no row 'range_2'; did you mean 'range_1'?"),
+        (["latex", "first_round_span", "--columns", "rank_1"], "column 'rank_1'; did you mean 'rank1'?"),
+        (["latex", "quickstart"], "quickstart is no suite with finished rows"),
+        (["latex", str(out / "gone.json")], "no records are kept as"),
+    ):
+        assert tables.main(wrong) == 2
+        assert message in capsys.readouterr().err
+    pytest.importorskip("matplotlib")
+    assert tables.main(["figures", "first_round_vehicle2cam", "--rows", "bicubic", "dgrl", "--out", str(out)]) == 2
+    shown = capsys.readouterr()  # which has no figures by query: the gains are drawn, without intervals
+    assert "without an interval: bicubic, dgrl" in shown.out and shown.err.count("\n") == 1
+    assert "no figures by query were kept of these rows" in shown.err
+    drawn = sorted(path.name for path in out.glob("rank1*"))
+    assert drawn == [f"rank1_gain_over_train_seconds.{ending}" for ending in ("pdf", "png", "svg")]
+
+
 def test_cells_of_several_manifests_are_not_shown_together(collect):
     def cell(label, manifest, split=0):
         return {"label": label, "seed": 1, "records": [{"dataset": "d", "split_id": split, "manifest": manifest}]}
@@ -179,12 +202,14 @@ TINY = """
 groups:
   stock: {osnet_x0_25: {config: _base_/small_machine.yaml, changes: {model.name: osnet_x0_25, data.pairs: false}}}
   front_ends: {bicubic: {config: _base_/small_machine.yaml, changes: {sr.name: bicubic}}}
+  ensembles:
+    two: {config: _base_/small_machine.yaml, changes: {model.name: osnet_x0_25, data.pairs: false}, members: 2}
 suites:
   tiny:
     about: coloured bands
     seeds: [1]
     against: osnet_x0_25
-    groups: {stock: stock, front end: front_ends}
+    groups: {stock: stock, front end: front_ends, ensemble: ensembles}
     common:
       data: {sources: [folder], targets: [folder], height: 32, width: 16}
       data.options.folder: {synthetic: true, lr_camera: "1"}
@@ -208,17 +233,26 @@ def test_a_whole_suite(accuracy, suites, tiny_root, tmp_path, monkeypatch, capsy
     for row in plain["rows"]:
         # What is compared are the very figures of the record.
         own = next(tmp_path.glob(f"cells/{row['label']}_1_*.json"))
-        queries = json.loads(own.read_text())["queries"]
-        for key in ("rank1", "mAP"):
-            assert sum(queries[key]) / len(queries[key]) == pytest.approx(row["records"][0][key], abs=1e-2)
+        with np.load(own.with_suffix(".npz")) as arrays:
+            for key in ("rank1", "mAP"):
+                assert arrays[f"queries/{key}"].mean() == pytest.approx(row["records"][0][key], abs=1e-2)
+            assert set(arrays["queries/split"]) == {0} and (arrays["queries/magnification"] > 0).all()
         cost = row["costs"][0]
         assert cost["parameters"] > 1e5 and min(cost.values()) > 0
+        assert row["cells"][0]["threads"] >= 1 and "(" in row["cells"][0]["processor"]
     assert plain["rows"][0]["difference"] is None and plain["rows"][1]["difference"]["against"] == "osnet_x0_25"
     # The modules come on top of what is trained.
     state = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/split0/*/last.pth.tar"))]
-    assert accuracy.main([*argv, "--vpfa"]) == 0
+    given = next(tmp_path.glob("runs/bicubic_*/split0/*/features"))
+    assert accuracy.main([*argv, "--row", f"mine={given}"]) == 0
+    rows = {row["label"]: row for row in json.loads((tmp_path / "kept.json").read_text())["rows"]}
+    assert rows["mine"]["records"][0]["mAP"] == pytest.approx(rows["bicubic"]["records"][0]["mAP"], abs=1e-6)
+    assert rows["mine"]["costs"] == [] and rows["mine"]["records"][0]["magnification"]["low"] > 0
+    assert rows["two"]["costs"][0]["parameters"] > 1.9 * rows["osnet_x0_25"]["costs"][0]["parameters"]
+    assert accuracy.main([*argv, "--vpfa", "--only", "osnet_x0_25", "bicubic"]) == 0
     assert state == [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/split0/*/last.pth.tar"))]
     moved = json.loads((tmp_path / "kept.json").read_text())
+    plain["rows"] = plain["rows"][:2]
     assert moved["rows"] == plain["rows"]
     assert [list(row["difference"]) for row in moved["vpfa"]] == [["mean direction", "VPFA"]] * 2
     for row, base in zip(moved["vpfa"], moved["rows"], strict=True):
@@ -227,6 +261,40 @@ def test_a_whole_suite(accuracy, suites, tiny_root, tmp_path, monkeypatch, capsy
             assert told["mAP"]["points"] == pytest.approx(after - base["records"][0]["mAP"], abs=1e-2)
     shown = capsys.readouterr().out
     assert r"\toprule" in shown and "mean direction" in shown
+
+
+def test_a_row_of_ones_own_stands_under_the_suites_protocol(accuracy, suites, fake_cells, tmp_path, capsys):
+    own, keep = tmp_path / "own.yaml", tmp_path / "kept.json"
+    own.write_text("model: {name: osnet_x0_5}\ndata: {transforms: [random_flip]}\n")
+    argv = ["--suite", "synth_person", "--out", str(tmp_path), "--keep", str(keep), "--only", "augmented"]
+    assert accuracy.main([*argv, "--seeds", "1", "2", "--row", f"own={own}"]) == 0
+    assert sorted(fake_cells) == [("augmented", 1), ("augmented", 2), ("own", 1), ("own", 2)]
+    rows = {row["label"]: row for row in json.loads(keep.read_text())["rows"]}
+    assert rows["own"]["difference"]["against"] == "augmented" and rows["own"]["kind"] == "given"
+    suite = suites.suite_of("synth_person")
+    cfg = suites.configured(suites.given_row(suite, f"own={own}"), 3, [])
+    assert cfg.data.rates == [4.0, 6.0, 8.0] and cfg.data.height == 128 and cfg.data.sources == ["synth_person"]
+    assert cfg.model.name == "osnet_x0_5" and cfg.data.transforms == ["random_flip"] and cfg.train.seed == 3
+    own.write_text("data: {rates: [2.0]}\n")
+    assert accuracy.main([*argv, "--row", f"own={own}"]) == 2
+    assert "has data.rates [2.0], and synth_person is measured with [4.0, 6.0, 8.0]" in capsys.readouterr().err
+    for text, told in (("own", "--row is LABEL=CONFIG"), ("bicubic=x", "has a row of that name"), ("own=x.yaml", "x.yaml")):
+        assert accuracy.main([*argv, "--row", text]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_networks_of_an_ensemble_have_seeds_of_their_own(suites):
+    suite = suites.suite_of("cuhk03_mini")
+    four = stage_configs(suites.configured(suite.rows["ensemble_4"], 2, []))
+    two = stage_configs(suites.configured(suite.rows["ensemble_2"], 2, []))
+    assert [own.train.seed for own in four.values()][:4] == [201, 202, 203, 204]
+    assert [own.train.seed for own in two.values()][:2] == [201, 202]
+    assert four["fused"].task == "fuse" and four["fused"].fusion.weights == [1.0] * 4
+    assert two["fused"].fusion.branches == ["{n1}", "{n2}"]
+    assert suites.start_of(suites.configured(suite.rows["ensemble_2"], 1, [])) == "osnet_x0_25_msmt17.pth"
+    assert suites.start_of(suites.configured(suite.rows["resnet50"], 1, [])) == "random"
+    assert suites.start_of(suites.configured(suite.rows["hrnet_reid"], 1, [])) == "random"
+    assert suites.start_of(suites.configured(suite.rows["bicubic"], 1, [])) == "osnet_x0_25_msmt17.pth"
 
 
 def test_users_errors_are_one_line(accuracy, capsys):

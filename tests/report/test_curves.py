@@ -4,8 +4,8 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 
-from torchreid_xres.report.curves import LEAST_SPAN, draw_curves, labelled_records, resolution_curves
-from torchreid_xres.report.figures import save_figure
+from torchreid_xres.report.curves import draw_curves, labelled_records, resolution_curves
+from torchreid_xres.report.figures import LEAST_SPAN, save_figure
 
 
 def record(model="net", shift=0.0, rates=(1, 2, 4), dataset="folder", **more):
@@ -53,6 +53,26 @@ def test_rates_that_not_all_have_are_left_out_and_no_rates_are_an_error():
             resolution_curves([("net", record(curve={}))], queries)
     with pytest.raises(ValueError, match="no rate in common"):
         resolution_curves([("net", record(rates=(1,))), ("net", record(rates=(2,)))])
+
+
+def test_curves_over_magnification_need_it_in_the_record():
+    records = [("net", record(shift=shift)) for shift in (0.0, 1.0)]
+    for shift, (_, one) in enumerate(records):
+        for rate, part in one["curve"].items():
+            part["magnification"] = float(rate) / 2 + 0.1 * shift
+    (curve,) = resolution_curves(records, against="magnification")
+    assert curve.rates == [1, 2, 4] and curve.at == pytest.approx([0.55, 1.05, 2.05])
+    assert resolution_curves(records)[0].at == [1, 2, 4]
+    pytest.importorskip("matplotlib")
+    axes = draw_curves([curve], against="magnification").axes[0]
+    assert axes.get_xscale() == "log" and list(axes.lines[0].get_xdata()) == curve.at
+    assert "x1" in [tick.get_text() for tick in axes.get_xticklabels()] and "magnification" in axes.get_xlabel()
+    records[1][1]["curve"]["2"]["magnification"] = None  # as in a record without a low query
+    with pytest.raises(ValueError, match="net on folder holds no magnification by rate; it was made before"):
+        resolution_curves(records, against="magnification")
+    records[0][1]["by_rate"] = records[1][1]["by_rate"] = {"2": {"rank1": 1.0, "mAP": 1.0}}
+    with pytest.raises(ValueError, match="of all queries only"):
+        resolution_curves(records, "drawn", "magnification")
 
 
 def test_a_plot_for_each_figure_and_data_set_with_bands():

@@ -197,6 +197,18 @@ def test_a_curve_over_all_queries_is_taken_if_both_have_one(record, other):
     assert charts[1].endswith("here: 44 at 4; there: 40 at 4")
 
 
+def test_curves_over_magnification_stand_beside_those_over_rates(record, other):
+    for each, gap in ((record, 0.5), (other, 0.25)):
+        each["curve"] = {rate: part(90.0 - 10 * float(rate)) | {"magnification": gap * float(rate)} for rate in "124"}
+    page = page_of(Evaluation(record, "a"), Evaluation(other, "b"))
+    charts = [attrs["aria-label"] for attrs in page.all("svg") if "aria-label" in attrs]
+    assert charts[1].endswith("here: 50 at 4; there: 50 at 4") and charts[2].endswith("here: 50 at 2; there: 50 at 1")
+    assert charts[4].endswith("here: 45 at 2; there: 45 at 1")
+    other["curve"]["2"]["magnification"] = None
+    page = page_of(Evaluation(record, "a"), Evaluation(other, "b"))
+    assert len(charts) - 2 == len([attrs for attrs in page.all("svg") if "aria-label" in attrs])
+
+
 def test_quarters_by_size_are_a_table_and_charts(record, other):
     for each, gain in ((record, 0.0), (other, 4.0)):
         each["by_rate"] = {"1": part(52.0)}

@@ -21,6 +21,7 @@ from torchreid_xres.report import curves, figures, queries, ranks, registries
 def test_flags_are_the_packages_own(repo):
     choices = script(repo / "tools" / "choices.py")
     own = {
+        "AGAINST": tuple(curves.AGAINST),
         "BOUNDS": export.BOUNDS,
         "DATA_ROOT": get_config().data.root,
         "FIGURES": figures.FORMATS,

@@ -122,6 +122,8 @@ def test_curves(tool, tmp_path, capsys):
     assert out.read_bytes().startswith(b"%PDF")
     assert tool.main([*argv, "--queries", "drawn"]) == 0
     assert rows_of(capsys.readouterr().out)[-1] == ["folder", "other", "1", "mAP", "30.0"]
+    assert tool.main([*argv, "--against", "magnification"]) == 2
+    assert "holds no magnification by rate; it was made before it was kept" in capsys.readouterr().err
 
 
 def test_scales(tool, run_of, tiny_root, tmp_path, capsys):

@@ -120,6 +120,13 @@ def _charts(record: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[
             for label, run in runs.items()
         }
         charts += _by_resolution(lines, figure.replace("rank", "rank-"), where)
+        if at_each and all(part.get("magnification") for run in runs.values() for part in run["curve"].values()):
+            lines = {
+                label: sorted((part["magnification"], part[figure]) for part in run["curve"].values())
+                for label, run in runs.items()
+            }
+            over = "effective magnification of all queries"
+            charts += _by_resolution(lines, figure.replace("rank", "rank-"), over, round_ticks=True)
         lines = {
             label: [(part["median"], part[figure]) for part in run.get("by_size", [])] for label, run in runs.items()
         }

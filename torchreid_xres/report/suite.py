@@ -15,6 +15,17 @@ from torchreid_xres.features.tables import gaps_of, spread
 from torchreid_xres.report.gain import COMPARED
 from torchreid_xres.text import text_table
 
+# What a cell holds of its cost -> its name in tables, unit and digits.
+COSTS = {
+    "parameters": ("params (M)", 1e6, 2),
+    "multiply_adds": ("multiply-adds (G)", 1e9, 3),
+    "train_seconds": ("train (s)", 1, 0),
+    "train_processor_seconds": ("train (processor s)", 1, 0),
+    "peak_mb": ("train, peak MB", 1, 0),
+    "train_speed": ("train img/s", 1, 1),
+    "extraction_speed": ("extraction img/s", 1, 0),
+}
+
 
 def suite_table(result: Mapping[str, Any], ranks: Sequence[int] = (1, 5, 10), style: str = "github") -> str:
     """Return a row for each model: accuracy in per cent, and what it gains over what it is compared with.
@@ -112,23 +123,14 @@ def cost_table(result: Mapping[str, Any], style: str = "github") -> str:
         result: as ``benchmarks/accuracy.py`` writes it.
         style: a table format of ``tabulate``.
     """
-    columns = (
-        ("params (M)", "parameters", 1e6, 2),
-        ("multiply-adds (G)", "multiply_adds", 1e9, 3),
-        ("train (s)", "train_seconds", 1, 0),
-        ("train (processor s)", "train_processor_seconds", 1, 0),
-        ("train, peak MB", "peak_mb", 1, 0),
-        ("train img/s", "train_speed", 1, 1),
-        ("extraction img/s", "extraction_speed", 1, 0),
-    )
     lines = []
     for row in result["rows"]:
         line = {"model": row["label"], "starts from": row["start"], "input": "x".join(map(str, row["input"]))}
-        for name, key, unit, digits in columns:
+        for key, (name, unit, digits) in COSTS.items():
             known = [cost[key] / unit for cost in row["costs"] if cost.get(key)]
             line[name] = f"{mean(known):.{digits}f}" if known else "-"
         lines.append(line)
-    empty = [name for name, *_ in columns if all(line[name] == "-" for line in lines)]
+    empty = [name for name, *_ in COSTS.values() if all(line[name] == "-" for line in lines)]
     return text_table([{name: text for name, text in line.items() if name not in empty} for line in lines], style)
 
 
