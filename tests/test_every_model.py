@@ -122,7 +122,8 @@ def config_of(tiny_root, tmp_path_factory):
         if "hourglass_weights" in keys.get("model.options", {}):
             keys["model.options"]["hourglass_weights"] = trained_before(keys["model.options"]["hourglass_weights"])
         own_data = {key for key in TINY if key.startswith("data.options") and "data.options" in keys}
-        keys = {key: value for key, value in TINY.items() if key not in own_data} | keys | {"model.name": name}
+        tiny = {key: value for key, value in TINY.items() if key not in own_data}
+        keys = tiny | {"model.reid": "osnet_x0_25"} | keys | {"model.name": name}
         return configured(keys, tiny_root, home / name, changes)
 
     return make

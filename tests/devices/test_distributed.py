@@ -36,6 +36,7 @@ IDENTITIES = {"sampler.train_sampler": "IdentitySampler", "sampler.num_instances
 STOCK = {"model.name": "tiny_net", "data.pairs": False}
 RCAN = {"groups": 1, "blocks": 1, "features": 4, "reduction": 2}
 RESTORER = {"trunk": "light", "trunk_options": {"features": 4, "blocks": 1}, "head_features": 4}
+TAKEN_APART = {"model.reid": "osnet_x0_25"}
 CAREFUL = {"train.optim": "adam", "train.lr": 1e-5}  # for losses in the thousands
 BRANCH = {"model": {"name": "tiny_net", "options": None}}
 
@@ -62,17 +63,20 @@ METHODS = {
     },
     "kgnet": {
         **NATURAL, **IDENTITIES,
-        "model.name": "kgnet", "model.options": {"kgr": False, "kga": False}, "data.height": 64, "data.width": 64,
+        "model.name": "kgnet", **TAKEN_APART,
+        "model.options": {"kgr": False, "kga": False}, "data.height": 64, "data.width": 64,
         "sr.name": "omni_sr", "sr.scale": 4, "sr.options": {"features": 8, "groups": 1, "blocks": 1},
     },
     "dgrl": {
         **NATURAL, **IDENTITIES,
-        "model.name": "dgrl", "model.options": {"dim": 16, "groups": 3, "hidden": 8}, "sr.name": "rcan",
+        "model.name": "dgrl", **TAKEN_APART,
+        "model.options": {"dim": 16, "groups": 3, "hidden": 8}, "sr.name": "rcan",
         "sr.options": RCAN,
     },
     "msifla": {
         **NATURAL, **IDENTITIES,
-        "model.name": "msifla", "model.options": {"widths": [4, 8]}, "data.pairs": False, "train.staged_lr": True,
+        "model.name": "msifla", **TAKEN_APART,
+        "model.options": {"widths": [4, 8]}, "data.pairs": False, "train.staged_lr": True,
         "train.new_layers": ["cascade"], **CAREFUL,
     },
     "prpr": {  # the tasks train, restore and fuse

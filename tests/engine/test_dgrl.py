@@ -39,6 +39,7 @@ STAGES = {
 }
 CHANGES = {
     "model__name": "dgrl",
+    "model__reid": "osnet_x0_25",  # which it takes apart
     "model__options": {"dim": 16, "groups": 3, "hidden": 8},
     "stages": STAGES,
     "data__transforms": ["random_flip", "pad_crop", "random_erase"],

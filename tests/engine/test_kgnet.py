@@ -18,6 +18,7 @@ OPTIONS = {"hourglass": HOURGLASS, "kgr_blocks": 1, "kga_blocks": 1}
 SR = {"features": 8, "groups": 1, "blocks": 1}
 CHANGES = {
     "model__name": "kgnet",
+    "model__reid": "osnet_x0_25",  # which it takes apart
     "data__height": 64,
     "data__width": 64,
     "data__kernel": "bicubic",

@@ -16,6 +16,7 @@ from torchreid_xres.losses.parts import part_cross_entropy, part_triplet
 
 MSIFLA = {
     "model__name": "msifla",
+    "model__reid": "osnet_x0_25",  # which it takes apart
     "model__options": {"widths": [4, 8]},
     "data__pairs": False,
     "data__transforms": ["random_flip", "pad_crop"],

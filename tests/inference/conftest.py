@@ -3,7 +3,10 @@
 import pytest
 from tiny_jobs import TINY, configured, untrained_run
 
-UNTRAINED = TINY | {"data.pairs": False, "sr.name": "bicubic", "sr.options": {}, "test.dist_metric": "cosine"}
+UNTRAINED = TINY | {
+    "model.reid": "osnet_x0_25", "data.pairs": False, "sr.name": "bicubic", "sr.options": {},
+    "test.dist_metric": "cosine",
+}  # fmt: skip
 # What each model of ours that describes identities takes at a tiny size; the host's stand for all of its zoo.
 METHODS = {
     "sr_reid": {"data.pairs": True, "sr.name": "vdsr", "sr.options": {"depth": 3, "features": 4}},

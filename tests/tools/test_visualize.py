@@ -14,8 +14,12 @@ from torchreid_xres.report.sheet import GAP
 
 METHODS = {
     "sr_reid": {},
-    "msifla": {"data.pairs": False, "model.options": {"widths": [4, 8]}, "sr.name": "bicubic", "sr.options": {}},
+    "msifla": {
+        "model.reid": "osnet_x0_25", "data.pairs": False, "model.options": {"widths": [4, 8]}, "sr.name": "bicubic",
+        "sr.options": {},
+    },
     "kgnet": {
+        "model.reid": "osnet_x0_25",
         "data.height": 64, "data.width": 64, "data.pair_rates": [2.0, 4.0], "sr.name": "omni_sr", "sr.scale": 4,
         "sr.options": {"features": 8, "groups": 1, "blocks": 1},
         "model.options": {
