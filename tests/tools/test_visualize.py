@@ -14,12 +14,8 @@ from torchreid_xres.report.sheet import GAP
 
 METHODS = {
     "sr_reid": {},
-    "msifla": {
-        "model.reid": "osnet_x0_25", "data.pairs": False, "model.options": {"widths": [4, 8]}, "sr.name": "bicubic",
-        "sr.options": {},
-    },
+    "msifla": {"data.pairs": False, "model.options": {"widths": [4, 8]}, "sr.name": "bicubic", "sr.options": {}},
     "kgnet": {
-        "model.reid": "osnet_x0_25",
         "data.height": 64, "data.width": 64, "data.pair_rates": [2.0, 4.0], "sr.name": "omni_sr", "sr.scale": 4,
         "sr.options": {"features": 8, "groups": 1, "blocks": 1},
         "model.options": {
@@ -36,7 +32,8 @@ def run_of(tmp_path_factory, tiny_root):
 
     def make(name):
         if name not in folders:
-            keys = TINY | METHODS[name] | {"model.name": name, "model.reid_weights": "no longer there"}
+            start = {"model.reid": "osnet_x0_25", "model.reid_weights": "no longer there"}
+            keys = TINY | METHODS[name] | start | {"model.name": name}
             folder = tmp_path_factory.mktemp(name)
             folders[name] = untrained_run(configured(keys, tiny_root, folder, {}), folder)
         return folders[name]
