@@ -13,7 +13,7 @@ distillation for asymmetric image retrieval", CVPR 2022. The equations' numbers 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -152,8 +152,14 @@ class Asymmetric(nn.Module):
 
     def describe_query(self, img: Tensor) -> Tensor:
         """Return the query encoder's features (N, D) of images (N, 3, H, W), normalised, of no certain length."""
-        # (N, 3, H, W) -> (N, 3, h, w): what was small on the way in loses nothing
-        return self.project(described(self.query_encoder, resize(img, self.query_size)))
+        return self._seen_by(lambda small: described(self.query_encoder, small), img)
+
+    def _seen_by(self, encoder: Callable[[Tensor], Tensor], img: Tensor) -> Tensor:
+        return self.project(encoder(resize(img, self.query_size)))  # (N, 3, H, W) -> (N, 3, h, w) -> (N, D)
+
+    def by_query_encoder(self, encoder: Callable[[Tensor], Tensor], img: Tensor) -> Tensor:
+        """Return what :meth:`forward` does in evaluation, with the query encoder given as a function (export)."""
+        return self._at_length(self._seen_by(encoder, img))
 
     def describe_gallery(self, img: Tensor) -> Tensor:
         """Return the gallery encoder's features (N, D) of sharp images (N, 3, H, W), normalised."""
