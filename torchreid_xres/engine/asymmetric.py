@@ -258,7 +258,7 @@ def _members(dataset: Dataset) -> list[Dataset]:
 
 
 def _chosen(dataset: Dataset, sharp: Sequence[int], share: float) -> list[int]:
-    """Return the images that are kept out, by a hash of their names: the same whatever their labels and their folder."""
+    """Return the images that are kept out, by a hash of their names, whatever their labels or folder."""
     count = min(MOST_HELD_OUT, round(share * len(sharp)))
     return sorted(shuffled(sharp, "asymmetric", key=lambda i: Path(dataset.train[i][0]).name)[:count])
 
