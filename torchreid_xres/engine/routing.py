@@ -78,10 +78,8 @@ def calibrate(
     Raises:
         ValueError: if there is no image.
     """
-    rates = [1.0]
-    while rates[-1] * math.sqrt(2) < camera.rates[1]:
-        rates.append(math.sqrt(2) ** len(rates))
-    rates += [camera.rates[1]] * (camera.rates[1] > 1)
+    steps = math.ceil(2 * math.log2(camera.rates[1]))
+    rates = [*(2 ** (step / 2) for step in range(steps)), camera.rates[1]]  # half an octave apart
     found: dict[float, list[Tensor]] = {}
     lengths: list[Tensor] = []
     for batch in batches:

@@ -299,9 +299,13 @@ def _take_classifier(classifier: nn.Linear, weights: str) -> bool:
 @torch.no_grad()
 def _length_of(encoder: nn.Module, size: tuple[int, int]) -> int:
     mode = encoder.training
-    length = described(encoder.eval(), torch.zeros(1, 3, *size)).shape[1]
-    encoder.train(mode)
-    return length
+    try:
+        return described(encoder.eval(), torch.zeros(1, 3, *size)).shape[1]
+    except RuntimeError as error:
+        told = f"{type(encoder).__name__} takes no images of {size[0]}x{size[1]}: {' '.join(str(error).split())}"
+        raise ValueError(told) from error
+    finally:
+        encoder.train(mode)
 
 
 def _size(size: Sequence[int], what: str) -> tuple[int, int]:
