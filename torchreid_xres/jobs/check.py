@@ -87,6 +87,10 @@ def check_weights(cfg: CfgNode) -> None:
             if given and "{" not in path and not Path(path).is_file():
                 where = f"stages.{stage}: " if stage else ""
                 raise ConfigError(f"{where}{key} is {given!r}, and there is no file {path!r}")
+        path = file_of(own, own.model.gallery_run)
+        if path and "{" not in path and not own.test.evaluate and not Path(path, "run.json").is_file():
+            where = f"stages.{stage}: " if stage else ""
+            raise ConfigError(f"{where}model.gallery_run is {path!r}, which is no folder of a run: it has no run.json")
 
 
 def check_networks(cfg: CfgNode) -> None:
