@@ -161,12 +161,14 @@ class AsymmetricEngine(XresEngine):
         if self.average is not None:
             with torch.no_grad():
                 target = shared(partial(described, self.average.module.eval()), sharp)
+        # Among several processes what is gathered seems to have a graph.
+        gallery = output.gallery.detach() if unwrap(self.model).mode == "frozen" else output.gallery
         known = has_original(data) if "img_hr" in data else ~data["low"] if "low" in data else None
         logits = output.query_logits
         if output.gallery_logits is not None:
             logits = torch.cat((logits, output.gallery_logits))
         pids = data["pid"] if self.loss.labelled else None
-        found = self.loss(output.query, output.gallery, target, known, logits, pids)
+        found = self.loss(output.query, gallery, target, known, logits, pids)
         if logits is not None:
             found["acc"] = 100 * (output.query_logits.argmax(1) == pids).float().mean()
         return found
