@@ -73,6 +73,11 @@ CASES = {
     },
     "prpr_restorer": {"model.options": RESTORER, "sr.options": {}},
     "prpr": {"model.options": RESTORER, "sr.options": {}, "data.pairs": False},
+    "asymmetric": {
+        **TRIPLETS, "model.reid_weights": "osnet_x0_25", "model.options": {"query": "osnet_x0_25"},
+        "loss.asymmetric.id": 1.0, "loss.asymmetric.triplet": 1.0, "loss.asymmetric.bank": 16,
+        "data.camera.jpeg": 0.0,  # its eight bits would be other ones in double precision
+    },
     "osnet_x0_25": {"data.pairs": False},
 }  # fmt: skip
 # Parameters that a step gives no gradient, by a pattern of their names, and why.
@@ -86,6 +91,7 @@ NO_GRADIENT = {
         r"heads\.\d\.bn\.bias": "stays zero, so that the features lie about the origin (BNNeck)",
     },
     "prpr": {r"restorer\..*": "trained before, by prpr_restorer; fixed"},
+    "asymmetric": {r"gallery\..*": "trained before; fixed"},
 }
 # Parameters that the host's own engines, which hand a model one view, give none either, and why.
 ITS_ENGINE_ALONE = {
@@ -111,7 +117,7 @@ def config_of(tiny_root, tmp_path_factory):
     def trained_before(name):
         path = home / f"{name}.pth"
         if not path.is_file():
-            options = model_options(make(name), name)
+            options = model_options(make(name), name) if name in MODELS else {}
             torch.save(build_model(name, IDENTITIES, pretrained=False, **options).state_dict(), path)
         return str(path)
 
@@ -119,6 +125,8 @@ def config_of(tiny_root, tmp_path_factory):
         keys = copy.deepcopy(CASES[name])
         if "loss.ps.teacher" in keys:
             keys["loss.ps.teacher"] = trained_before(keys["loss.ps.teacher"])
+        if "model.reid_weights" in keys:
+            keys["model.reid_weights"] = trained_before(keys["model.reid_weights"])
         if "hourglass_weights" in keys.get("model.options", {}):
             keys["model.options"]["hourglass_weights"] = trained_before(keys["model.options"]["hourglass_weights"])
         own_data = {key for key in TINY if key.startswith("data.options") and "data.options" in keys}
@@ -287,6 +295,8 @@ def measured(engine, name, dtype):
     if teacher is not None:
         fill(teacher.to(dtype))
     paths = [path for path, *_ in engine.datamanager.train_loader.dataset.train]
+    if isinstance(getattr(engine, "loss", None), torch.nn.Module):
+        engine.loss.to(dtype)
     batch["impath"] = [paths[i % len(paths)] for i in range(12)]
 
     def step():

@@ -219,6 +219,8 @@ PLACES = {
     ("prpr", "trunk_weights"): {"trunk": "light", "head_features": 4},
     ("psh_rnet", "sr_weights"): {"sr": "vdsr", "sr_options": {"depth": 3, "features": 4}},
     ("psh_rnet", "reid_weights"): {"sr": "bicubic", "backbone": "hrnet_w18_small"},
+    ("asymmetric", "reid_weights"): {"reid": "osnet_x0_25", "size": (32, 16)},
+    ("asymmetric", "query_weights"): {"reid": "osnet_x0_25", "size": (32, 16)},
     ("sr_reid", "sr_weights"): {"sr": "vdsr", "sr_options": {"depth": 3, "features": 4}},
     ("sr_reid", "reid_weights"): {"sr": "bicubic"},
 }

@@ -29,7 +29,8 @@ MOST_FILES = 100  # that a file may be built on
 MOST_BYTES = 2**20  # of a file
 # Keys that came after records were kept: at their default a configuration is the one that it was without them.
 ADDED = (
-    "data.grey_bits", "data.part", "data.random_rates", "data.random_share", "data.validation", "train.patience",
+    "data.camera", "data.grey_bits", "data.part", "data.random_rates", "data.random_share", "data.validation",
+    "loss.asymmetric", "model.gallery_run", "train.patience",
 )  # fmt: skip
 
 
@@ -320,8 +321,22 @@ def with_folders(cfg: CfgNode, folders: Mapping[str, str | Path]) -> CfgNode:
             return {key: put(inner) for key, inner in value.items()}
         return [put(inner) for inner in value] if isinstance(value, list) else value
 
+    return with_changes(cfg, put(as_dict(cfg)), "the stages' folders")
+
+
+def with_changes(cfg: CfgNode, changes: Mapping, source: str) -> CfgNode:
+    """Return a copy with other values, as a file would give them.
+
+    Args:
+        cfg: the configuration.
+        changes: nested mappings of keys to values.
+        source: where they come from, for messages.
+
+    Raises:
+        ConfigError: for an unknown key, or a value of another type.
+    """
     own = cfg.clone()
-    _merge(own, put(as_dict(cfg)), "the stages' folders")
+    _merge(own, changes, source)
     return own
 
 

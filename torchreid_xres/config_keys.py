@@ -26,6 +26,8 @@ CHOICES = {
     "loss.sr.name": ("l1", "mse"),
     "loss.heatmap.name": ("l1", "mse"),
     "loss.msifla.coupling": ("alternate", "joint", "detached"),
+    "loss.asymmetric.gallery": ("frozen", "trained", "shared"),
+    "loss.asymmetric.classifier": ("trained", "frozen"),
     "train.optim": ("adam", "amsgrad", "sgd", "rmsprop", "radam"),
     "train.lr_scheduler": ("single_step", "multi_step", "cosine"),
     "train.precision": ("auto", "fp32", "bf16", "bf16_unchecked", "fp16"),
@@ -38,6 +40,7 @@ CHOICES = {
 CHOICES_OF_LISTS = {
     "loss.ps.terms": ("seq1", "seq2", "seq3", "seq4", "seq5", "logits"),
     "fusion.search": ("all", "size"),
+    "data.camera.kernels": ("area", "bilinear", "bicubic", "lanczos", "bilinear_plain"),
 }
 # Of numbers, and of the numbers in lists: the least and the largest. None is infinite or NaN.
 ABOVE_0, BELOW_1 = math.ulp(0.0), math.nextafter(1.0, 0.0)
@@ -49,7 +52,8 @@ LIMITS: dict[str, tuple[float, float]] = {
             "data.random_rates", "sampler.num_instances", "sampler.num_cams", "sampler.num_datasets", "video.seq_len",
             "sr.scale", "loss.msifla.rates", "train.batch_size", "train.epoch_batches", "train.stepsize",
             "train.print_freq", "test.batch_size", "test.ranks", "test.visrank_topk", "test.draws", "test.query_rates",
-            "vpfa.rates", "vpfa.hidden", "vpfa.epochs", "vpfa.batch_size", "vpfa.stepsize",
+            "data.camera.rates", "loss.asymmetric.bank", "vpfa.rates", "vpfa.hidden", "vpfa.epochs",
+            "vpfa.batch_size", "vpfa.stepsize",
         ),
         (1, math.inf),
     ),
@@ -60,6 +64,7 @@ LIMITS: dict[str, tuple[float, float]] = {
             "train.fixbase_epoch", "train.base_lr_mult", "train.gamma", "train.warmup_epochs", "train.clip_grad",
             "sgd.momentum", "sgd.dampening", "loss.triplet.margin", "loss.triplet.weight_t", "loss.triplet.weight_x",
             "loss.sr.weight", "loss.distill.weight", "loss.ps.weight",
+            "loss.asymmetric.absolute", "loss.asymmetric.relational", "loss.asymmetric.id", "loss.asymmetric.triplet",
             "loss.dgrl.l1", "loss.dgrl.id", "loss.dgrl.wrt", "loss.dgrl.kl", "loss.dgrl.side",
             "test.start_eval", "test.seed", "fusion.weights", "vpfa.lr", "vpfa.weight_decay", "vpfa.gamma",
         ),
@@ -69,8 +74,13 @@ LIMITS: dict[str, tuple[float, float]] = {
     "data.norm_std": (ABOVE_0, math.inf),
     "data.protocol_seed": (-math.inf, math.inf),  # hashed
     "train.seed": (0, 2**32 - 1),  # numpy's
-    "data.random_share": (0, 1),
     "data.validation": (0, 0.5),
+    **dict.fromkeys(
+        ("data.random_share", "data.camera.share", "data.camera.blur", "data.camera.noise", "data.camera.jpeg"), (0, 1)
+    ),
+    "loss.asymmetric.temperature": (ABOVE_0, math.inf),
+    "loss.asymmetric.momentum": (0, BELOW_1),
+    "loss.asymmetric.held_out": (0, BELOW_1),
     "train.warmup_factor": (ABOVE_0, 1),
     "test.eval_freq": (-1, math.inf),
     "rmsprop.alpha": (0, 1),
@@ -181,12 +191,20 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.data.pair_rates = []  # rates of LR views of HR images, drawn anew each time
     cfg.data.random_rates = []  # least and largest rate at which training images are seen, log-uniform; without pairs
     cfg.data.random_share = 0.85  # of these images at such a rate, drawn each time; the others stay sharp
+    cfg.data.camera = CfgNode()  # what asymmetric learns from: views as cameras of lower resolution would have
+    cfg.data.camera.rates = [1.0, 8.0]  # least and largest rate, log-uniform; the largest leaves 8 pixels of height
+    cfg.data.camera.share = 0.85  # of the images at such a rate; the others stay sharp
+    cfg.data.camera.kernels = ["area", "bilinear", "bicubic"]  # of the down-sampling, as likely as each other
+    cfg.data.camera.blur = 0.2  # share of the low views that are blurred a little
+    cfg.data.camera.noise = 0.2  # share with noise of the sensor
+    cfg.data.camera.jpeg = 0.2  # share that went through JPEG at their small size
     cfg.data.options = CfgNode(**free)  # options of single data sets: {mlr_market1501: {lr_camera: 1}}
 
     cfg.sampler.num_low = 2  # low-resolution images among num_instances (MixedIdentitySampler)
 
     cfg.model.reid = "osnet_x0_25"  # model of the host's zoo behind the front end
     cfg.model.reid_weights = ""  # file of weights the re-ID network starts from
+    cfg.model.gallery_run = ""  # asymmetric: folder of a run whose network, weights and input the gallery encoder takes
     cfg.model.options = CfgNode(**free)  # further options of the registered model
 
     cfg.sr = CfgNode()
@@ -222,6 +240,18 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.loss.dgrl.kl = 1.0  # mutual loss of the branches
     cfg.loss.dgrl.side = 0.5  # what a side branch counts in the identity and triplet losses (alpha, beta)
     cfg.loss.dgrl.restored = ""  # folder of the task restore_pairs; empty: low views are restored in each step
+
+    cfg.loss.asymmetric = CfgNode()  # asymmetric's losses; one of weight 0 is not computed
+    cfg.loss.asymmetric.gallery = "frozen"  # gallery encoder: frozen; trained: it learns, too; shared: one for both
+    cfg.loss.asymmetric.absolute = 1.0  # 1 - cosine to the sharp image's feature
+    cfg.loss.asymmetric.relational = 1.0  # similarities to a bank of sharp images' features
+    cfg.loss.asymmetric.temperature = 0.07  # of these similarities
+    cfg.loss.asymmetric.bank = 1024  # features
+    cfg.loss.asymmetric.id = 0.0  # cross-entropy, with labels
+    cfg.loss.asymmetric.classifier = "trained"  # its classifier: trained, from the gallery encoder's on; frozen
+    cfg.loss.asymmetric.triplet = 0.0  # batch-hard triplets across views, with labels
+    cfg.loss.asymmetric.momentum = 0.0  # of a mean gallery encoder that is followed instead; 0: of the encoder itself
+    cfg.loss.asymmetric.held_out = 0.1  # share of the training images kept for finding the threshold, at most 128
 
     # Several runs in a row, each once: {name: changes to the whole configuration}, in this order. "{name}" in a text
     # value of a later one is that stage's folder.

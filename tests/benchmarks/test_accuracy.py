@@ -278,7 +278,8 @@ def test_a_row_of_ones_own_stands_under_the_suites_protocol(accuracy, suites, fa
     own.write_text("data: {rates: [2.0]}\n")
     assert accuracy.main([*argv, "--row", f"own={own}"]) == 2
     assert "has data.rates [2.0], and synth_person is measured with [4.0, 6.0, 8.0]" in capsys.readouterr().err
-    for text, told in (("own", "--row is LABEL=CONFIG"), ("bicubic=x", "has a row of that name"), ("own=x.yaml", "x.yaml")):
+    wrong = {"own": "--row is LABEL=CONFIG", "bicubic=x": "has a row of that name", "own=x.yaml": "x.yaml"}
+    for text, told in wrong.items():
         assert accuracy.main([*argv, "--row", text]) == 2
         assert told in capsys.readouterr().err
 

@@ -43,6 +43,10 @@ METHODS = {
         "model.options": {"trunk": "light", "trunk_options": {"features": 4, "blocks": 1}, "head_features": 4},
         "fusion.weights": [4.0, 1.0, 1.0, 2.0],
     },
+    "asymmetric": {
+        "model.reid_weights": "gone/last.pth.tar",
+        "model.options": {"query": "osnet_x0_25", "query_size": [24, 16]},
+    },
     "osnet_x0_25": {"test.normalize_feature": True, "test.dist_metric": "euclidean"},
 }
 

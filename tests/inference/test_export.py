@@ -275,6 +275,7 @@ SHALLOW = {
     "msifla": shallow_parts,
     "dgrl": shallow_dgrl,
     "prpr": shallow_branches,
+    "asymmetric": lambda model: setattr(model, "query", Small()),
 }
 
 

@@ -32,6 +32,19 @@ def test_is_the_formula(margin):
     assert batch_hard_triplet(features, pids, margin).item() == pytest.approx(oracle(features, pids, margin), rel=1e-5)
 
 
+@pytest.mark.parametrize("margin", [0.3, 2.0, None])
+def test_positives_and_negatives_are_those_of_the_other_views(margin):
+    anchors, others, pids = 100 + torch.randn(12, 5).double(), 100 + torch.randn(12, 5).double(), torch.arange(12) // 3
+    total = 0.0
+    for a in range(12):
+        distances = [math.dist(anchors[a].tolist(), other.tolist()) for other in others]
+        gap = max(distances[b] for b in range(12) if pids[a] == pids[b])
+        gap -= min(distances[b] for b in range(12) if pids[a] != pids[b])
+        total += math.log1p(math.exp(gap)) if margin is None else max(0.0, margin + gap)
+    found = batch_hard_triplet(anchors, pids, margin, among=others)
+    assert found.item() == pytest.approx(total / 12, rel=1e-5)
+
+
 def test_the_hardest_are_found_far_from_the_origin():
     features, pids = 100 + 0.01 * torch.randn(12, 5), torch.arange(12) // 3
     assert batch_hard_triplet(features, pids, 0.3).item() == pytest.approx(oracle(features, pids, 0.3), rel=1e-5)

@@ -111,7 +111,7 @@ def degrade_tensor(x: Tensor, size: tuple[int, int], kernel: str = "area") -> Te
     h, w = size
     if not (1 <= h <= x.shape[2] and 1 <= w <= x.shape[3]):
         raise ValueError(f"cannot down-sample {tuple(x.shape[2:])} to {(h, w)}: a side must be from 1 to the input's")
-    return _resize(x, (h, w), kernel)
+    return resize_tensor(x, (h, w), kernel)
 
 
 def round_trip(x: Tensor, size: tuple[int, int], kernel: str = "area", up: str = "bilinear") -> Tensor:
@@ -132,7 +132,7 @@ def round_trip(x: Tensor, size: tuple[int, int], kernel: str = "area", up: str =
     batch = x[None] if x.dim() == 3 else x
     H, W = batch.shape[-2:]
     low = degrade_tensor(batch, (min(size[0], H), min(size[1], W)), kernel)
-    back = _resize(low, (H, W), check_kernel(up))
+    back = resize_tensor(low, (H, W), check_kernel(up))
     return back[0] if x.dim() == 3 else back
 
 
@@ -155,7 +155,8 @@ def undo_enlargement(x: Tensor, size: tuple[int, int], kernel: str = "bilinear")
 
     Example:
         >>> small = torch.rand(1, 3, 16, 8)
-        >>> torch.allclose(undo_enlargement(_resize(small, (40, 20), "bicubic"), (16, 8), "bicubic"), small, atol=1e-5)
+        >>> large = resize_tensor(small, (40, 20), "bicubic")
+        >>> torch.allclose(undo_enlargement(large, (16, 8), "bicubic"), small, atol=1e-5)
         True
     """
     check_kernel(kernel)
@@ -169,7 +170,17 @@ def undo_enlargement(x: Tensor, size: tuple[int, int], kernel: str = "bilinear")
         return (rows @ x.to(work) @ columns.T).to(x.dtype)
 
 
-def _resize(x: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
+def resize_tensor(x: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
+    """Resize images up or down by a kernel.
+
+    Args:
+        x: ``(N, C, H, W)``, floating or uint8.
+        size: the new height and width.
+        kernel: one of ``KERNELS``.
+
+    Returns:
+        ``(N, C, h, w)`` of the same type and device; floats are neither rounded nor clipped.
+    """
     work = x.dtype if x.dtype == torch.float64 else torch.float32
     rows = _weights(x.shape[2], size[0], kernel, work, x.device)
     columns = _weights(x.shape[3], size[1], kernel, work, x.device).T

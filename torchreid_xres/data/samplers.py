@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
@@ -25,6 +25,7 @@ class IdentitySampler(Sampler[int]):
         num_instances: K, images per identity and batch.
         low: for each image, whether it is low resolution; None draws without regard to it.
         num_low: low-resolution images among the K (only with ``low``).
+        left_out: indices of images that are never drawn.
 
     Raises:
         ValueError: if the batch does not divide into identities, or there are too few identities for one.
@@ -42,7 +43,10 @@ class IdentitySampler(Sampler[int]):
         num_instances: int,
         low: Sequence[bool] | None = None,
         num_low: int = 0,
+        left_out: Collection[int] = (),
     ) -> None:
+        self._how = {"batch_size": batch_size, "num_instances": num_instances, "low": low, "num_low": num_low}
+        self._pids = pids
         if num_instances < 1 or batch_size % num_instances:
             raise ValueError(
                 f"train.batch_size {batch_size} is not a multiple of sampler.num_instances {num_instances}"
@@ -55,6 +59,8 @@ class IdentitySampler(Sampler[int]):
         # identity -> its images by kind: (all,) or (high, low)
         self.pools: dict[int, tuple[list[int], ...]] = defaultdict(lambda: tuple([] for _ in self.quota))
         for index, pid in enumerate(pids):
+            if index in left_out:
+                continue
             self.pools[pid][0 if low is None else int(low[index])].append(index)
         if len(self.pools) < self.ids_per_batch:
             raise ValueError(
@@ -65,6 +71,10 @@ class IdentitySampler(Sampler[int]):
             pid: max(1, sum(map(len, kinds)) // num_instances) for pid, kinds in self.pools.items()
         }
         self.num_batches = _most_batches(list(self.turns.values()), self.ids_per_batch)
+
+    def without(self, left_out: Collection[int]) -> IdentitySampler:
+        """Return the same sampler without some of the images, by their indices."""
+        return type(self)(self._pids, **self._how, left_out=left_out)
 
     def __len__(self) -> int:
         return self.num_batches * self.ids_per_batch * self.num_instances

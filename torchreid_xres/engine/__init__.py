@@ -1,6 +1,7 @@
 """Engines: importing this package fills :data:`ENGINES`."""
 
 from torchreid_xres.engine import (
+    asymmetric,
     dgrl,
     dgrl_restorer,
     keypoints,
@@ -20,6 +21,7 @@ __all__ = [
     "TripletEngine",
     "XresEngine",
     "XresMixin",
+    "asymmetric",
     "dgrl",
     "dgrl_restorer",
     "keypoints",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from yacs.config import CfgNode
 from torchreid_xres.config import file_of
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
 from torchreid_xres.engine.base import ENGINES, XresEngine
+from torchreid_xres.engine.rounds import Rounds
 from torchreid_xres.image import resize
 from torchreid_xres.metrics.image import psnr, ssim
 from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization
@@ -58,7 +58,7 @@ class RestorerEngine(XresEngine):
         super().__init__(*args, **kwargs)
         self.device = next(self.model.parameters()).device
         self.normalize = Normalization(mean, std).to(self.device)
-        self.train_loader = _Rounds(_full_resolution(self.train_loader), epoch_batches)
+        self.train_loader = Rounds(_full_resolution(self.train_loader), epoch_batches)
         self.run_facts |= {"train_images": len(self.train_loader.loader.sampler), "epoch_batches": epoch_batches}
 
     @staticmethod
@@ -123,19 +123,6 @@ class RestorerEngine(XresEngine):
             shown = [means[f"{figure}_{key}"] for key in (name, f"bicubic_{name}") for figure in ("psnr", "ssim")]
             logger.info("%s %s: %.2f dB, SSIM %.4f (bicubic: %.2f dB, SSIM %.4f)", dataset_name, name, *shown)
         return tuple(sum(means[f"{figure}_{name}"] for name in Pyramid._fields) / 3 for figure in ("psnr", "ssim"))
-
-
-class _Rounds:
-    """A loader whose epoch has a fixed number of batches: it begins anew where the images run out."""
-
-    def __init__(self, loader: DataLoader, batches: int) -> None:
-        self.loader, self.batches = loader, batches
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator:
-        return islice(chain.from_iterable(repeat(self.loader)), self.batches)
 
 
 def _full_resolution(loader: DataLoader) -> DataLoader:

@@ -7,7 +7,7 @@ one way only; here each method says what its ways are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import singledispatch
+from functools import partial, singledispatch
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from torchreid_xres.data.degrade import undo_enlargement
 from torchreid_xres.metrics.fusion import checked_weights
+from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.models.dgrl import DGRL
 from torchreid_xres.models.dgrl_restorer import seen_rate
 from torchreid_xres.models.kgnet import KGNet
@@ -49,6 +50,15 @@ def ways(model: nn.Module, low_size: tuple[int, int]) -> Mapping[str, Way]:
 @ways.register
 def _(model: SRReID, low_size: tuple[int, int]) -> Mapping[str, Way]:
     return {"query": model, "gallery": model.reid}
+
+
+@ways.register
+def _(model: Asymmetric, low_size: tuple[int, int]) -> Mapping[str, Way]:
+    def sharp(encoder: nn.Module) -> Way:
+        own = ways(encoder, low_size)
+        return own.get("gallery", own.get("", encoder))
+
+    return {"query": partial(model.by_query_encoder, sharp(model.query_encoder)), "gallery": sharp(model.gallery)}
 
 
 @ways.register

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
 from torchreid_xres import checkpoint, host
-from torchreid_xres.config import ConfigError, as_dict, config_text, file_of, load_config
+from torchreid_xres.config import ConfigError, as_dict, config_text, file_of, load_config, value_of, with_changes
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset
 from torchreid_xres.data.manager import XresDataManager
 from torchreid_xres.data.protocol import Manifest
@@ -35,6 +35,12 @@ logger = logging.getLogger(__name__)
 
 # What a stage does (the key ``task``): name -> function of a Run that returns its records.
 TASKS = Registry("task")
+
+# What a run on the network of another one (model.gallery_run) takes over besides it.
+OF_GALLERY = (
+    "data.height", "data.width", "data.interpolation", "data.grey_bits", "data.norm_mean", "data.norm_std",
+    "test.dist_metric", "test.normalize_feature", "test.flip",
+)  # fmt: skip
 
 
 class Run:
@@ -117,6 +123,7 @@ class Run:
         Raises:
             ValueError: if the training is to go on with other images than it began with.
         """
+        self.cfg = self._on_gallery_run()
         if distributed.is_main():
             self.save()
         engine = self.engine()
@@ -151,7 +158,7 @@ class Run:
 
     def engine(self) -> XresMixin:
         """Return the engine with loaders, network and optimiser, seeded, as before the first epoch."""
-        cfg = self.cfg
+        cfg = self.cfg = self._on_gallery_run()
         host.set_random_seed(cfg.train.seed)
         datamanager = self.datamanager()
         model = self._model(datamanager.num_train_pids)
@@ -190,6 +197,26 @@ class Run:
             },
             **engine.engine_options(cfg),
         )
+
+    def _on_gallery_run(self) -> CfgNode:
+        """Return the configuration with what ``model.gallery_run`` stands for in its place, so that it stands alone."""
+        cfg = self.cfg
+        if not cfg.model.gallery_run or self.compared:
+            return cfg
+        if cfg.test.evaluate and (self.folder / "config.yaml").is_file():  # the other run may be gone
+            other = load_config(self.folder / "config.yaml")
+            changes = {"model": {key: as_dict(other.model)[key] for key in ("reid", "reid_weights", "options")}}
+        else:
+            run = Run.load(file_of(cfg, cfg.model.gallery_run))
+            other, ours = run.cfg, run.model_name in MODELS
+            options = {"reid_options": without_starts(model_options(other, run.model_name))} if ours else {}
+            weights = str(run.folder / LAST)
+            changes = {"model": {"reid": run.model_name, "reid_weights": weights, "options": options}}
+        changes["model"]["gallery_run"] = ""
+        for key in OF_GALLERY:
+            group, name = key.split(".")
+            changes.setdefault(group, {})[name] = value_of(other, key)
+        return with_changes(cfg, changes, str(cfg.model.gallery_run))
 
     def _require_same_images(self, manager: XresDataManager) -> None:
         for name, dataset in manager.sets().items():

@@ -7,7 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.3) -> Tensor:
+def batch_hard_triplet(
+    features: Tensor, pids: Tensor, margin: float | None = 0.3, among: Tensor | None = None
+) -> Tensor:
     """Return the mean over anchors of [margin + farthest positive - nearest negative]_+.
 
     A. Hermans, L. Beyer, B. Leibe, "In defense of the triplet loss for person re-identification", 2017, eq. 5;
@@ -17,6 +19,8 @@ def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.
         features: (N, D), N >= 2; computed in float32 whatever the type.
         pids: (N,) identities, at least two different ones.
         margin: m; None for the soft margin log(1 + exp(.)) in place of the hinge.
+        among: (N, D), other views of the same images, from which positives and negatives are taken (M. Budnik, Y.
+            Avrithis, "Asymmetric metric learning for knowledge transfer", CVPR 2021); None: ``features``.
 
     Returns:
         A scalar.
@@ -32,15 +36,16 @@ def batch_hard_triplet(features: Tensor, pids: Tensor, margin: float | None = 0.
     if same.all():
         raise ValueError(f"a triplet needs two identities, and all {len(pids)} images are of one")
     features = features.float()
+    among = features if among is None else among.float()
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         # |a|^2 + |b|^2 - 2ab is good enough to say which are the hardest, and many times as fast as the differences;
         # but not far from the origin, where the difference of large numbers is all rounding.
-        centred = features - features.mean(dim=0)
-        rough = torch.cdist(centred, centred, compute_mode="use_mm_for_euclid_dist")
+        centre = among.mean(dim=0)
+        rough = torch.cdist(features - centre, among - centre, compute_mode="use_mm_for_euclid_dist")
         positive = rough.masked_fill(~same, -torch.inf).argmax(dim=1)
         negative = rough.masked_fill(same, torch.inf).argmin(dim=1)
     # The exact differences, two for each anchor: equal features must give 0 and a finite gradient.
-    positive, negative = ((features - features[i]).norm(dim=1) for i in (positive, negative))
+    positive, negative = ((features - among[i]).norm(dim=1) for i in (positive, negative))
     if margin is None:
         return F.softplus(positive - negative).mean()
     return F.relu(margin + positive - negative).mean()

@@ -1,6 +1,7 @@
 """Models: importing this package fills :data:`MODELS`."""
 
 from torchreid_xres.models import (
+    asymmetric,
     dgrl,
     dgrl_restorer,
     hourglass_vehicle20,
@@ -17,6 +18,7 @@ from torchreid_xres.models.registry import MODELS, build_model, host_builder
 
 __all__ = [
     "MODELS",
+    "asymmetric",
     "build_model",
     "dgrl",
     "dgrl_restorer",
