@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torchreid_xres.data.datasets.synth_vehicle import SynthVehicle
 from torchreid_xres.synth.coachwork import Coachwork
 from torchreid_xres.synth.family import FAMILY
-from torchreid_xres.synth.polyhedra import Camera, Sun, back_to_front, block, clip_near, paint
+from torchreid_xres.synth.polyhedra import Pinhole, Sun, back_to_front, block, clip_near, paint
 from torchreid_xres.synth.roadside import Road, photograph
 from torchreid_xres.synth.vehicle import KEYPOINTS, MODELS, ORIENTATIONS, draw_vehicle, orientation_code
 
@@ -21,7 +21,7 @@ def around(azimuth, elevation, distance, height=0.8):
     a, e = np.radians((azimuth, elevation))
     target = np.array([0.0, 0.0, height])
     offset = np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
-    return Camera(target + distance * offset, target, 100.0, (0.0, 0.0))
+    return Pinhole(target + distance * offset, target, 100.0, (0.0, 0.0))
 
 
 def read_annotation(file):
@@ -65,7 +65,7 @@ def test_orientation_codes_mirror():
 
 def test_projection_against_similar_triangles():
     # A camera on the x axis that looks back along it: depth is the way along x.
-    camera = Camera(np.array([12.0, 0.0, 1.0]), np.array([0.0, 0.0, 1.0]), 300.0, (64.0, 48.0))
+    camera = Pinhole(np.array([12.0, 0.0, 1.0]), np.array([0.0, 0.0, 1.0]), 300.0, (64.0, 48.0))
     for x, y, z in np.random.default_rng(0).uniform(-2, 2, (20, 3)):
         expected = (64 + 300 * y / (12 - x), 48 - 300 * (z - 1) / (12 - x))
         assert camera.project(np.array([(x, y, z)]))[0] == pytest.approx(expected)
@@ -117,7 +117,7 @@ def test_painting_shows_the_nearer():
               block((0.5, 1.1, 0.5), (0.7, 1.4, 0.8), (0, 0, 1.0))]  # fmt: skip
     for azimuth in range(5, 360, 35):
         camera = around(azimuth, 15, 14)
-        camera = Camera(camera.position, camera.target, 250.0, (60.0, 60.0))
+        camera = Pinhole(camera.position, camera.target, 250.0, (60.0, 60.0))
         image = Image.new("RGB", (120, 120))
         paint(ImageDraw.Draw(image), solids, camera, Sun((0.0, 0.0, 1.0)))
         pixels = np.asarray(image)

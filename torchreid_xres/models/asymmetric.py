@@ -7,7 +7,7 @@ asymmetry in deep metric learning", WACV 2023; H. Wu, M. Wang, W. Zhou, H. Li, Q
 distillation for asymmetric image retrieval", CVPR 2022. The equations' numbers are this file's own:
 
     (1)  m = H / h                                      how far a network of input height H magnifies height h
-    (2)  f(x) = c q(x) / |q(x)| if m >= t, else g(x)    a query's feature; a gallery image's is always g(x)
+    (2)  f(x) = c q(x) / ‖q(x)‖ if m >= t, else g(x)    a query's feature; a gallery image's is always g(x)
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import paintwork
-from .polyhedra import Camera, Face, Solid, block, loft
+from .polyhedra import Face, Pinhole, Solid, block, loft
 from .vehicle import KEYPOINTS, MODELS, Vehicle
 
 #: Faces of each belt of the body: its plan is a rectangle with cut corners, and the cuts carry the lamps.
@@ -67,7 +67,7 @@ class Coachwork:
         """Return the corners (N, 3) of all solids."""
         return np.concatenate([solid.corners() for solid in (*self.underneath, *self.solids)])
 
-    def visible(self, camera: Camera) -> np.ndarray:
+    def visible(self, camera: Pinhole) -> np.ndarray:
         """Tell for each of the 20 landmarks whether no part of the vehicle hides it from the camera."""
         return np.array([self._sees(camera.position, landmark) for landmark in self.landmarks])
 

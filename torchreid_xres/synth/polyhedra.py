@@ -16,7 +16,7 @@ from .cloth import Colour, ink
 
 
 @dataclass(frozen=True)
-class Camera:
+class Pinhole:
     """A pinhole camera that looks at a point.
 
     Args:
@@ -25,7 +25,7 @@ class Camera:
         centre: pixel (x, y) where the target appears.
 
     Example:
-        >>> ahead = Camera(np.array([10.0, 0, 1]), np.array([0.0, 0, 1]), 100.0, (64.0, 64.0))
+        >>> ahead = Pinhole(np.array([10.0, 0, 1]), np.array([0.0, 0, 1]), 100.0, (64.0, 64.0))
         >>> ahead.project(np.array([[0.0, 0, 1], [0.0, 1, 1]])).round(1).tolist()   # the vehicle's left is at the right
         [[64.0, 64.0], [74.0, 64.0]]
     """
@@ -208,7 +208,7 @@ class Sun:
         )
 
 
-def paint(draw: ImageDraw.ImageDraw, solids: Sequence[Solid], camera: Camera, sun: Sun) -> None:
+def paint(draw: ImageDraw.ImageDraw, solids: Sequence[Solid], camera: Pinhole, sun: Sun) -> None:
     """Paint solids with their marks and plates, the farthest first; what faces away is left out."""
     for solid in back_to_front(solids, camera.position):
         for face in (*solid.faces, *solid.plates):
@@ -221,7 +221,7 @@ def paint(draw: ImageDraw.ImageDraw, solids: Sequence[Solid], camera: Camera, su
                 )
 
 
-def clip_near(polygon: np.ndarray, camera: Camera, near: float = 0.5) -> np.ndarray:
+def clip_near(polygon: np.ndarray, camera: Pinhole, near: float = 0.5) -> np.ndarray:
     """Cut off what lies nearer than ``near`` metres to the image plane; may return an empty array."""
     ahead = camera.coordinates(polygon)[:, 2] - near
     kept = []

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from .cloth import Colour, ink
 from .coachwork import Coachwork
-from .polyhedra import Camera, Sun, clip_near, paint
+from .polyhedra import Pinhole, Sun, clip_near, paint
 from .scene import Look, clouds, generator
 from .vehicle import orientation_code
 
@@ -133,13 +133,13 @@ def photograph(
 
 def _aim(
     coachwork: Coachwork, azimuth: float, elevation: float, distance: float, longer: int, rng: np.random.Generator
-) -> tuple[Camera, tuple[int, int]]:
+) -> tuple[Pinhole, tuple[int, int]]:
     """Return a camera whose picture frames the vehicle, in supersampled pixels, and the picture's (height, width)."""
     a, e = np.radians(azimuth), np.radians(elevation)
     corners = coachwork.corners()
     target = np.array([0.0, 0.0, corners[:, 2].max() / 2])
     position = target + distance * np.array([np.cos(a) * np.cos(e), np.sin(a) * np.cos(e), np.sin(e)])
-    unit = Camera(position, target, 1.0, (0.0, 0.0)).project(corners)
+    unit = Pinhole(position, target, 1.0, (0.0, 0.0)).project(corners)
     low, high = unit.min(0), unit.max(0)
     # A detector's box: mostly a little wide, now and then a little tight.
     before, after = rng.uniform(-0.015, 0.08, (2, 2)) * (high - low)
@@ -147,11 +147,11 @@ def _aim(
     focal = longer / float((high - low).max())
     width, height = (max(int(side), 1) for side in np.round((high - low) * focal))
     focal *= SUPERSAMPLING
-    return Camera(position, target, focal, (-low[0] * focal, -low[1] * focal)), (height, width)
+    return Pinhole(position, target, focal, (-low[0] * focal, -low[1] * focal)), (height, width)
 
 
 def _ground(
-    coachwork: Coachwork, road: Road, camera: Camera, size: tuple[int, int], rng: np.random.Generator
+    coachwork: Coachwork, road: Road, camera: Pinhole, size: tuple[int, int], rng: np.random.Generator
 ) -> Image.Image:
     """Draw road, markings, verge and the vehicle's shadow."""
     height, width = size
@@ -182,7 +182,7 @@ def _ground(
     return Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
 
 
-def _shadow(coachwork: Coachwork, sun: Sun, camera: Camera, size: tuple[int, int]) -> np.ndarray:
+def _shadow(coachwork: Coachwork, sun: Sun, camera: Pinhole, size: tuple[int, int]) -> np.ndarray:
     """Return how much of the ground at each pixel is in the vehicle's shadow, 0 to 1."""
     mask = Image.new("L", size[::-1], 0)
     draw = ImageDraw.Draw(mask)
