@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from torchreid_xres import checkpoint, host
-from torchreid_xres.config import load_config
+from torchreid_xres.config import as_dict, load_config
+from torchreid_xres.data import dataset_options
 from torchreid_xres.devices.memory import keep_freed_memory
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.host_mends.training import unwrap
@@ -99,11 +100,12 @@ def our_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
 
 def host_calls(cfg: Any, name: str, batches: int) -> dict[str, Callable[[], Any]]:
     """Return the same of the host: its data manager, its engine, in single precision."""
-    manager = host.ImageDataManager(
-        root=cfg.data.root, sources=list(cfg.data.sources), targets=list(cfg.data.targets), height=cfg.data.height,
-        width=cfg.data.width, transforms=list(cfg.data.transforms), use_gpu=cfg.use_gpu, workers=0,
-        batch_size_train=cfg.train.batch_size, batch_size_test=cfg.test.batch_size,
-    )  # fmt: skip
+    with dataset_options(as_dict(cfg.data.options)):
+        manager = host.ImageDataManager(
+            root=cfg.data.root, sources=list(cfg.data.sources), targets=list(cfg.data.targets), height=cfg.data.height,
+            width=cfg.data.width, transforms=list(cfg.data.transforms), use_gpu=cfg.use_gpu, workers=0,
+            batch_size_train=cfg.train.batch_size, batch_size_test=cfg.test.batch_size,
+        )  # fmt: skip
     model = host.build_model(name, manager.num_train_pids, loss=cfg.loss.name, pretrained=False, use_gpu=cfg.use_gpu)
     model = model.cuda() if cfg.use_gpu else model
     optimizer = host.build_optimizer(model, **optimizer_options(cfg))

@@ -284,6 +284,7 @@ def test_one_of_our_methods_is_the_gallery_encoder(config, tiny_root, tmp_path):
     assert engine.forward_backward(batch_of(engine))["loss"] > 0
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_like_a_whole_one(config, tmp_path, monkeypatch):
     how = {**LABELS, "loss__asymmetric__gallery": "trained", "loss__asymmetric__momentum": 0.9, "train__max_epoch": 2}
     how |= {"data__camera__noise": 0.5, "data__camera__jpeg": 0.5, "train__epoch_batches": 1, "train__batch_size": 6}

@@ -180,7 +180,7 @@ def test_alternate_has_an_optimiser_of_the_cascade_for_each_loss(in_double, opti
 
 
 def test_a_resumed_run_goes_on_with_both_optimisers(tiny_config, tmp_path):
-    changes = {**MSIFLA, "test__start_eval": 9}
+    changes = {**MSIFLA, "test__start_eval": 9, "train__epoch_batches": 1}
     whole, parts = (tiny_config(**changes, data__save_dir=str(tmp_path / name)) for name in ("whole", "parts"))
     run_job(whole)
     run = own_runs(parts, 0, tmp_path / "parts")[-1]
@@ -233,7 +233,7 @@ def test_the_cascade_learns_ten_times_as_fast(engine):
     "changes",
     [{"model__options": {"widths": [4, 8], "scales": [1]}}, {"model__options": {"widths": [4, 8], "shared": True}},
      {"loss__msifla__coupling": "joint", "model__options": {"widths": [4, 8], "scales": [4, 3, 2, 1]}},
-     {"loss__msifla__coupling": "detached", "train__precision": "bf16"}],
+     pytest.param({"loss__msifla__coupling": "detached", "train__precision": "bf16"}, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_trains_and_evaluates(tiny_config, changes):
     (record,) = run_job(tiny_config(**{**MSIFLA, **changes, "train__max_epoch": 1}))

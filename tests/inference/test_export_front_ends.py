@@ -22,8 +22,7 @@ except ImportError as error:  # torch 2.4
 # Of spandrel's networks, which are not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore:torch.meshgrid")
 
-# One of ours, and the one that writes to its own weights.
-FAST = ("vdsr", "spandrel-SPAN")
+FAST = ("vdsr",)
 # What torch cannot follow, or follows wrongly: the file is refused. A later torch or spandrel may do it right.
 REFUSED = {
     "spandrel-SeemoRe": "the image's own numbers choose its expert",
