@@ -161,15 +161,17 @@ def report(about: dict) -> str:
     """Return what an adaptation changed on images that it has not learned from, as text."""
     from torchreid_xres.text import text_table
 
+    shown = {"cosine to sharp": ("cosine", ".3f"), "sharp one first, %": ("first", ".1f"), "its rank": ("rank", "g")}
     rows = [
-        [f"x{part['magnification']}", part["images"], part["by_query_encoder"]]
-        + [part[when][key] for key in ("cosine", "first", "rank") for when in ("before", "after")]
+        {"enlarged": f"{part['magnification']} times", "images": part["images"]}
+        | {"adapted": part["by_query_encoder"]}
+        | {
+            name: " -> ".join(f"{part[when][key]:{form}}" for when in ("before", "after"))
+            for name, (key, form) in shown.items()
+        }
         for part in about["report"]
     ]
-    names = [f"{what}{when}" for what in ("cosine", "twin first, %", "its median rank") for when in ("", ", adapted")]
-    headers = ["enlarged", "images", "by query encoder", *names]
-    formats = ("", "d", "d", ".3f", ".3f", ".1f", ".1f", "g", "g")
-    return text_table(rows, headers=headers, floatfmt=formats)
+    return text_table(rows)
 
 
 def query_encoder(gallery: Gallery) -> Path | None:

@@ -49,7 +49,7 @@ LEAST_SHARE = 0.2  # of sharp images
 HELD_OUT = 0.1
 BATCH = 32
 RATE = 5e-4  # of learning, at the first step; half a cosine to 0
-EVERY = 25  # steps between two states on the disk
+EVERY = 10  # steps between two states on the disk
 MAGNIFICATIONS = (1, 2, 3, 4, 6, 8)
 
 
