@@ -1,9 +1,11 @@
+from statistics import mean, stdev
+
 import pytest
 import torch
 from torch import nn
 
 from torchreid_xres.data.camera import Camera
-from torchreid_xres.engine.routing import calibrate, find_threshold
+from torchreid_xres.engine.routing import calibrate, find_threshold, standing
 from torchreid_xres.models.asymmetric import NEVER, Asymmetric
 from torchreid_xres.models.layers import Normalization
 
@@ -34,56 +36,67 @@ def test_the_threshold_is_the_best_of_all(seed):
 def test_where_one_encoder_is_always_the_nearer():
     m, high, low = torch.tensor([1.0, 2.0, 4.0]), torch.ones(3), torch.zeros(3)
     assert find_threshold(m, high, low) == 0 and find_threshold(m, low, high) == NEVER
-    assert find_threshold(m, high, high + 1e-7) == NEVER == find_threshold(m, high, high - 1e-7)  # rounding
+    assert find_threshold(m, high, high + 1e-6) == NEVER == find_threshold(m, high, high - 1e-6)  # rounding
 
 
-class Mean(nn.Module):
-    """The mean colours of the picture's top left part, which low resolution does not change: 3 numbers."""
+class Stripes(nn.Module):
+    """How strong the stripes of each colour are, or how strong the colour is, and something that all pictures have."""
 
     def __init__(self, fine):
         super().__init__()
         self.fine = nn.Parameter(torch.tensor(float(fine)))
 
     def forward(self, img):
-        # What is fine in a picture, and lost at low resolution, is added to the first colour.
-        fine = img.diff(dim=3).abs().mean((1, 2, 3))
-        return torch.stack((img.mean((1, 2, 3)) + self.fine * fine, img.mean((1, 2, 3)), img.var((1, 2, 3)) * 0), dim=1)
+        fine = img.diff(dim=3).abs().mean((2, 3))  # (N, 3); lost at low resolution
+        return self.fine * fine + (1 - self.fine) * img.mean((2, 3)) + torch.tensor([0.05, 0.0, 0.0])
 
 
 def test_the_threshold_is_found_where_the_gallery_encoder_loses_the_image():
-    """A constructed case: pictures of stripes 4 pixels wide, which are gone at rate 8, and the mean stays."""
-    model = Asymmetric(reid=Mean(3.0), size=(64, 32)).eval()
-    stripes = torch.tensor([0.0, 0, 0, 0, 1, 1, 1, 1]).repeat(4).expand(3, 64, 32)
-    imgs = torch.stack([stripes * share for share in (1.0, 0.9, 0.8, 0.7)])
-    normalize = Normalization(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    batches = [{"img": imgs, "size": torch.tensor([[128, 64]] * 4)}]
-    with torch.no_grad():  # the query encoder says what the sharp picture's would be where nothing fine is left
-        fine = imgs[0].diff(dim=2).abs().mean().item()
+    """A constructed case: pictures of stripes 4 pixels wide, which are gone at rate 16, and the mean colour stays."""
+    model = Asymmetric(reid=Stripes(1.0), size=(64, 32)).eval()
+    with torch.no_grad():
         model.query.fine.fill_(0.0)
-        model.query.register_forward_hook(
-            lambda _, args, out: torch.stack((out[:, 1] * (1 + 3 * fine / imgs[0].mean()), out[:, 1], out[:, 2]), dim=1)
-        )
-    told = calibrate(model, batches, Camera(rates=(1.0, 16.0)), normalize)
-    assert told["images"] == 4 and list(told["by_rate"]) == ["1", "1.41", "2", "2.83", "4", "5.66", "8", "11.3", "16"]
-    low = told["by_rate"]["16"]
-    assert low == {"views": 4, "magnification": 8.0, "query": pytest.approx(1, abs=1e-3), "gallery": low["gallery"]}
-    assert low["gallery"] < 0.99 and told["by_rate"]["1"]["gallery"] == 1.0
-    # At rate 2 the network's own size is left, and the picture is all there.
-    assert 1 < told["threshold"] < 8 and model.threshold.item() == pytest.approx(told["threshold"], abs=1e-3)
-    wanted = model.gallery(imgs).norm(dim=1).mean().item()
-    assert model.length.item() == pytest.approx(wanted, rel=1e-5)
+    colours = torch.tensor([[1, 0.1, 0.5], [0.2, 1, 0.4], [0.3, 0.6, 1], [1, 1, 0.2], [0.5, 0.9, 0.1], [0.9, 0.2, 0.8]])
+    stripes = torch.tensor([0.0, 0, 0, 0, 1, 1, 1, 1]).repeat(4).expand(64, 32)
+    imgs = colours[:, :, None, None] * stripes
+    plain = Normalization(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    sizes = torch.tensor([[128, 64]] * 6)
+    batches = [{"img": imgs[part], "size": sizes[part]} for part in (slice(4), slice(4, 6))]
+    told = calibrate(model, batches, Camera(rates=(1.0, 16.0)), plain)
+    assert told["images"] == 6 and list(told["by_rate"]) == ["1", "1.41", "2", "2.83", "4", "5.66", "8", "11.3", "16"]
+    sharp, low = (told["by_rate"][rate] for rate in ("1", "16"))
+    assert (low["views"], low["magnification"]) == (6, 8.0)
+    assert sharp["standing"]["gallery"] > sharp["standing"]["query"] and sharp["cosine"]["gallery"] == 1
+    assert low["standing"]["query"] > low["standing"]["gallery"] + 0.5
+    assert 0.5 < told["threshold"] < 8 and model.threshold.item() == pytest.approx(told["threshold"], abs=1e-3)
+    assert model.length.item() == pytest.approx(model.gallery(imgs).norm(dim=1).mean().item(), rel=1e-5)
+
+
+def test_a_standing_is_that_over_the_other_images():
+    features, sharp = torch.randn(3, 5), torch.randn(6, 5)
+    cosine, found = standing(features, sharp, own=[4, 0, 4])
+    for row, own in enumerate([4, 0, 4]):
+        similar = [torch.cosine_similarity(features[row], one, dim=0).item() for one in sharp]
+        rest = [value for i, value in enumerate(similar) if i != own]
+        assert cosine[row].item() == pytest.approx(similar[own], rel=1e-5)
+        assert found[row].item() == pytest.approx((similar[own] - mean(rest)) / stdev(rest), rel=1e-4)
+    # Whatever all cosines have in common does not count.
+    flat = torch.cat((features, torch.full((3, 1), 9.0)), dim=1)
+    assert standing(flat, torch.cat((sharp, torch.zeros(6, 1)), dim=1), [4, 0, 4])[1].tolist() == pytest.approx(
+        found.tolist()
+    )
 
 
 def test_views_are_not_made_smaller_than_anybody_can_be_seen_in():
-    model = Asymmetric(reid=Mean(1.0), size=(64, 32)).eval()
-    img = torch.rand(2, 3, 64, 32)
-    batches = [{"img": img, "size": torch.tensor([[64, 32], [16, 8]])}]
+    model = Asymmetric(reid=Stripes(1.0), size=(64, 32)).eval()
+    img = torch.rand(3, 3, 64, 32)
+    batches = [{"img": img, "size": torch.tensor([[64, 32], [16, 8], [64, 32]])}]
     told = calibrate(model, batches, Camera(rates=(1.0, 8.0)), Normalization())
     assert {rate: part["views"] for rate, part in told["by_rate"].items()} == {
-        "1": 2, "1.41": 2, "2": 2, "2.83": 1, "4": 1, "5.66": 1, "8": 1,
+        "1": 3, "1.41": 3, "2": 3, "2.83": 2, "4": 2, "5.66": 2, "8": 2,
     }  # fmt: skip
 
 
 def test_there_must_be_sharp_images():
-    with pytest.raises(ValueError, match="there are none"):
-        calibrate(Asymmetric(reid=Mean(1.0), size=(8, 8)), [], Camera(), Normalization())
+    with pytest.raises(ValueError, match="at least 3 sharp images, and there are 0"):
+        calibrate(Asymmetric(reid=Stripes(1.0), size=(8, 8)), [], Camera(), Normalization())

@@ -103,6 +103,8 @@ def test_a_task_without_training_and_an_evaluation_need_no_epoch(given):
         (["compare.models", ["resnet50"], "compare.weights", "x.pth"], r"compare\.weights is 'x\.pth'"),
         (["model.resume", "x.pth"], r"model\.resume is 'x\.pth'"),
         (["model.name", "kgnet", "model.options", {"hourglass_weights": "{root}/x"}], r"hourglass_weights is .* 'd/x'"),
+        (["model.name", "asymmetric", "model.gallery_run", "x"], r"gallery_run is 'x', which is no folder of a run"),
+        (["model.name", "asymmetric", "model.reid_weights", "x.pth"], r"model\.reid_weights is 'x\.pth'"),
         (["test.evaluate", True, "model.load_weights", "x.pth"], r"model\.load_weights is 'x\.pth'"),
         (["stages", {"a": {}, "b": {"model": {"load_weights": "x"}}}], r"stages\.b: model\.load_weights is 'x'"),
     ],
@@ -118,6 +120,7 @@ def test_weights_that_are_there_or_not_read_or_yet_to_come(given, tmp_path):
     check_weights(given("model.name", "resnet50", "model.reid_weights", "none", "compare.weights", "none"))
     check_weights(given("model.name", "sr_reid", "test.evaluate", True, "sr.weights", "none", "model.resume", "none"))
     check_weights(given("model.name", "msifla", "model.options", {"scale_weights": [3.0, 1.0]}))
+    check_weights(given("model.name", "asymmetric", "model.gallery_run", "{a}", "model.reid_weights", "none"))
     check_weights(given("stages", {"a": {}, "b": {"model": {"load_weights": "{a}/last.pth.tar"}}}))
 
 

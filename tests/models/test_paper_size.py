@@ -39,3 +39,15 @@ def test_psh_rnet_takes_a_step_at_paper_size(repo, name):
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
     with torch.no_grad():
         assert model.eval()(img).shape == (2, 6656)
+
+
+@pytest.mark.slow
+def test_an_asymmetric_query_encoder_takes_a_step_at_its_default_sizes():
+    model = build_model("asymmetric", num_classes=751, pretrained=False, query="osnet_x0_25", query_size=(128, 64))
+    out = model(*torch.rand(2, 2, 3, 256, 128).unbind())
+    (1 - torch.cosine_similarity(out.query, out.gallery).mean() + out.query_logits.logsumexp(1).mean()).backward()
+    unused = [name for name, p in model.named_parameters() if p.grad is None]
+    assert unused and all(name.startswith("gallery.") for name in unused)
+    batch = {"img": torch.rand(2, 3, 256, 128), "size": torch.tensor([[64, 32], [256, 128]]), "role": ["query"] * 2}
+    with torch.no_grad():
+        assert model.eval().extract(batch).shape == (2, 512)

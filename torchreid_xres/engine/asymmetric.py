@@ -30,7 +30,7 @@ from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
 from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.engine.restorer import full_flags
 from torchreid_xres.engine.rounds import Rounds
-from torchreid_xres.engine.routing import calibrate
+from torchreid_xres.engine.routing import LEAST, calibrate
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.asymmetric import AsymmetricLoss
 from torchreid_xres.models.asymmetric import NEVER, AsymmetricOutput, described
@@ -161,12 +161,14 @@ class AsymmetricEngine(XresEngine):
         if self.average is not None:
             with torch.no_grad():
                 target = shared(partial(described, self.average.module.eval()), sharp)
+        # Among several processes what is gathered seems to have a graph.
+        gallery = output.gallery.detach() if unwrap(self.model).mode == "frozen" else output.gallery
         known = has_original(data) if "img_hr" in data else ~data["low"] if "low" in data else None
         logits = output.query_logits
         if output.gallery_logits is not None:
             logits = torch.cat((logits, output.gallery_logits))
         pids = data["pid"] if self.loss.labelled else None
-        found = self.loss(output.query, output.gallery, target, known, logits, pids)
+        found = self.loss(output.query, gallery, target, known, logits, pids)
         if logits is not None:
             found["acc"] = 100 * (output.query_logits.argmax(1) == pids).float().mean()
         return found
@@ -211,7 +213,7 @@ class AsymmetricEngine(XresEngine):
         told = self.routing["threshold"]
         logger.info(
             "found on %d images that were kept out: %s", self.routing["images"],
-            "the query encoder is nowhere nearer to the sharp images' features, and answers no query" if told is None
+            "the query encoder nowhere finds the sharp image better, and answers no query" if told is None
             else f"queries that are enlarged at least {told:.2f} times go to the query encoder",
         )  # fmt: skip
 
@@ -260,6 +262,12 @@ def _members(dataset: Dataset) -> list[Dataset]:
 def _chosen(dataset: Dataset, sharp: Sequence[int], share: float) -> list[int]:
     """Return the images that are kept out, by a hash of their names, whatever their labels or folder."""
     count = min(MOST_HELD_OUT, round(share * len(sharp)))
+    if share and count < LEAST:
+        logger.warning(
+            "%g of %d sharp images are too few to find the threshold on, %d at least: it stays as it is",
+            share, len(sharp), LEAST,
+        )  # fmt: skip
+        return []
     return sorted(shuffled(sharp, "asymmetric", key=lambda i: Path(dataset.train[i][0]).name)[:count])
 
 

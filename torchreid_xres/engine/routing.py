@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,19 +16,19 @@ from torchreid_xres.data.degrade import low_size
 from torchreid_xres.models.asymmetric import NEVER, Asymmetric
 from torchreid_xres.models.layers import Normalization
 
-ROUNDING = 1e-5  # of a cosine
+ROUNDING = 1e-4  # of a standing
+LEAST = 3  # sharp images for a mean and a deviation over the others
 
 
 def find_threshold(magnification: Tensor, query: Tensor, gallery: Tensor) -> float:
     """Return the magnification from which the query encoder is to answer.
 
-    It is where the features of all views together are nearest to the sharp images': the gallery encoder's below, the
-    query encoder's from there on.
+    It is where all views together do best: with the gallery encoder below, with the query encoder from there on.
 
     Args:
         magnification: of each view, (N,).
-        query: (N,), cosine of the query encoder's feature of the view to the gallery encoder's of the sharp image.
-        gallery: (N,), that of the gallery encoder's own feature of the view.
+        query: (N,), how near the query encoder's feature of the view is to the sharp image's (:func:`standing`).
+        gallery: (N,), how near the gallery encoder's own feature of the view is.
 
     Returns:
         Half way, by ratio, between two magnifications; 0 where the query encoder is never worse, and the largest
@@ -52,6 +53,36 @@ def find_threshold(magnification: Tensor, query: Tensor, gallery: Tensor) -> flo
     return NEVER if cut == len(gain) else math.sqrt(sorted_[cut - 1] * sorted_[cut])
 
 
+def standing(features: Tensor, sharp: Tensor, own: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return how near features are to those of their own sharp images, alone and among all.
+
+    A ranking asks how far the right image stands out, not how large its cosine is: features that follow others have
+    smaller cosines to all of these, and a cosine alone would call them worse where they find more.
+
+    Args:
+        features: (V, D), of degraded views.
+        sharp: (N, D), of all sharp images, N at least 3.
+        own: of each view the row of its image in ``sharp``.
+
+    Returns:
+        The cosines (V,), and by how many standard deviations, over the other images, they lie above the others' mean,
+        (V,); float64 both.
+
+    Example:
+        >>> sharp = torch.eye(4)
+        >>> standing(torch.tensor([[3.0, 0.0, 0.0, 4.0]]), sharp, own=[0])
+        (tensor([0.6000], dtype=torch.float64), tensor([0.7217], dtype=torch.float64))
+    """
+    similar = F.normalize(features.double(), dim=1) @ F.normalize(sharp.double(), dim=1).T  # (V, N)
+    rows = torch.arange(len(own), device=similar.device)
+    columns = torch.as_tensor(own, device=similar.device)
+    cosine = similar[rows, columns]
+    others = torch.ones_like(similar, dtype=torch.bool)
+    others[rows, columns] = False
+    rest = similar[others].view(len(own), -1)  # (V, N - 1)
+    return cosine, (cosine - rest.mean(dim=1)) / rest.std(dim=1).clamp(min=1e-9)
+
+
 @torch.no_grad()
 def calibrate(
     model: Asymmetric,
@@ -72,20 +103,21 @@ def calibrate(
 
     Returns:
         As JSON can hold it: ``threshold`` (None: no query goes to the query encoder), the number of ``images``, and
-        ``by_rate``: {rate: median ``magnification``, mean cosines to the sharp images' features, ``query`` and
-        ``gallery``, and number of ``views``}.
+        ``by_rate``: {rate: number of ``views``, median ``magnification``, and of ``query`` and ``gallery`` encoder the
+        mean ``cosine`` to the sharp image's feature and the mean ``standing``}.
 
     Raises:
-        ValueError: if there is no image.
+        ValueError: if there are fewer than three images.
     """
     steps = math.ceil(2 * math.log2(camera.rates[1]))
     rates = [*(2 ** (step / 2) for step in range(steps)), camera.rates[1]]  # half an octave apart
+    batches = list(batches)
+    sharp = [run(lambda img=batch["img"]: model.describe_gallery(img), batch["img"]).float() for batch in batches]
+    everyone = torch.cat([*sharp, torch.zeros(0, model.dim, device=model.length.device)])
+    if len(everyone) < LEAST:
+        raise ValueError(f"the threshold is found on at least {LEAST} sharp images, and there are {len(everyone)}")
     found: dict[float, list[Tensor]] = {}
-    lengths: list[Tensor] = []
-    for batch in batches:
-        img = batch["img"]
-        sharp = run(lambda img=img: model.describe_gallery(img), img).float()
-        lengths.append(sharp.norm(dim=1).double().cpu())
+    for batch, start in zip(batches, accumulate(map(len, sharp), initial=0), strict=False):
         for rate in rates:
             rows = [i for i, (h, _) in enumerate(batch["size"].tolist()) if camera.largest_rate(h) >= rate]
             if not rows:
@@ -93,7 +125,7 @@ def calibrate(
             sizes = [tuple(batch["size"][i].tolist()) for i in rows]
             seen = [
                 camera.view_at(image, size, rate)
-                for image, size in zip(normalize.undo(img[rows]), sizes, strict=True)
+                for image, size in zip(normalize.undo(batch["img"][rows]), sizes, strict=True)
             ]
             view = normalize(torch.stack(seen))
             small = torch.tensor([low_size(*size, rate) for size in sizes])
@@ -104,29 +136,24 @@ def calibrate(
                 "low": torch.full((len(rows),), rate > 1),
                 "rate": torch.full((len(rows),), rate, dtype=torch.float64),
             }
-            cosines = [
-                F.cosine_similarity(feature.float(), sharp[rows], dim=1).double().cpu()
-                for feature in (
-                    run(lambda view=view: model(view), view),
-                    run(lambda about=about: model.extract_gallery(about), view),
-                )
-            ]
-            found.setdefault(rate, []).append(torch.stack((img.shape[-2] / small[:, 0].double(), *cosines)))
-    if not lengths:
-        raise ValueError("the threshold is found on sharp images, and there are none")
-    by_rate = {rate: torch.cat(parts, dim=1) for rate, parts in found.items()}  # (3, V)
-    threshold = find_threshold(*torch.cat(list(by_rate.values()), dim=1))
+            told = [batch["img"].shape[-2] / small[:, 0].double()]
+            for work in (lambda view=view: model(view), lambda about=about: model.extract_gallery(about)):
+                told += [part.cpu() for part in standing(run(work, view), everyone, [start + row for row in rows])]
+            found.setdefault(rate, []).append(torch.stack(told))
+    by_rate = {rate: torch.cat(parts, dim=1) for rate, parts in found.items()}  # (5, V)
+    magnification, _, query, _, gallery = torch.cat(list(by_rate.values()), dim=1)
+    threshold = find_threshold(magnification, query, gallery)
     model.threshold.fill_(threshold)
-    model.length.fill_(torch.cat(lengths).mean())
+    model.length.fill_(everyone.norm(dim=1).mean())
     return {
         "threshold": None if threshold == NEVER else round(threshold, 4),
-        "images": sum(map(len, lengths)),
+        "images": len(everyone),
         "by_rate": {
             f"{rate:.3g}": {
                 "views": part.shape[1],
                 "magnification": round(part[0].median().item(), 3),
-                "query": round(part[1].mean().item(), 4),
-                "gallery": round(part[2].mean().item(), 4),
+                "cosine": {"query": round(part[1].mean().item(), 4), "gallery": round(part[3].mean().item(), 4)},
+                "standing": {"query": round(part[2].mean().item(), 3), "gallery": round(part[4].mean().item(), 3)},
             }
             for rate, part in by_rate.items()
         },

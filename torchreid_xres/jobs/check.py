@@ -87,6 +87,10 @@ def check_weights(cfg: CfgNode) -> None:
             if given and "{" not in path and not Path(path).is_file():
                 where = f"stages.{stage}: " if stage else ""
                 raise ConfigError(f"{where}{key} is {given!r}, and there is no file {path!r}")
+        path = file_of(own, own.model.gallery_run)
+        if path and "{" not in path and not own.test.evaluate and not Path(path, "run.json").is_file():
+            where = f"stages.{stage}: " if stage else ""
+            raise ConfigError(f"{where}model.gallery_run is {path!r}, which is no folder of a run: it has no run.json")
 
 
 def check_networks(cfg: CfgNode) -> None:
@@ -172,7 +176,7 @@ def _weights_of_model(cfg: CfgNode) -> list[str]:
     if cfg.test.evaluate or cfg.model.name not in MODELS:
         return ["model.load_weights", *["compare.weights"] * bool(cfg.compare.models)]
     takes = _takes(cfg.model.name)
-    read = {"model.reid_weights": "reid_weights" in takes, "sr.weights": "sr_weights" in takes}
+    read = {"model.reid_weights": "reid_weights" in takes and not cfg.model.gallery_run, "sr.weights": "sr_weights" in takes}
     read |= {"loss.ps.teacher": cfg.model.name == "psh_rnet", "compare.weights": cfg.compare.models}
     return ["model.load_weights", *(key for key, does in read.items() if does)]
 

@@ -106,7 +106,7 @@ class AsymmetricLoss(nn.Module):
 
     def _triplet(self, query: Tensor, gallery: Tensor, pids: Tensor) -> Tensor:
         query, gallery = (F.normalize(one.float(), dim=1) for one in (query, gallery))
-        if gallery.requires_grad:  # both views are anchors, and what those are compared with
+        if gallery.requires_grad:  # their encoder learns: both views are anchors, and what those are compared with
             return batch_hard_triplet(torch.cat((query, gallery)), pids.repeat(2), self.margin)
         return batch_hard_triplet(query, pids, self.margin, among=gallery)
 
