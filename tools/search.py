@@ -148,7 +148,7 @@ def adapt(args: argparse.Namespace) -> int:
     print(report(about))
     threshold = about["threshold"]
     print(
-        "the query encoder is nowhere nearer to the sharp images than the network itself, and answers no query"
+        "the query encoder nowhere finds the sharp image better than the network itself, and answers no query"
         if threshold is None
         else f"queries that the network enlarges at least {threshold:.2f} times go to the query encoder"
     )

@@ -318,7 +318,6 @@ def test_a_pair_of_encoders_says_from_where_on_which_answers(tmp_path):
     model.threshold.fill_(NEVER)
     with pytest.raises(ValueError, match="the query encoder answers no query"):
         export_onnx(model, tmp_path / "m.onnx", Recipe((32, 16)))
-    assert export_onnx(model, tmp_path / "g.onnx", Recipe((32, 16)), roles=["gallery"])[0].role == "gallery"
 
 
 @pytest.mark.slow

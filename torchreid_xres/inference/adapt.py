@@ -29,7 +29,7 @@ from torchreid_xres.data.degrade import low_size
 from torchreid_xres.data.split import shuffled
 from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.engine.asymmetric import MOST_HELD_OUT
-from torchreid_xres.engine.routing import calibrate
+from torchreid_xres.engine.routing import LEAST, calibrate
 from torchreid_xres.features.record import machine, versions, weights_hash
 from torchreid_xres.inference.extractor import Extractor, Prepared
 from torchreid_xres.inference.gallery import Gallery
@@ -44,7 +44,7 @@ from torchreid_xres.version import __version__
 logger = logging.getLogger(__name__)
 
 FEW = 200  # images, below which little is learned
-LEAST = 10
+LEAST_SHARP = 10
 LEAST_SHARE = 0.2  # of sharp images
 HELD_OUT = 0.1
 BATCH = 32
@@ -118,10 +118,10 @@ def plan(gallery: Gallery, extractor: Extractor, steps: int | None = None, query
             "say what a sharp one looks like (if they are as sharp as images get here, build another gallery with "
             "--full-size)"
         )
-    if len(sharp) < LEAST:
-        raise ValueError(f"{len(sharp)} sharp images are too few to learn from; at least {LEAST} are needed")
+    if len(sharp) < LEAST_SHARP:
+        raise ValueError(f"{len(sharp)} sharp images are too few to learn from; at least {LEAST_SHARP} are needed")
     drawn = shuffled(sharp, "adapt")
-    count = min(MOST_HELD_OUT, math.ceil(HELD_OUT * len(sharp)))
+    count = min(MOST_HELD_OUT, max(LEAST, math.ceil(HELD_OUT * len(sharp))))
     size = tuple(query_size) or extractor.size
     return Plan(
         sorted(drawn[count:]), sorted(drawn[:count]), len(there) - len(sharp), len(sizes) - len(there),
