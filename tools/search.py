@@ -176,11 +176,11 @@ def report(about: dict) -> str:
 
 def query_encoder(gallery: Gallery) -> Path | None:
     """Return the folder of the query encoder that belongs to a gallery; in a line, why one that is there does not."""
-    from torchreid_xres.inference.query_encoder import FOLDER, QueryEncoder
+    from torchreid_xres.inference.query_encoder import ABOUT, FOLDER, TRAINING, QueryEncoder
     from torchreid_xres.terminal import printable
 
     folder = gallery.folder / FOLDER
-    if not folder.is_dir():
+    if not any((folder / name).exists() for name in (ABOUT, TRAINING)):  # nothing was ever learned
         return None
     try:
         found = QueryEncoder.read(folder)

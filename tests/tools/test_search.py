@@ -16,7 +16,7 @@ from torchreid_xres.data.io import read_image
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.inference import Gallery
 from torchreid_xres.inference.acceptance import Acceptance
-from torchreid_xres.inference.query_encoder import ABOUT, FOLDER
+from torchreid_xres.inference.query_encoder import ABOUT, FOLDER, TRAINING
 from torchreid_xres.models import build_model
 
 TINY = ["data.height", "32", "data.width", "16", "sr.name", "vdsr", "sr.options", "{depth: 3, features: 4}",
@@ -83,11 +83,15 @@ def test_hits_near_enough_are_marked(run_tool, tool, run_folder, images, tmp_pat
     assert (0, 128, 0) in {colour for _, colour in colours}
 
 
-def test_an_adapted_gallery_answers_low_queries_by_itself(run_tool, run_folder, images, tmp_path):
+def test_an_adapted_gallery_answers_low_queries_by_itself(run_tool, tool, run_folder, images, tmp_path, capsys):
     place, found, low = tmp_path / "gallery", tmp_path / "found.json", tmp_path / "low.png"
     assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0
     low_image = read_image(images / "010" / "010_c2_1.png").resize((6, 12))
     low_image.save(low)
+    (place / FOLDER).mkdir()  # as one that was refused leaves it
+    assert tool.query_encoder(Gallery(place)) is None and not capsys.readouterr().err
+    (place / FOLDER / TRAINING).touch()
+    assert tool.query_encoder(Gallery(place)) is None and "not finished; xres search adapt" in capsys.readouterr().err
     status, out, err = run_tool("adapt", "--gallery", place, "--steps", 1)
     assert status == 0 and "18 images are few to learn from: below 200" in err
     assert "| enlarged " in out and "| 1 times " in out and f"next: xres search query PICTURE --gallery {place}" in out
