@@ -214,7 +214,7 @@ def test_a_changed_gallery_says_which_share_is_new(gallery, learned, extractor, 
     assert extractor(picture(8)).shape == Extractor(extractor.weights, query_encoder=learned)(picture(8)).shape
 
 
-def test_images_that_are_low_already_are_refused(extractor, tmp_path):
+def test_images_that_are_low_already_are_refused(extractor, tmp_path, monkeypatch):
     images = tmp_path / "images"
     images.mkdir()
     for number in range(12):
@@ -234,6 +234,12 @@ def test_images_that_are_low_already_are_refused(extractor, tmp_path):
     (images / "25.png").unlink()
     planned = plan(gallery, extractor)
     assert (planned.low, planned.gone, planned.few) == (12, 1, True)
+    learned = adapt.adapt(gallery, extractor, plan(gallery, extractor, 1))
+    PIL.Image.new("RGB", (8, 16), "red").save(images / "low.png")
+    gallery.update(images)
+    assert learned.share_of_others(gallery.features) > 0
+    monkeypatch.setattr(adapt._Adaptation, "_step", lambda *_: pytest.fail("of these nothing new is learned"))
+    assert adapt.adapt(gallery, extractor, plan(gallery, extractor, 1)).share_of_others(gallery.features) == 0
     assert len(planned.learned) + len(planned.held_out) == 13 and planned.steps == default_steps(13)
     for file in images.iterdir():
         file.unlink()

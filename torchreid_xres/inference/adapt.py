@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -161,9 +161,10 @@ def adapt(gallery: Gallery, extractor: Extractor, planned: Plan) -> QueryEncoder
         except (OSError, ValueError):
             known = None
         if known is not None and known.about.get("key") == adaptation.key:
-            return known
-        adaptation.learn()
-        found = adaptation.result()
+            found = replace(known, images=adaptation.sums)  # among the others of the gallery may be new ones
+        else:
+            adaptation.learn()
+            found = adaptation.result()
         found.save()
         adaptation.state.unlink(missing_ok=True)
         return found
