@@ -176,7 +176,8 @@ def _weights_of_model(cfg: CfgNode) -> list[str]:
     if cfg.test.evaluate or cfg.model.name not in MODELS:
         return ["model.load_weights", *["compare.weights"] * bool(cfg.compare.models)]
     takes = _takes(cfg.model.name)
-    read = {"model.reid_weights": "reid_weights" in takes and not cfg.model.gallery_run, "sr.weights": "sr_weights" in takes}
+    followed = bool(cfg.model.gallery_run)  # whose weights are those of another run
+    read = {"model.reid_weights": "reid_weights" in takes and not followed, "sr.weights": "sr_weights" in takes}
     read |= {"loss.ps.teacher": cfg.model.name == "psh_rnet", "compare.weights": cfg.compare.models}
     return ["model.load_weights", *(key for key, does in read.items() if does)]
 
