@@ -10,6 +10,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 from torchreid_xres import host
+from torchreid_xres.features.record import weights_hash
 from torchreid_xres.inference import export
 from torchreid_xres.inference.accuracy import compare_accuracy
 from torchreid_xres.inference.branches import ways
@@ -304,6 +305,7 @@ def test_a_pair_of_encoders_says_from_where_on_which_answers(tmp_path):
     files = export_onnx(model, tmp_path / "m.onnx", Recipe((32, 16)))
     sessions = {file.role: Session(file.path) for file in files}
     assert [session.facts["threshold"] for session in sessions.values()] == ["4.5", "4.5"]
+    assert sessions["query"].facts["gallery_sha256"] == weights_hash(model.gallery)
     prepare = export.Chain(model, "query", Recipe((32, 16))).prepare
     threshold = float(sessions["query"].facts["threshold"])
     for height in (7, 8, 32):
