@@ -161,7 +161,7 @@ def report(about: dict) -> str:
     """Return what an adaptation changed on images that it has not learned from, as text."""
     from torchreid_xres.text import text_table
 
-    shown = {"cosine to sharp": ("cosine", ".3f"), "sharp one first, %": ("first", ".1f"), "its median rank": ("rank", "g")}
+    shown = {"cosine to sharp": ("cosine", ".3f"), "sharp one first, %": ("first", ".1f"), "median rank": ("rank", "g")}
     rows = [
         {"enlarged": f"{part['magnification']} times", "images": part["images"]}
         | {"adapted": part["by_query_encoder"]}

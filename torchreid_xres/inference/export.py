@@ -88,8 +88,8 @@ def export_onnx(
     The input ``image`` is (N, 3, h, w), RGB, of any N, h and w; the output ``descriptor`` is (N, D), float32. Every
     file is run by onnxruntime on batches of several sizes, with images of several sizes, beside the model's own
     ``extract`` (or ``forward``) in torch; only if all agree are the files put in place, all or none. Those of a query
-    and a gallery encoder hold ``threshold``: an image is for the first if the input is at least so many times as high, and
-    ``gallery_sha256``, the hash of the gallery encoder's weights.
+    and a gallery encoder hold ``threshold``, an image is for the first if the input is at least so many times as high,
+    and ``gallery_sha256``, the hash of the gallery encoder's weights.
 
     Args:
         model: the network; left as it was.
