@@ -226,6 +226,7 @@ def test_queries_and_gallery_meet_their_encoders(engine_of, monkeypatch):
     assert features[0].shape[1] == 128
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_like_a_whole_one(config, tmp_path, monkeypatch):
     whole = run_job(config(train__max_epoch=2, data__save_dir=str(tmp_path / "whole")))
     real = XresEngine.forward_backward
