@@ -5,12 +5,14 @@
     xres export RUN --out small.onnx --precision int8 --images path/to/training/images
     xres export RUN --out model.onnx --dataset vehicle2cam --root /path/to/data   # and rank with it
     xres export osnet.pth --model osnet_x0_25 --size 256 128 --out osnet.onnx     # torchreid's networks
+    xres export RUN --query-encoder log/gallery/query_encoder --out model.onnx    # with what search adapt learned
 
 The input is (N, 3, h, w), RGB, uint8 (or with --input float32: 0 to 1), of any size and number: resizing and
 normalisation are in the file. A method that treats low-resolution queries and high-resolution gallery images
 differently becomes two files, whose descriptors are compared with each other: the first is for low-resolution images,
-the second for others (KGNet with route "role": for all queries, and for the gallery). If the answers of a file are not
-torch's, or their least cosine is under the bound, nothing is kept and the exit status is 2.
+the second for others (KGNet with route "role": for all queries, and for the gallery; with a query encoder both hold as
+"threshold" how many times the network must enlarge a picture's height for the first to answer). If the answers of a
+file are not torch's, or their least cosine is under the bound, nothing is kept and the exit status is 2.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--role", choices=ROLES, help="of a method with two files, only this one")
     parser.add_argument("--low-size", type=int, nargs=2, metavar=("H", "W"), help="DGRL, PRPR: queries' own size, "
                         "from which they are restored; default: a third of the network's")  # fmt: skip
+    parser.add_argument("--query-encoder", type=Path, metavar="DIR", help="what search adapt learned for a gallery of "
+                        "this network: becomes the file for queries")  # fmt: skip
     parser.add_argument("--precision", choices=BOUNDS, default="fp32")
     parser.add_argument("--input", choices=INPUTS, default="uint8", help="type of the pixels; default: uint8")
     parser.add_argument("--opset", type=int, default=LEAST_OPSET)
@@ -53,8 +57,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = reader.parse_args(argv)
     if args.count < 2:
         reader.error(f"--count must be at least 2, not {args.count}")
-    if args.dataset and (args.model or args.role or args.run.is_file()):
-        reader.error("--dataset ranks the network of a run's folder with all its files: leave out --model and --role")
+    if args.dataset and (args.model or args.role or args.query_encoder or args.run.is_file()):
+        reader.error("--dataset ranks the network of a run's folder with all its files: leave out --model, --role and "
+                     "--query-encoder")  # fmt: skip
     return args
 
 
@@ -76,11 +81,14 @@ def main(args: argparse.Namespace) -> int:
     from torchreid_xres.inference.accuracy import compare_accuracy
     from torchreid_xres.inference.export import Recipe, export_onnx
     from torchreid_xres.inference.network import find_run, host_config, load_network
+    from torchreid_xres.inference.query_encoder import QueryEncoder
     from torchreid_xres.text import text_table
 
     require_place(args.out)
     run, weights = find_run(args.run, host_config(args.model, tuple(args.size)) if args.model else None)
     model, _ = load_network(run, weights)
+    if args.query_encoder:
+        model = QueryEncoder.read(args.query_encoder).beside(model, (run.cfg.data.height, run.cfg.data.width))
     files = export_onnx(
         model,
         args.out,

@@ -4,13 +4,16 @@
     xres search query path/to/picture.jpg --gallery log/gallery --top 10
     xres search query path/to/pictures another.jpg --gallery log/gallery --accept 0.001 --json hits.json
     xres search query scene.jpg --box 310 84 42 96 --gallery log/gallery --sheet hits.jpg --json hits.json
+    xres search adapt --gallery log/gallery
 
 ``build`` takes the folder of a trained run, or a checkpoint: one in a run's folder, one of torchreid with ``--model``
 and ``--size``, or any with ``--config-file``. It may be stopped at any time and goes on where it was; later it adds
 only new and changed images and drops those that are gone. ``query`` takes pictures of any sizes, or a box of one, and
 chooses front end and branch by each picture's resolution. A search always finds something; ``--accept`` marks what is
 near enough, by the evaluation of the gallery's run. For data that is smaller than the network's input even at full
-resolution, ``build`` wants to know ``--full-size`` (Market-1501: 128 64).
+resolution, ``build`` wants to know ``--full-size`` (Market-1501: 128 64). ``adapt`` learns from the gallery's images,
+without labels, to describe bad crops as the sharp images are described; ``query`` then does so by itself, and the
+gallery's features stay as they are.
 """
 
 from __future__ import annotations
@@ -27,11 +30,12 @@ from program import ending, new_parser, tool
 if TYPE_CHECKING:
     import PIL.Image
 
-    from torchreid_xres.inference import Extractor, Hit
+    from torchreid_xres.inference import Extractor, Gallery, Hit
     from torchreid_xres.inference.acceptance import Acceptance
 
 COLUMNS, HEIGHT = 6, 192  # of a contact sheet
 SHOWN = 10  # unusable files that are named one by one
+MANY_OTHERS = 0.2  # share of the gallery's images, above which it is worth while to adapt again
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,7 +65,15 @@ def parser() -> argparse.ArgumentParser:
         "--sheet", type=ending("pictures", PICTURES), metavar="FILE",
         help="draw a contact sheet of what was found; for several pictures one each, their names numbered",
     )  # fmt: skip
-    for command in (build, query):
+    query.add_argument("--no-adapt", action="store_true", help="leave aside what adapt has learned")
+    adapt = commands.add_parser("adapt", help="learn from a gallery's images to describe low-resolution queries")
+    adapt.add_argument("--run", type=Path, help="where run or checkpoint are now, if they were moved")
+    adapt.add_argument("--steps", type=int, help="of learning (default: 680 for 2,000 images, by their root)")
+    adapt.add_argument(
+        "--query-size", type=int, nargs=2, default=(), metavar=("H", "W"),
+        help="input of the query encoder; half the network's costs a quarter (default: the network's)",
+    )  # fmt: skip
+    for command in (build, query, adapt):
         command.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="where the gallery is kept")
         command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: the GPU if there is one")
         command.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: as the run was evaluated")
@@ -81,7 +93,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 @tool(parse, "the same command goes on from here")
 def main(args: argparse.Namespace) -> int:
-    return build(args) if args.command == "build" else query(args)
+    return {"build": build, "query": query, "adapt": adapt}[args.command](args)
 
 
 def build(args: argparse.Namespace) -> int:
@@ -115,6 +127,76 @@ def build(args: argparse.Namespace) -> int:
     return 0
 
 
+def adapt(args: argparse.Namespace) -> int:
+    from torchreid_xres.inference import Gallery
+    from torchreid_xres.inference.adapt import FEW, plan
+    from torchreid_xres.inference.adapt import adapt as learn
+
+    gallery = Gallery(args.gallery)
+    extractor = gallery.make_extractor(args.run or "", device=args.device, precision=args.precision)
+    planned = plan(gallery, extractor, args.steps, args.query_size)
+    if planned.low or planned.gone:
+        print(f"left out: {planned.low} images of low resolution, {planned.gone} whose file is gone", file=sys.stderr)
+    if planned.few:
+        print(
+            f"{len(planned.learned) + len(planned.held_out)} images are few to learn from: below {FEW} expect less for "
+            "queries of other people or vehicles than the report shows; more images are the remedy", file=sys.stderr,
+        )  # fmt: skip
+    print(f"learning in {planned.steps} steps from {len(planned.learned)} images", file=sys.stderr)
+    learned = learn(gallery, extractor, planned)
+    about = learned.about
+    print(report(about))
+    threshold = about["threshold"]
+    print(
+        "the query encoder nowhere finds the sharp image better than the network itself, and answers no query"
+        if threshold is None
+        else f"queries that the network enlarges at least {threshold:.2f} times go to the query encoder"
+    )
+    print(f"{learned.folder}: {about['seconds']:.0f} s; of the gallery's own files none was written")
+    print(f"next: xres search query PICTURE --gallery {shlex.quote(str(args.gallery))}")
+    return 0
+
+
+def report(about: dict) -> str:
+    """Return what an adaptation changed on images that it has not learned from, as text."""
+    from torchreid_xres.text import text_table
+
+    shown = {"cosine to sharp": ("cosine", ".3f"), "sharp one first, %": ("first", ".1f"), "median rank": ("rank", "g")}
+    rows = [
+        {"enlarged": f"{part['magnification']} times", "images": part["images"]}
+        | {"adapted": part["by_query_encoder"]}
+        | {
+            name: " -> ".join(f"{part[when][key]:{form}}" for when in ("before", "after"))
+            for name, (key, form) in shown.items()
+        }
+        for part in about["report"]
+    ]
+    return text_table(rows)
+
+
+def query_encoder(gallery: Gallery) -> Path | None:
+    """Return the folder of the query encoder that belongs to a gallery; in a line, why one that is there does not."""
+    from torchreid_xres.inference.query_encoder import ABOUT, FOLDER, TRAINING, QueryEncoder
+    from torchreid_xres.terminal import printable
+
+    folder = gallery.folder / FOLDER
+    if not any((folder / name).exists() for name in (ABOUT, TRAINING)):  # nothing was ever learned
+        return None
+    try:
+        found = QueryEncoder.read(folder)
+        found.require_of(gallery.about["weights_sha256"])
+    except (OSError, ValueError) as error:
+        print(f"without query encoder: {printable(error)}", file=sys.stderr)
+        return None
+    others = found.share_of_others(gallery.features)
+    if others > MANY_OTHERS:
+        print(
+            f"{100 * others:.0f} % of the gallery's images came or changed since it was adapted; the query encoder is "
+            "still valid, and xres search adapt learns from these, too", file=sys.stderr,
+        )  # fmt: skip
+    return folder
+
+
 def query(args: argparse.Namespace) -> int:
     from torchreid_xres.data.io import save_image
     from torchreid_xres.files import require_other_file, write_json
@@ -134,7 +216,9 @@ def query(args: argparse.Namespace) -> int:
         require_other_file(path, [*args.images, gallery.images, args.gallery], "--sheet")
     if args.json:
         require_other_file(args.json, [*files, args.gallery], "--json")
-    extractor = gallery.make_extractor(args.run or "", device=args.device, precision=args.precision)
+    learned = None if args.no_adapt else query_encoder(gallery)
+    how = {"device": args.device, "precision": args.precision, "query_encoder": learned}
+    extractor = gallery.make_extractor(args.run or "", **how)
     records, told = [], []
     for start in range(0, len(files), extractor.batch_size):
         read = []
@@ -148,15 +232,21 @@ def query(args: argparse.Namespace) -> int:
         found = gallery.search(extractor.describe([one for *_, one in read]), args.top) if read else []
         for (number, file, prepared), hits in zip(read, found, strict=True):
             low, rate = extractor.is_low(prepared.size), native_rate(prepared.size, extractor.full_size)
+            adapted = bool(extractor.by_query_encoder([prepared]))
             if sheets:
-                restored = extractor.restored(prepared) if low else None
+                restored = extractor.restored(prepared) if low and not adapted else None
                 save_image(sheet(extractor, picture(extractor, file, args.box), restored, hits, limit), sheets[number])
             asked_for = {"file": str(file), "box": args.box, "size": list(prepared.size), "rate": rate, "low": low}
+            encoder = ""
+            if learned:
+                magnification = extractor.size[0] / prepared.size[0]
+                asked_for |= {"magnification": magnification, "encoder": "query" if adapted else "gallery"}
+                encoder = f"; enlarged {magnification:.1f} times, answered by the {asked_for['encoder']} encoder"
             records.append({"query": asked_for, "hits": [hit_record(hit, limit) for hit in hits]})
             height, width = prepared.size
             kind = f"low resolution, {rate:.1f} times smaller than {{}}x{{}}" if low else "full resolution for {}x{}"
             name = f"{printable(file)}, " if several else ""
-            told.append(f"query: {name}{height}x{width}, {kind.format(*extractor.full_size)}")
+            told.append(f"query: {name}{height}x{width}, {kind.format(*extractor.full_size)}{encoder}")
             told.append(shown(hits, limit))
     if not records:
         raise ValueError(f"none of the {len(files)} pictures can be read")
@@ -164,11 +254,15 @@ def query(args: argparse.Namespace) -> int:
         about = {"gallery": str(args.gallery), "images": len(gallery)}
         about |= {key: gallery.about[key] for key in ("model", "weights_sha256", "metric")}
         about |= {} if limit is None else {"accept": limit._asdict()}
+        if learned:
+            own = extractor.query_encoder.about
+            about["query_encoder"] = {key: own[key] for key in ("weights_sha256", "threshold")}
         write_json(about | ({"queries": records} if several else records[0]), args.json)
     if limit is not None:
         told.append(
             f"That score is of the test images of {limit.dataset}: {limit.tpr:.1f} % of the pairs of one identity and "
             f"at most {100 * limit.fpr:g} % of the others reach it; of other images other shares do."
+            + " It was measured without the query encoder." * bool(learned)
         )
     what = f"look at {printable(sheets[0])}" if sheets else "--sheet FILE draws what was found"
     print("\n".join([*told, f"next: {what}"]))

@@ -75,6 +75,7 @@ def test_psnr_on_real_crops(benchmark_module, shared_data, tmp_path):
     assert str(shared_data) not in json.dumps(kept)
 
 
+@pytest.mark.slow
 def test_loading_of_pairs_stands_beside_the_hosts_loader_twice(benchmark_module, tmp_path):
     kept = run(benchmark_module("loading"), tmp_path, "--count", 32, "--height", 32, "--width", 16, "--native", 32, 16)
     assert len(kept["rows"]) == 12

@@ -308,6 +308,7 @@ def test_a_stopped_run_ends_like_a_whole_one(config, tmp_path, monkeypatch):
     assert one["asymmetric"].keys() == {"loss", "average"}
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_its_evaluation_still_finds_the_threshold(config, tmp_path, monkeypatch):
     whole = config(train__max_epoch=1, data__save_dir=str(tmp_path / "whole"))
     record = run_job(whole)[0]

@@ -179,6 +179,7 @@ def test_alternate_has_an_optimiser_of_the_cascade_for_each_loss(in_double, opti
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_both_optimisers(tiny_config, tmp_path):
     changes = {**MSIFLA, "test__start_eval": 9, "train__epoch_batches": 1}
     whole, parts = (tiny_config(**changes, data__save_dir=str(tmp_path / name)) for name in ("whole", "parts"))

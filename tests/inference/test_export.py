@@ -10,6 +10,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 from torchreid_xres import host
+from torchreid_xres.features.record import weights_hash
 from torchreid_xres.inference import export
 from torchreid_xres.inference.accuracy import compare_accuracy
 from torchreid_xres.inference.branches import ways
@@ -17,6 +18,7 @@ from torchreid_xres.inference.export import ExportError, Recipe, Session, compar
 from torchreid_xres.inference.extractor import Extractor
 from torchreid_xres.inference.network import find_run, load_network
 from torchreid_xres.models import MODELS
+from torchreid_xres.models.asymmetric import NEVER, Asymmetric
 from torchreid_xres.models.nonlocal_block import NonLocal
 from torchreid_xres.models.staged_trunk import channels_after
 
@@ -292,6 +294,32 @@ def test_what_a_method_does_with_queries_exports(name, run_of, tmp_path):
     SHALLOW[name](model)
     (file,) = export_onnx(model.eval(), tmp_path / "m.onnx", Recipe.of(run.cfg), roles=["query"])
     assert file.role == ("" if name in ONE_FILE else "query")
+
+
+def test_a_pair_of_encoders_says_from_where_on_which_answers(tmp_path):
+    model = Asymmetric(reid=Small(), size=(32, 16), query_size=(16, 8)).eval()
+    with torch.no_grad():
+        model.query.linear.weight.add_(0.1 * torch.randn(6, 16))
+    model.threshold.fill_(4.5)  # beyond the third of the input's size that a query has by default
+    model.length.fill_(3.0)
+    files = export_onnx(model, tmp_path / "m.onnx", Recipe((32, 16)))
+    sessions = {file.role: Session(file.path) for file in files}
+    assert [session.facts["threshold"] for session in sessions.values()] == ["4.5", "4.5"]
+    assert sessions["query"].facts["gallery_sha256"] == weights_hash(model.gallery)
+    prepare = export.Chain(model, "query", Recipe((32, 16))).prepare
+    threshold = float(sessions["query"].facts["threshold"])
+    for height in (7, 8, 32):
+        image = torch.stack(noise(height, 5, count=2))
+        role = "query" if 32 / height >= threshold else "gallery"
+        assert role == ("query" if height == 7 else "gallery")
+        about = {"size": torch.tensor([[height, 5]] * 2), "role": [""] * 2}
+        with torch.no_grad():
+            wanted = model.extract({"img": prepare(image), **about})
+        assert torch.allclose(sessions[role](image), wanted, atol=1e-4)
+
+    model.threshold.fill_(NEVER)
+    with pytest.raises(ValueError, match="the query encoder answers no query"):
+        export_onnx(model, tmp_path / "m.onnx", Recipe((32, 16)))
 
 
 @pytest.mark.slow

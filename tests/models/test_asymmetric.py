@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from torchreid_xres import host
 from torchreid_xres.image import resize
+from torchreid_xres.inference.accuracy import sent_to
 from torchreid_xres.models import build_model
 from torchreid_xres.models.asymmetric import NEVER, Asymmetric, described
 
@@ -53,6 +54,7 @@ def test_queries_go_by_their_magnification_and_the_gallery_never_does(model):
     assert not model.for_query({**data, "role": ["gallery"] * 5}).any()
     assert model.for_query({**data, "role": [""] * 5}).tolist() == [True, False, True, False, False]
     assert not model.for_query({"img": data["img"]}).any()  # of a set of the host
+    assert sent_to(model, data) == ["query", "gallery", "query", "gallery", "gallery"]
     said = model.extract(data)
     own, others = model(data["img"]), model.gallery(data["img"])
     wanted = torch.where(model.for_query(data)[:, None], own, others)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from torchreid_xres.models import build_model
+from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view
 
@@ -74,6 +75,16 @@ def test_kgnet_goes_by_role_or_by_rate(batch):
     nobody_knows = {**batch, "role": ["", ""]}
     model = noisy(build_model("kgnet", pretrained=False, **TINY["kgnet"]))
     assert torch.equal(restored_view(model, nobody_knows)[1], plain[1])
+
+
+def test_a_query_encoder_answers_without_the_front_end(batch):
+    gallery = noisy(build_model("sr_reid", pretrained=False, **TINY["sr_reid"]))
+    model = Asymmetric(reid=gallery, size=(128, 128)).eval()
+    plain = Normalization().undo(batch["img"])
+    for threshold, restored in ((5.0, True), (4.0, False)):  # the low query is enlarged 4 times
+        model.threshold.fill_(threshold)
+        assert torch.equal(restored_view(model, batch)[0], plain[0]) != restored
+        assert torch.equal(restored_view(model, batch)[1], plain[1])
 
 
 def test_models_without_a_front_end_have_no_view(batch):

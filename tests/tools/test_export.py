@@ -3,8 +3,12 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from adapted import with_threshold
 
 from torchreid_xres import host
+from torchreid_xres.features.record import weights_hash
+from torchreid_xres.inference import Extractor, Gallery
+from torchreid_xres.inference.adapt import adapt, plan
 from torchreid_xres.inference.export import Exported, ExportError
 
 
@@ -43,6 +47,29 @@ def test_what_the_command_line_says_reaches_the_export(run_tool, osnet, tmp_path
     assert {key: options[key] for key in ("precision", "bound", "input_type", "opset", "roles")} == {
         "precision": "int8", "bound": 0.9, "input_type": "float32", "opset": 20, "roles": ("query",),
     }  # fmt: skip
+
+
+def test_what_was_learned_for_a_gallery_becomes_the_file_for_queries(run_tool, osnet, tiny_root, tmp_path, monkeypatch):
+    extractor = Extractor.of_host("osnet_x0_25", osnet[0], size=(32, 16), batch_size=18)
+    gallery = Gallery(tmp_path / "gallery", extractor)
+    gallery.update(tiny_root / "gallery")
+    learned = adapt(gallery, extractor, plan(gallery, extractor, 1))
+    with_threshold(learned.folder, 2.5)
+    asked = []
+
+    def instead(model, path, recipe, **options):
+        asked.append(model)
+        return [Exported(path, "query", options["precision"], 1e-6, 0.99999, 512, 2_000_000)]
+
+    monkeypatch.setattr("torchreid_xres.inference.export.export_onnx", instead)
+    argv = (*osnet, "--query-encoder", learned.folder, "--out", tmp_path / "m.onnx")
+    code, _, said = run_tool(*argv)
+    (model,) = asked
+    assert code == 0 and model.threshold == 2.5, said
+    assert weights_hash(model.gallery) == extractor.about["weights_sha256"]
+    monkeypatch.undo()
+    code, _, said = run_tool(*osnet[:-2], 64, 32, *argv[len(osnet) :])
+    assert code == 2 and "its gallery encoder's input is 32x16, and this one's 64x32" in said
 
 
 def test_a_file_that_is_not_the_network_ends_with_status_2(run_tool, osnet, monkeypatch):

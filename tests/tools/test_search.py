@@ -7,6 +7,7 @@ import sys
 
 import PIL.Image
 import pytest
+from adapted import with_threshold
 from tiny_jobs import untrained_run
 
 from torchreid_xres import checkpoint
@@ -15,6 +16,7 @@ from torchreid_xres.data.io import read_image
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.inference import Gallery
 from torchreid_xres.inference.acceptance import Acceptance
+from torchreid_xres.inference.query_encoder import ABOUT, FOLDER, TRAINING
 from torchreid_xres.models import build_model
 
 TINY = ["data.height", "32", "data.width", "16", "sr.name", "vdsr", "sr.options", "{depth: 3, features: 4}",
@@ -79,6 +81,53 @@ def test_hits_near_enough_are_marked(run_tool, tool, run_folder, images, tmp_pat
     assert record["accept"]["distance"] == limit.distance and record["accept"]["dataset"] == "folder"
     colours = PIL.Image.open(tmp_path / "sheet.png").convert("RGB").getcolors(1 << 20)
     assert (0, 128, 0) in {colour for _, colour in colours}
+
+
+def test_an_adapted_gallery_answers_low_queries_by_itself(run_tool, tool, run_folder, images, tmp_path, capsys):
+    place, found, low = tmp_path / "gallery", tmp_path / "found.json", tmp_path / "low.png"
+    assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0
+    low_image = read_image(images / "010" / "010_c2_1.png").resize((6, 12))
+    low_image.save(low)
+    (place / FOLDER).mkdir()  # as one that was refused leaves it
+    assert tool.query_encoder(Gallery(place)) is None and not capsys.readouterr().err
+    (place / FOLDER / TRAINING).touch()
+    assert tool.query_encoder(Gallery(place)) is None and "not finished; xres search adapt" in capsys.readouterr().err
+    status, out, err = run_tool("adapt", "--gallery", place, "--steps", 1)
+    assert status == 0 and "18 images are few to learn from: below 200" in err
+    assert "| enlarged " in out and "| 1 times " in out and f"next: xres search query PICTURE --gallery {place}" in out
+    with_threshold(place / FOLDER, 2.0)
+    sharp, how = images / "010" / "010_c2_1.png", ("--gallery", place, "--top", 3, "--json", found)
+    records = []
+    for more in ((), ("--no-adapt",)):
+        status, out, _ = run_tool("query", sharp, *how, *more)
+        records.append(json.loads(found.read_text()))
+        assert status == 0 and ("answered by" in out) == ("query_encoder" in records[-1]) == (not more)
+    assert records[0]["hits"] == records[1]["hits"]
+    status, out, err = run_tool("query", low, sharp, *how)
+    record = json.loads(found.read_text())
+    first, second = (line for line in out.splitlines() if line.startswith("query: "))
+    assert status == 0 and not err and first.endswith("; enlarged 2.7 times, answered by the query encoder")
+    assert second.endswith("full resolution for 32x16; enlarged 0.5 times, answered by the gallery encoder")
+    assert [one["query"]["encoder"] for one in record["queries"]] == ["query", "gallery"]
+    assert record["queries"][0]["query"]["magnification"] == pytest.approx(32 / 12)
+    assert record["query_encoder"]["threshold"] == 2
+
+    for file in (images / "008", images / "009"):
+        shutil.rmtree(file)
+    for number in range(4):
+        low_image.save(images / f"{number}.png")
+    assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0
+    status, out, err = run_tool("query", low, *how)
+    assert status == 0 and "answered by the query encoder" in out
+    assert "25 % of the gallery's images came or changed since it was adapted" in err
+    about = json.loads((place / FOLDER / ABOUT).read_text())
+    for change, told in (
+        ({"gallery_sha256": "0" * 64}, "with the weights 000000000000, and these are"),
+        ({"weights_sha256": "0" * 64}, "was not finished"),
+    ):
+        (place / FOLDER / ABOUT).write_text(json.dumps(about | change))
+        status, out, err = run_tool("query", low, *how)
+        assert status == 0 and told in err and err.startswith("without query encoder: ") and "answered by" not in out
 
 
 def test_many_queries_are_answered_as_one_by_one(run_tool, tool, run_folder, images, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from torchreid_xres.inference.export import ROLES, Exported, Session
 from torchreid_xres.jobs.extraction import trained_engine
 from torchreid_xres.jobs.run import Run, ranking_options
 from torchreid_xres.metrics import rank_features
+from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.models.kgnet import KGNet
 from torchreid_xres.models.layers import Normalization
 
@@ -26,9 +27,12 @@ def sent_to(model: nn.Module, batch: Mapping[str, Any]) -> list[str]:
 
     Args:
         model: the network.
-        batch: with ``low`` and ``role``.
+        batch: with ``img``, ``low``, ``size`` and ``role``.
     """
-    low = model.taken_as_low(batch) if isinstance(model, KGNet) else torch.as_tensor(batch["low"])
+    if isinstance(model, Asymmetric):
+        low = model.for_query(batch)
+    else:
+        low = model.taken_as_low(batch) if isinstance(model, KGNet) else torch.as_tensor(batch["low"])
     return ["query" if flag else "gallery" for flag in low.tolist()]
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from torchreid_xres.features.record import weights_hash
 from torchreid_xres.files import whole_file
 from torchreid_xres.inference.branches import ways
 from torchreid_xres.inference.chain import Chain, Recipe, by
+from torchreid_xres.models.asymmetric import NEVER, Asymmetric
 from torchreid_xres.sr.spandrel import SpandrelFrontEnd
 from torchreid_xres.version import __version__
 
@@ -85,7 +87,9 @@ def export_onnx(
 
     The input ``image`` is (N, 3, h, w), RGB, of any N, h and w; the output ``descriptor`` is (N, D), float32. Every
     file is run by onnxruntime on batches of several sizes, with images of several sizes, beside the model's own
-    ``extract`` (or ``forward``) in torch; only if all agree are the files put in place, all or none.
+    ``extract`` (or ``forward``) in torch; only if all agree are the files put in place, all or none. Those of a query
+    and a gallery encoder hold ``threshold``, an image is for the first if the input is at least so many times as high,
+    and ``gallery_sha256``, the hash of the gallery encoder's weights.
 
     Args:
         model: the network; left as it was.
@@ -123,12 +127,18 @@ def export_onnx(
     _check(precision, input_type, opset, roles, images)
     needs_onnx()
     model = copy.deepcopy(model).cpu().float().eval()
+    routing = {}
+    if isinstance(model, Asymmetric):
+        routing = {"threshold": model.threshold.item(), "gallery_sha256": weights_hash(model.gallery)}
+        if "query" in roles:
+            recipe = replace(recipe, low_size=_routed_size(model, recipe))
     wanted = [role for role in ways(model, recipe.low_size) if role in roles or not role]
     # 8 bits are not good for what no picture shows: they are compared on pictures only.
     batches = _batches(images[1::2] if precision == "int8" else images, precision != "int8", INPUTS[input_type])
     least = BOUNDS[precision] if bound is None else bound
     about = {
         **(facts or {}),
+        **routing,
         **{key: by(value) if "size" in key else value for key, value in asdict(recipe).items()},
         "package": f"torchreid_xres {__version__}",
         "torch": torch.__version__,
@@ -291,6 +301,15 @@ def _check(precision: str, input_type: str, opset: int, roles: Sequence[str], im
         raise ValueError(f"opset {opset} has no antialiased resizing; at least {LEAST_OPSET}")
     if precision == "int8" and len(images) < 2:
         raise ValueError(f"int8 takes its ranges from images, and is compared on others; there are {len(images)}")
+
+
+def _routed_size(model: Asymmetric, recipe: Recipe) -> tuple[int, int]:
+    """Return the size of a query that goes to the query encoder, at most the one that was asked for."""
+    threshold = model.threshold.item()
+    height = math.floor(recipe.size[0] / max(threshold, 1))
+    if threshold == NEVER or height < 1:
+        raise ValueError("the query encoder answers no query, so it is not exported; its gallery encoder is by itself")
+    return min(height, recipe.low_size[0]), recipe.low_size[1]
 
 
 def _drawn(count: int, size: tuple[int, int], kind: torch.dtype) -> Tensor:

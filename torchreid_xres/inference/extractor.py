@@ -24,6 +24,8 @@ from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.features.record import weights_hash
 from torchreid_xres.inference.network import find_run, host_config, load_network
 from torchreid_xres.inference.pictures import Picture, as_image, several
+from torchreid_xres.inference.query_encoder import QueryEncoder
+from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view
 
@@ -59,15 +61,19 @@ class Extractor:
         batch_size: pictures that pass the network at once.
         full_size: height and width of a picture of full resolution, for data that is smaller than the network's input
             even so (Market-1501: 128, 64); None for the network's input.
+        query_encoder: folder of one that was learned for a gallery of this network
+            (:func:`~torchreid_xres.inference.adapt.adapt`): it answers pictures that the network enlarges enough.
 
     Attributes:
         cfg: the configuration of the network.
         weights: the checkpoint's path.
         about: what the features depend on, as JSON can hold it: model, hash of the weights, size of the input and more.
+        query_encoder: what is known of the query encoder; None without one.
 
     Raises:
         FileNotFoundError: if nothing was trained there, or nobody says of what network the checkpoint is.
-        ValueError: if the checkpoint is of another network, or device, precision or sizes cannot be.
+        ValueError: if the checkpoint is of another network, the query encoder follows another, or device, precision or
+            sizes cannot be.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -89,6 +95,7 @@ class Extractor:
         precision: str = "auto",
         batch_size: int = 64,
         full_size: Sequence[int] | None = None,
+        query_encoder: str | Path | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; at least 1 picture passes the network at once")
@@ -120,6 +127,9 @@ class Extractor:
         if data.grey_bits != BITS:
             facts["grey_bits"] = data.grey_bits
         self.about: dict[str, Any] = json.loads(json.dumps(facts))  # tuples are lists there
+        self.query_encoder = None if query_encoder is None else QueryEncoder.read(query_encoder)
+        if self.query_encoder is not None:
+            model = self.query_encoder.beside(model, self.size)
         layout = torch.channels_last if self.cfg.train.channels_last else torch.preserve_format
         self.model = model.to(self.device, memory_format=layout)
         self._undo = Normalization(data.norm_mean, data.norm_std).to(self.device)
@@ -132,7 +142,7 @@ class Extractor:
             name: the network's, such as ``osnet_x1_0``.
             weights: a checkpoint of the host, or a bare state dictionary.
             size: height and width of the network's input.
-            **kwargs: ``device``, ``precision``, ``batch_size``, ``full_size``.
+            **kwargs: ``device``, ``precision``, ``batch_size``, ``full_size``, ``query_encoder``.
         """
         return cls(weights, config=host_config(name, size), **kwargs)
 
@@ -156,6 +166,12 @@ class Extractor:
     def is_low(self, size: Sequence[int]) -> bool:
         """Return whether a picture of this height and width is low resolution."""
         return low_by_size(size, self.full_size)
+
+    def by_query_encoder(self, prepared: Sequence[Prepared], role: str = "") -> Tensor:
+        """Return which of prepared pictures a query encoder describes, (N,) bool; none where there is none."""
+        if isinstance(self.model, Asymmetric):
+            return self.model.for_query(self._batch(prepared, None, role)).cpu()
+        return torch.zeros(len(prepared), dtype=torch.bool)
 
     def __call__(
         self, pictures: Picture | Iterable[Picture], *, rates: float | Sequence[float] | None = None, role: str = ""

@@ -168,7 +168,7 @@ class Gallery:
 
         Args:
             weights: where run or checkpoint are now; empty: where they were.
-            **kwargs: ``device``, ``precision``, ``batch_size``.
+            **kwargs: ``device``, ``precision``, ``batch_size``, ``query_encoder``.
 
         Raises:
             FileNotFoundError: if they are no longer there.
@@ -210,6 +210,8 @@ class Gallery:
         """
         if self.extractor is None:
             raise ValueError("a gallery is updated by the extractor that it was made with; give it one")
+        if self.extractor.query_encoder is not None:
+            raise ValueError("a gallery is updated by an extractor without a query encoder, which is for queries alone")
         images = Path(images).expanduser().absolute()
         found, tree = image_files(images, without=self.folder)
         with sole_use(self.folder):
@@ -315,6 +317,11 @@ class Gallery:
     def names(self) -> list[str]:
         """Paths of the images below their folder, in the order of :attr:`features`."""
         return self._held[0]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each image in pixels, in the same order."""
+        return self._held[1]
 
     @property
     def features(self) -> Tensor:

@@ -258,7 +258,7 @@ def described(encoder: nn.Module, img: Tensor) -> Tensor:
     if not isinstance(found, Tensor) or found.ndim != 2:
         raise ValueError(
             f"{type(encoder).__name__} gives no features {'in training' if encoder.training else 'of images'}; name a "
-            "network of torchreid's zoo as model.options.query"
+            "network of torchreid's zoo as model.options.query in a configuration of asymmetric"
         )
     return found
 

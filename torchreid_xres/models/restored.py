@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torchreid_xres.data.degrade import undo_enlargement
 from torchreid_xres.image import resize
+from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.models.dgrl import DGRL
 from torchreid_xres.models.kgnet import KGNet
 from torchreid_xres.models.layers import Normalization
@@ -61,6 +62,9 @@ def restored_view(model: nn.Module, batch: Mapping[str, Any], normalize: Normali
 
 def _restored_ones(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Return which images go through the front end, (N,) bool, as the models' own ``extract`` has it."""
+    if isinstance(model, Asymmetric):  # the query encoder has no front end
+        chosen = _restored_ones(model.gallery, batch)
+        return chosen & ~model.for_query(batch).to(chosen.device)
     if isinstance(model, (PSHRNet, MSIFLA, PRPR)):
         return torch.ones(len(batch["img"]), dtype=torch.bool)
     return model.taken_as_low(batch) if isinstance(model, KGNet) else torch.as_tensor(batch["low"], dtype=torch.bool)
@@ -69,6 +73,11 @@ def _restored_ones(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
 @singledispatch
 def _front_end(model: nn.Module) -> Restore | None:
     return None
+
+
+@_front_end.register
+def _(model: Asymmetric) -> Restore | None:
+    return _front_end(model.gallery)
 
 
 @_front_end.register(SRReID)
