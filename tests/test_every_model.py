@@ -229,7 +229,7 @@ def test_it_evaluates(name, stepped, tmp_path):
     assert figures and all(0 <= record[key] <= 100 for key in figures)
 
 
-@pytest.mark.parametrize("loss", ["softmax", "triplet"])
+@pytest.mark.parametrize("loss", [pytest.param("softmax", marks=pytest.mark.slow), "triplet"])
 @every_method
 def test_the_hosts_own_engines_train_and_evaluate_it(name, loss, config_of, tiny_root, tmp_path, monkeypatch):
     cfg = config_of(name)
