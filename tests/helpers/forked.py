@@ -37,6 +37,7 @@ def python(*command, cwd, timeout=900, **environment):
 
 
 def _run(command, cwd, environment, streams):
+    multiprocessing.set_start_method(None, force=True)  # a new program's own, not the one that this process came by
     for number, stream in enumerate(streams, 1):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT), number)
     os.environ.clear()
