@@ -133,6 +133,6 @@ def test_a_shared_stage_is_one_jobs_at_a_time(tiny, tmp_path):
 
 
 def test_two_builds_of_a_gallery(tiny_root, tmp_path):
-    extractor = SimpleNamespace(about={}, weights=tmp_path)
+    extractor = SimpleNamespace(about={}, weights=tmp_path, query_encoder=None)
     with sole_use(tmp_path / "gallery"), pytest.raises(InUseError, match="gallery is in use by process"):
         Gallery(tmp_path / "gallery", extractor).update(tiny_root / "query")

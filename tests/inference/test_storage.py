@@ -262,6 +262,7 @@ def extractor():
     """One that gives each picture the row of its name."""
     features = {row.name: torch.from_numpy(np.frombuffer(row.feature, np.float32).copy()) for row in ROWS}
     return SimpleNamespace(
+        query_encoder=None,
         about=ABOUT, weights=Path("/run/last.pth.tar"), batch_size=7, cfg=CfgNode({"a": 1}),
         prepare=lambda path: SimpleNamespace(size=(64, 32), name=f"{path.parent.name}/{path.name}"),
         describe=lambda read: torch.stack([features[one.name] for one in read]),
