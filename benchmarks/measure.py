@@ -11,7 +11,6 @@ import ctypes
 import gc
 import multiprocessing
 import os
-import platform
 import shlex
 import statistics
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from provenance import processor_name
 from tabulate import tabulate
 
 from torchreid_xres.features.record import versions
@@ -179,12 +179,9 @@ def peak() -> float:
 
 def facts(args: argparse.Namespace) -> dict[str, Any]:
     """Return the machine, its load, the threads, the versions and the command, for the file that is kept."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "machine": {
-            "processor": names[0] if names else platform.processor() or platform.machine(),
+            "processor": processor_name(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "clock": "processor" if torch.get_num_threads() == 1 and not torch.cuda.is_available() else "wall",
