@@ -151,6 +151,16 @@ class TestOnePair:
             assert image.camid == view - 1 and image.low == (view == 1)
         assert dataset.options["cuhk03_labeled"] is True
 
+    def test_as_many_test_persons_as_wanted(self, tree, build):
+        root = tree("mlr_cuhk03")
+        plain, half = build("mlr_cuhk03", root=root), build("mlr_cuhk03", root=root, test_persons=15)
+        assert len({image.pid for image in half.split.query}) == len({image.pid for image in half.split.train}) == 15
+        assert "test_persons" not in plain.manifest.options  # as it was before there was a choice
+        assert half.manifest.options["test_persons"] == 15
+        for wrong in (-1, 30):
+            with pytest.raises(ValueError, match=f"leave some of 30 persons, and is {wrong}"):
+                build("mlr_cuhk03", root=root, test_persons=wrong)
+
     def test_ten_splits(self, tree, build):
         root = tree("mlr_cuhk03")
         assert build("mlr_cuhk03", root=root, split_id=9).num_splits == 10

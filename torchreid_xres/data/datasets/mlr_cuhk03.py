@@ -66,21 +66,25 @@ class MLRCUHK03(CrossResolutionDataset):
           ``images_labeled``, where the host puts them, too. Without the ``.mat`` what the host made of it does:
           those folders with ``splits_classic_detected.json`` or ``splits_classic_labeled.json`` beside them.
         - ``one_pair``: ``cuhk03_p1/images``, the labelled boxes of 743 persons of pair 1; ten random splits into 643
-          training and 100 test persons, drawn from a hash.
+          training and 100 test persons, or as many as ``test_persons`` says, drawn from a hash.
 
     Options:
         cuhk03_labeled: the release's hand-labelled boxes instead of the detected ones; the host's flag of that name
             sets it.
         layout: ``release``, ``one_pair``, or ``auto``: the release where there is one.
         check_counts: False accepts a partial copy.
+        test_persons: of the layout ``one_pair``; 0: 100 of its 743.
     """
 
     name = "mlr_cuhk03"
     metric = "single_shot"
     num_splits = 20
-    defaults: ClassVar[dict] = {"cuhk03_labeled": False, "layout": "auto", "check_counts": True}
+    defaults: ClassVar[dict] = {"cuhk03_labeled": False, "layout": "auto", "check_counts": True, "test_persons": 0}
+    later = ("test_persons",)
 
-    def load(self, root: Path, split_id: int, cuhk03_labeled: bool, layout: str, check_counts: bool) -> Split:
+    def load(
+        self, root: Path, split_id: int, cuhk03_labeled: bool, layout: str, check_counts: bool, test_persons: int
+    ) -> Split:
         if layout not in LAYOUTS:
             raise ValueError(f"{self.name} has no layout {layout!r}; there are: {', '.join(LAYOUTS)}")
         boxes = "labeled" if cuhk03_labeled else "detected"
@@ -96,8 +100,10 @@ class MLRCUHK03(CrossResolutionDataset):
         if layout == "auto":
             self.options["layout"] = "release" if release else "one_pair"
         if release:
+            if test_persons:
+                raise ValueError(f"{self.name}: the release has its own test persons, so test_persons stays 0")
             return self._load_release(release, split_id, boxes, check_counts)
-        return self._load_one_pair(root, split_id, check_counts)
+        return self._load_one_pair(root, split_id, check_counts, test_persons)
 
     def _load_release(self, folder: Path, split_id: int, boxes: str, check_counts: bool) -> Split:
         images_folder = folder / f"images_{boxes}"
@@ -115,7 +121,7 @@ class MLRCUHK03(CrossResolutionDataset):
         test = [image for image in images if image.pid in test_pids]
         return low_against_high(images_folder, train, test)
 
-    def _load_one_pair(self, root: Path, split_id: int, check_counts: bool) -> Split:
+    def _load_one_pair(self, root: Path, split_id: int, check_counts: bool, test_persons: int) -> Split:
         # Runners ask the instance how many splits there are, the manifest which boxes these are.
         self.num_splits = 10
         self.options["cuhk03_labeled"] = True
@@ -127,7 +133,10 @@ class MLRCUHK03(CrossResolutionDataset):
         images = [_image(path) for path in list_images(folder)]
         if check_counts:
             check_part(images, ONE_PAIR_COUNTS, folder)
-        num_test = max(1, 100 * len({image.pid for image in images}) // ONE_PAIR_COUNTS[1])
+        persons = len({image.pid for image in images})
+        num_test = test_persons or max(1, 100 * persons // ONE_PAIR_COUNTS[1])
+        if not 0 < num_test < persons:
+            raise ValueError(f"{self.name}: test_persons must leave some of {persons} persons, and is {test_persons}")
         return split_identities(folder, images, num_test, f"{self.name}:{split_id}")
 
 
