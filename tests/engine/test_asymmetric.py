@@ -94,6 +94,23 @@ def test_the_loss_falls(engine_of):
     assert np.mean(losses[-4:]) < 0.85 * np.mean(losses[1:5])
 
 
+def test_a_frozen_gallery_encoder_is_asked_once_of_whole_images(engine_of, monkeypatch):
+    engine = engine_of()
+    data, network = batch_of(engine), engine.model
+    asked = []
+    own = network.describe_gallery
+    monkeypatch.setattr(network, "describe_gallery", lambda img: asked.append(len(img)) or own(img))
+    before = torch.get_rng_state()
+    engine.before_epoch()
+    assert sum(asked) == len(engine._sharp) and torch.equal(torch.get_rng_state(), before)
+    engine.losses(data)
+    assert sum(asked) == len(engine._sharp)
+    plain = next(iter(engine._plain(engine._sharp[:4])))
+    with torch.no_grad():
+        torch.testing.assert_close(engine._of_index(plain["impath"]), own(plain["img"]), rtol=1e-4, atol=1e-5)
+    assert engine._of_index(["nowhere.png"]).abs().sum() == 0
+
+
 TURNED = [
     {"absolute": 2.0}, {"absolute": 0.0}, {"relational": 2.0}, {"relational": 0.0}, {"temperature": 0.2},
     {"id": 1.0}, {"triplet": 1.0},
@@ -214,7 +231,8 @@ def test_what_is_low_by_nature_is_left_out_or_teaches_its_identity(engine_of):
     assert data["low"].any() and not any("_c1_" in path for path in [
         labelled.datamanager.train_loader.dataset.train[i][0] for i in labelled.held_out
     ])  # fmt: skip
-    low = {key: value[data["low"]] if torch.is_tensor(value) else value for key, value in data.items()}
+    rows = torch.where(data["low"])[0].tolist()
+    low = {key: value[rows] if torch.is_tensor(value) else [value[row] for row in rows] for key, value in data.items()}
     assert "absolute" not in labelled.losses(low)
 
 

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SubsetRandomSampler
 from yacs.config import CfgNode
 
+from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
 from torchreid_xres.data.camera import SMALLEST, Camera
@@ -45,9 +46,10 @@ MOST_HELD_OUT = 128  # images for finding the threshold
 class AsymmetricEngine(XresEngine):
     """Minimise :class:`~torchreid_xres.losses.asymmetric.AsymmetricLoss` over degraded views made in each step.
 
-    The sharp views are the training images, or where there are pairs their originals. An image that is low resolution
-    by nature has no sharp view: without labels it is left out, with labels it is learned from as one of its identity.
-    Before each evaluation of a training the threshold is found anew, on images kept out of it.
+    The sharp views are the training images, or where there are pairs their originals. A frozen gallery encoder is asked
+    of them once, before the first step, as an index has them: neither cropped nor mirrored. An image that is low
+    resolution by nature has no sharp view: without labels it is left out, with labels it is learned from as one of its
+    identity. Before each evaluation of a training the threshold is found anew, on images kept out of it.
 
     Args:
         *args: see :class:`XresEngine`.
@@ -93,6 +95,8 @@ class AsymmetricEngine(XresEngine):
         self._told = False
         plain = self.train_loader
         sharp = [i for i, full in enumerate(full_flags(plain.dataset)) if full]
+        self._sharp = sharp
+        self._indexed: dict[str, Tensor] = {}
         self.held_out = _chosen(plain.dataset, sharp, held_out)
         usable = range(len(plain.dataset)) if self.loss.labelled else sharp
         self.train_loader = Rounds(_among(plain, set(usable) - set(self.held_out)), epoch_batches)
@@ -156,13 +160,15 @@ class AsymmetricEngine(XresEngine):
         sizes = _captured(data, sharp)
         self._tell_range(sizes)
         seen, _ = self.camera.views(self.normalize.undo(sharp), sizes)
-        output: AsymmetricOutput = self.model(self.normalize(seen), sharp)
+        frozen = unwrap(self.model).mode == "frozen"
+        indexed = self._of_index(data["impath"]) if frozen else None
+        output: AsymmetricOutput = self.model(self.normalize(seen), sharp, indexed)
         target = None
         if self.average is not None:
             with torch.no_grad():
                 target = shared(partial(described, self.average.module.eval()), sharp)
         # Among several processes what is gathered seems to have a graph.
-        gallery = output.gallery.detach() if unwrap(self.model).mode == "frozen" else output.gallery
+        gallery = output.gallery.detach() if frozen else output.gallery
         known = has_original(data) if "img_hr" in data else ~data["low"] if "low" in data else None
         logits = output.query_logits
         if output.gallery_logits is not None:
@@ -179,6 +185,35 @@ class AsymmetricEngine(XresEngine):
         if self.average is not None:
             self.average.update_parameters(unwrap(self.model).gallery)
         return summary
+
+    def before_epoch(self) -> None:
+        """Ask a frozen gallery encoder of all sharp images, once."""
+        if unwrap(self.model).mode == "frozen":
+            self._ask_gallery_encoder()
+
+    def _ask_gallery_encoder(self) -> None:
+        if self._indexed:
+            return
+        network = unwrap(self.model)
+        with checkpoint.random_state_kept(), torch.no_grad():
+            for batch in self._plain(self._sharp):
+                img = batch["img"].to(network.length.device)
+                found = self.at_precision(lambda img=img: network.describe_gallery(img), img.shape)
+                self._indexed.update(zip(batch["impath"], found.float().cpu(), strict=True))
+        logger.info("the gallery encoder has described %d sharp images", len(self._sharp))
+
+    def _of_index(self, paths: Sequence[str]) -> Tensor:
+        """Return what the frozen gallery encoder says of sharp images (N, D); zeros of one that has no sharp view."""
+        self._ask_gallery_encoder()
+        network = unwrap(self.model)
+        unknown = torch.zeros(network.dim)
+        return torch.stack([self._indexed.get(path, unknown) for path in paths]).to(network.length.device)
+
+    def _plain(self, indices: Sequence[int]) -> DataLoader:
+        """Return batches of training images as captured, without augmentation."""
+        loader = self.datamanager.train_loader
+        plain = _Plain(loader.dataset, indices, self.datamanager.transform_te)
+        return DataLoader(plain, batch_size=32, num_workers=loader.num_workers)
 
     def _tell_range(self, sizes: Tensor) -> None:
         if self._told:
@@ -201,11 +236,9 @@ class AsymmetricEngine(XresEngine):
     def _calibrate(self) -> None:
         self.set_model_mode("eval")
         device = "cuda" if self.use_gpu else "cpu"
-        sharp = _Sharp(self.datamanager.train_loader.dataset, self.held_out, self.datamanager.transform_te)
-        loader = DataLoader(sharp, batch_size=32)
         self.routing = calibrate(
             unwrap(self.model),
-            (to_device(batch, device) for batch in loader),
+            (to_device(batch, device) for batch in self._plain(self.held_out)),
             self.camera,
             self.normalize,
             lambda work, img: self.at_precision(work, img.shape),
@@ -238,8 +271,8 @@ class AsymmetricEngine(XresEngine):
         return super()._restore(state)
 
 
-class _Sharp(Dataset):
-    """Training images as captured, without augmentation: ``img`` (3, H, W) and ``size``."""
+class _Plain(Dataset):
+    """Training images as captured, without augmentation: ``img`` (3, H, W), ``size`` and ``impath``."""
 
     def __init__(self, dataset: Dataset, indices: Sequence[int], transform: Any) -> None:
         every = [(member, path) for member in _members(dataset) for path, *_ in member.train]
@@ -248,11 +281,11 @@ class _Sharp(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         member, path = self.images[index]
         read = member.read if isinstance(member, CrossResolutionDataset) else read_image
         img: PIL.Image.Image = read(path)
-        return {"img": self.transform(img), "size": torch.tensor([img.height, img.width])}
+        return {"img": self.transform(img), "size": torch.tensor([img.height, img.width]), "impath": path}
 
 
 def _members(dataset: Dataset) -> list[Dataset]:

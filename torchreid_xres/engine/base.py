@@ -187,6 +187,7 @@ class XresMixin(Choosing, Continuing, Evaluation):
             **kwargs: the host's other keywords.
         """
         THREADS.choose()
+        self.before_epoch()
         loader, title = self.train_loader, f"epoch {self.epoch + 1}/{self.max_epoch}"
         self.train_loader = progress(loader, main=distributed.is_main(), desc=title, unit="batch")
         try:
@@ -195,6 +196,9 @@ class XresMixin(Choosing, Continuing, Evaluation):
             self.train_loader = loader
         self._note_precision()
         distributed.on_main(self._save_state)
+
+    def before_epoch(self) -> None:
+        """Do what an epoch needs beforehand, on the threads that it is going to have: nothing, unless overridden."""
 
     def two_stepped_transfer_learning(self, *args: Any, **kwargs: Any) -> None:
         """Open the layers as the host does, all or ``open_layers``, but never those the model keeps fixed."""

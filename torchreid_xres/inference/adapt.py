@@ -1,7 +1,8 @@
 """A query encoder learned from a gallery's own images, without labels: what bad crops of them should look like to it.
 
-The gallery's network says what the sharp images are; a copy of it learns to say the same of degraded ones
-(:mod:`torchreid_xres.models.asymmetric`). Of the gallery nothing is written but a folder beside its features.
+The gallery holds what its network says of the sharp images; a copy of the network learns to say the same of degraded
+ones, mirrored or not (:mod:`torchreid_xres.models.asymmetric`). Of the gallery nothing is written but a folder beside
+its features.
 """
 
 from __future__ import annotations
@@ -199,15 +200,17 @@ class _Adaptation:
         shown = sys.stderr.isatty()
         start = time.perf_counter() - self.seconds
         with tqdm(total=self.plan.steps, initial=done, unit="step", desc="adapt", disable=not shown) as bar:
-            for step, (img, sizes) in zip(range(done, self.plan.steps), self._batches(done), strict=True):
-                self.losses.append(self._step(step, img.to(self.extractor.device), sizes))
+            for step, (names, img, sizes) in zip(range(done, self.plan.steps), self._batches(done), strict=True):
+                target = self.gallery.features[[self.place[name] for name in names]].float()
+                device = self.extractor.device
+                self.losses.append(self._step(step, img.to(device), sizes, target.to(device)))
                 bar.set_postfix(loss=f"{self.losses[-1]:.3f}", refresh=False)
                 bar.update()
                 self.seconds = time.perf_counter() - start
                 if (step + 1) % EVERY == 0 or step + 1 == self.plan.steps:
                     self._keep(step + 1)
 
-    def _step(self, step: int, img: Tensor, sizes: Tensor) -> float:
+    def _step(self, step: int, img: Tensor, sizes: Tensor, target: Tensor) -> float:
         # What a step draws depends on its number alone, so that a stopped run goes on bit for bit.
         torch.manual_seed(step)
         for group in self.optimizer.param_groups:
@@ -215,8 +218,7 @@ class _Adaptation:
         mirrored = (torch.rand(len(img)) < 0.5).to(img.device)
         sharp = torch.where(mirrored[:, None, None, None], img.flip(-1), img)
         seen, _ = self.camera.views(self.normalize.undo(sharp), sizes)
-        output = self.model.train()(self.normalize(seen), sharp)
-        loss = self.loss(output.query, output.gallery)["loss"]
+        loss = self.loss(self.model.train().describe_query(self.normalize(seen)), target)["loss"]
         if not torch.isfinite(loss):
             raise ValueError(f"the loss is {loss.item()} in step {step + 1}: nothing is learned from this gallery")
         self.optimizer.zero_grad()
@@ -224,14 +226,16 @@ class _Adaptation:
         self.optimizer.step()
         return loss.item()
 
-    def _batches(self, done: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the images of each step from one on; the next ones are read in the meantime."""
+    def _batches(self, done: int) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+        """Give the names and images of each step from one on; the next ones are read in the meantime."""
         with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(self._read, self._names(done))
+            names = self._names(done)
+            ahead = reader.submit(self._read, names)
             for step in range(done, self.plan.steps):
-                batch = ahead.result()
+                batch = names, *ahead.result()
                 if step + 1 < self.plan.steps:
-                    ahead = reader.submit(self._read, self._names(step + 1))
+                    names = self._names(step + 1)
+                    ahead = reader.submit(self._read, names)
                 yield batch
 
     def _names(self, step: int) -> list[str]:

@@ -165,15 +165,16 @@ class Asymmetric(nn.Module):
         """Return the gallery encoder's features (N, D) of sharp images (N, 3, H, W), normalised."""
         return described(self.gallery, img)
 
-    def forward(self, img: Tensor, img_hr: Tensor | None = None) -> Any:
+    def forward(self, img: Tensor, img_hr: Tensor | None = None, indexed: Tensor | None = None) -> Any:
         """Return features (evaluation), what the host's loss wants (training), or all of both views.
 
         Args:
             img: (N, 3, H, W), normalised; all go to the query encoder.
             img_hr: (N, 3, H, W), normalised: the same images when sharp. Gives an :class:`AsymmetricOutput`.
+            indexed: (N, D), what the gallery encoder has said of those; None: it is asked now.
         """
         if img_hr is not None:
-            return self._pair(img, img_hr)
+            return self._pair(img, img_hr, indexed)
         feature = self.describe_query(img)
         if not self.training:
             return self._at_length(feature)
@@ -182,8 +183,10 @@ class Asymmetric(nn.Module):
         logits = self.classifier(feature)
         return (logits, feature) if self.loss == "triplet" else logits
 
-    def _pair(self, img: Tensor, img_hr: Tensor) -> AsymmetricOutput:
-        if self.mode == "shared" and self.query_size == self.size:
+    def _pair(self, img: Tensor, img_hr: Tensor, indexed: Tensor | None) -> AsymmetricOutput:
+        if indexed is not None:
+            query, gallery = self.describe_query(img), indexed
+        elif self.mode == "shared" and self.query_size == self.size:
             # (2N, 3, H, W): one pass, so that batch normalisation sees both views
             query, gallery = self.describe_gallery(torch.cat((img, img_hr))).chunk(2)
         else:
