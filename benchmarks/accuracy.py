@@ -84,7 +84,8 @@ def bench(args: argparse.Namespace) -> int:
         raise ConfigError(f"--only names {', '.join(sorted(unknown))}; there are: {', '.join(suite.rows)}")
     if args.list:
         for row in suite.rows.values():
-            print(f"{row.label}: {row.kind}, configs/{row.config}, against {row.against}")
+            source = row.config if row in own else f"configs/{row.config}"
+            print(f"{row.label}: {row.kind}, {source}, against {row.against}")
         print(f"next: xres bench --suite {suite.name}")
         return 0
     rows = [row for row in suite.rows.values() if not args.only or row.label in args.only or row in own]
