@@ -23,7 +23,7 @@ CHOICES = {
     "sampler.train_sampler": (*_HOST_SAMPLERS, "IdentitySampler", "MixedIdentitySampler"),
     "sampler.train_sampler_t": _HOST_SAMPLERS,
     "loss.name": ("softmax", "triplet"),
-    "loss.sr.name": ("l1", "mse"),
+    "loss.sr.name": ("l1", "mse", "mse_imagenet"),
     "loss.heatmap.name": ("l1", "mse"),
     "loss.msifla.coupling": ("alternate", "joint", "detached"),
     "loss.asymmetric.gallery": ("frozen", "trained", "shared"),

@@ -287,7 +287,7 @@ def test_both_stages_on_drawn_vehicles(repo, tmp_path):
     cfg = load_config(file, [part for pair in changes.items() for part in pair])
     points, reid = run_job(cfg)
     assert points["model"] == "hourglass_vehicle20 [hourglass]" and "pck_x8" in points
-    assert reid["model"] == "kgnet [kgnet]" and reid["feature_dim"] == 512 and 0 <= reid["rank1"] <= 100
+    assert reid["model"] == "kgnet [kgnet]" and reid["feature_dim"] == 128 and 0 <= reid["rank1"] <= 100
     found, guide = (
         checkpoint.load(tmp_path / "run" / "split0" / "kgnet" / stage / LAST)["models"]["model"]
         for stage in ("hourglass", "kgnet")

@@ -11,8 +11,9 @@ from torchreid_xres.keypoints.attention import GroupFusion, KeypointAlignment, f
 
 
 def slow_attention(maps, faces):
-    """Softmax over the faces of the sums D_k, at the maps' own size."""
+    """Softmax over the faces of the sums D_k of maps that peak at 1, at the maps' own size."""
     n, _, height, width = maps.shape
+    maps = torch.stack([torch.stack([one / max(one.max(), 0.05) for one in image]) for image in maps])
     out = torch.zeros(n, len(faces), height, width)
     for i in range(n):
         for y in range(height):
@@ -44,8 +45,19 @@ def test_attention_sums_to_one_at_every_size_and_peaks_at_the_face(size):
 
 def test_maps_shrink_by_averages_before_the_softmax():
     maps = torch.rand(1, 20, 4, 4)
+    maps = maps / maps.amax(dim=(2, 3), keepdim=True)
     small = maps.unflatten(3, (2, 2)).unflatten(2, (2, 2)).mean(dim=(3, 5))
-    torch.testing.assert_close(face_attention(maps, (2, 2)), slow_attention(small, FACES4))
+    sums = [small[0, list(points)].sum(dim=0) for points in FACES4.values()]
+    torch.testing.assert_close(face_attention(maps, (2, 2)), torch.stack(sums).softmax(dim=0)[None])
+
+
+def test_a_network_that_is_unsure_still_says_where_the_faces_are():
+    points = torch.full((1, 20, 2), -1.0)
+    points[0, FACES4["back"][-1]] = torch.tensor([0.75, 0.25])
+    sure = gaussian_maps(points, (32, 32)) * (points[..., :1, None] >= 0)
+    torch.testing.assert_close(face_attention(0.2 * sure, (32, 32)), face_attention(sure, (32, 32)))
+    assert face_attention(0.2 * sure, (32, 32)).max() > 0.45  # of 0.25 where nothing is known
+    assert face_attention(0.01 * sure, (32, 32)).max() < 0.3  # next to nothing stays little
 
 
 def slow_features(fusion, x):

@@ -48,11 +48,20 @@ def shaken(model):
     return model
 
 
+def test_two_encoders_share_the_classifier_unless_told():
+    model, own = tiny(num_classes=7), tiny(num_classes=7, own_classifiers=True)
+    assert model.teacher.classifier is model.student.classifier and model.teacher.trunk is not model.student.trunk
+    assert own.teacher.classifier is not own.student.classifier
+    sizes = [sum(p.numel() for p in one.parameters()) for one in (model, own)]
+    assert sizes[1] - sizes[0] == 7 * 128
+    model.load_state_dict(own.state_dict())  # of a training before they were shared
+
+
 # -- the paper's sizes ---------------------------------------------------------------------------------------------
 
 
 def test_parameters_and_operations_of_table_7():
-    model = host.build_model("kgnet", num_classes=576, pretrained=False)
+    model = build_model("kgnet", num_classes=576, pretrained=False, own_classifiers=True)
     img = torch.rand(1, 3, 128, 128)
     counted = complexity(model, (img, img), depth=20)
     assert 64.0e6 < counted.parameters < 64.2e6  # 64.04 M
@@ -187,7 +196,8 @@ def test_the_teacher_starts_as_the_student_and_goes_its_own_way():
     model = tiny(num_classes=3)
     own = model.student.state_dict()
     assert all(torch.equal(t, own[name]) for name, t in model.teacher.state_dict().items())
-    assert not {id(p) for p in model.teacher.parameters()} & {id(p) for p in model.student.parameters()}
+    common = {id(p) for p in model.teacher.parameters()} & {id(p) for p in model.student.parameters()}
+    assert common == {id(model.student.classifier.weight)}
 
 
 def batch_of(roles, low):

@@ -17,7 +17,7 @@ from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.batch_hard import batch_hard_triplet
-from torchreid_xres.losses.pixelwise import PIXELWISE
+from torchreid_xres.losses.pixelwise import OF_IMAGES
 from torchreid_xres.models.kgnet import Encoded, KGNetOutput
 
 
@@ -32,7 +32,7 @@ class KGNetEngine(XresEngine):
     Args:
         *args: see :class:`XresEngine`.
         weight_rec: lambda_rec of Eq. 10.
-        rec: ``mse`` (Eq. 5) or ``l1``, a mean over images in [0, 1].
+        rec: ``mse`` (Eq. 5) or ``l1``, a mean over images in [0, 1], or ``mse_imagenet``, over normalised ones.
         weight_distill: lambda_d of Eq. 10.
         margin: of the triplet losses.
         label_smooth: smooth the identity labels by 0.1.
@@ -54,7 +54,7 @@ class KGNetEngine(XresEngine):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.weight_rec, self.weight_distill, self.margin = weight_rec, weight_distill, margin
-        self.reconstruction = PIXELWISE[rec]
+        self.reconstruction = OF_IMAGES[rec]
         self.smoothing = 0.1 if label_smooth else 0.0
         if not unwrap(self.model).alone:
             self.require_pairs()
@@ -102,8 +102,10 @@ class KGNetEngine(XresEngine):
         found = {"tea": teacher, "stu": student}  # Eq. 7 and 8
         known = has_original(data)
         if self.weight_distill and known.any():
-            # Eq. 6, a mean over images and dimensions; the teacher guides and is not guided
-            guide = output.teacher.feature[known].detach().float()
+            # Eq. 6, a mean over images and dimensions; a teacher guides and is not guided
+            network = unwrap(self.model)
+            guide = output.teacher.feature[known].float()
+            guide = guide if network.teacher is network.student else guide.detach()
             found["distill"] = F.mse_loss(output.student.feature[known].float(), guide)
             total = total + self.weight_distill * found["distill"]
         if self.weight_rec and known.any() and output.restored.requires_grad:

@@ -19,7 +19,7 @@ from torchreid_xres.devices.parallel import shared
 from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.batch_hard import batch_hard_triplet
-from torchreid_xres.losses.pixelwise import PIXELWISE
+from torchreid_xres.losses.pixelwise import OF_IMAGES
 from torchreid_xres.losses.pseudo_siamese import pseudo_siamese_loss
 from torchreid_xres.models.hrnet_reid import HRNetReID, HRNetReIDOutput
 from torchreid_xres.models.psh_rnet import PSHRNetOutput
@@ -113,7 +113,7 @@ class PSHRNetEngine(HRNetReIDEngine):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.weight_sr, self.weight_ps, self.terms = weight_sr, weight_ps, tuple(terms)
-        self.reconstruction = PIXELWISE[sr_loss]
+        self.reconstruction = OF_IMAGES[sr_loss]
         self.require_pairs()
         self.teacher = None
         if weight_ps:

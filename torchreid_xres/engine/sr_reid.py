@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 from torchreid_xres import host
 from torchreid_xres.config import file_of
 from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
-from torchreid_xres.losses.pixelwise import PIXELWISE
+from torchreid_xres.losses.pixelwise import OF_IMAGES
 from torchreid_xres.models.sr_reid import SRReIDOutput
 
 
@@ -44,7 +44,7 @@ class SRReIDEngine(XresEngine):
         self.smoothing = 0.1 if label_smooth else 0.0
         self.triplet = host.TripletLoss(margin=margin) if loss == "triplet" else None
         self.weight_sr = weight_sr
-        self.reconstruction = PIXELWISE[sr_loss]
+        self.reconstruction = OF_IMAGES[sr_loss]
         self.require_pairs()
 
     @staticmethod

@@ -16,10 +16,13 @@ from torch.nn import functional as F
 from torchreid_xres.keypoints.vehicle20 import FACES4, Faces, face_maps
 
 SLOPE = 0.2  # of DIC's leaky ReLU
+LEAST_PEAK = 0.05  # of a map that DIC brings to a peak of 1
 
 
 def face_attention(maps: Tensor, size: tuple[int, int], faces: Faces = FACES4) -> Tensor:
     """Return Att(D_k) of Eq. 4: how much each face counts at each place.
+
+    Each map is first brought to a peak of 1, as DIC does: those of a network that is unsure would give nearly 1/K.
 
     Args:
         maps: (N, 20, h, w), heat maps of which those of invisible points are zero.
@@ -35,7 +38,7 @@ def face_attention(maps: Tensor, size: tuple[int, int], faces: Faces = FACES4) -
         >>> face_attention(torch.zeros(1, 20, 32, 32), (16, 16))[0, :, 0, 0]
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
-    sums = face_maps(maps, faces)  # D_k
+    sums = face_maps(maps / maps.amax(dim=(2, 3), keepdim=True).clamp(min=LEAST_PEAK), faces)  # D_k
     if size[0] <= maps.shape[-2] and size[1] <= maps.shape[-1]:
         sums = F.adaptive_avg_pool2d(sums, size)
     else:

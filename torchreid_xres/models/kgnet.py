@@ -130,6 +130,8 @@ class KGNet(nn.Module):
         reid_weights: file the trunks start from.
         dim: length of the descriptor, by a linear layer; 0: that of the trunk's features, as in the paper.
         dual: a teacher of its own, which starts as a copy of the student; False: one encoder for both (Table 6).
+        own_classifiers: of two encoders each has a classifier; False: they share one, "the classifier" of Section 3.3,
+            which is what keeps their features comparable.
         kgr: guide the recovery (Table 5).
         kga: guide the alignment (Table 5).
         kgr_blocks, kga_blocks: residual blocks of their group convolutions.
@@ -165,6 +167,7 @@ class KGNet(nn.Module):
         reid_weights: str = "",
         dim: int = 0,
         dual: bool = True,
+        own_classifiers: bool = False,
         kgr: bool = True,
         kga: bool = True,
         kgr_blocks: int = 7,
@@ -203,6 +206,8 @@ class KGNet(nn.Module):
         self.encoders = nn.ModuleDict({"student": Encoder(num_classes, reid, pretrained, reid_weights, dim)})
         if dual:  # of the same weights, so that both speak of the same features from the first step on
             self.encoders["teacher"] = copy.deepcopy(self.student)
+            if not own_classifiers:
+                self.teacher.classifier = self.student.classifier
         self.train()
 
     @property

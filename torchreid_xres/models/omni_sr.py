@@ -103,7 +103,9 @@ class Residual(nn.Module):
 
     def __init__(self, layer: nn.Module, channels: int = 0) -> None:
         super().__init__()
-        self.norm = LayerNorm2d(channels, eps=1e-6) if channels else nn.Identity()
+        # As published: torch's own LayerNorm before pixels' attention, one with a smaller constant elsewhere.
+        eps = 1e-5 if isinstance(layer, PixelAttention) else 1e-6
+        self.norm = LayerNorm2d(channels, eps=eps) if channels else nn.Identity()
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
