@@ -232,6 +232,8 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.loss.msifla = CfgNode()  # MSIFLA's two losses
     cfg.loss.msifla.coupling = "alternate"  # a step on each; joint: one on both; detached: L_ReID spares the cascade
     cfg.loss.msifla.rates = [4.0, 3.0, 2.0]  # versions of a high-resolution image that the cascade learns from
+    cfg.loss.msifla.cascade_epochs = 0  # first epochs, of the cascade alone
+    cfg.loss.msifla.unit = False  # stripes of length 1 in the triplet loss: for networks that start from random weights
 
     cfg.loss.dgrl = CfgNode()  # DGRL's losses; one of weight 0 is not computed
     cfg.loss.dgrl.l1 = 5.0  # smooth L1 between the stems' features (gamma)

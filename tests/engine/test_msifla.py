@@ -223,6 +223,31 @@ def test_a_batch_without_high_images_trains_identities_alone(engine, coupling):
     assert "ir_x1" not in summary and summary["ce"] > 0
 
 
+def test_the_cascade_learns_alone_for_its_epochs(engine):
+    made, batch = engine(loss__msifla__cascade_epochs=1)
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    made.epoch = 0
+    assert set(made.forward_backward(batch)) == {"loss", "ir_x3", "ir_x2", "ir_x1"}
+    moved = {name.split(".")[0] for name, value in made.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"cascade"}
+    assert made.forward_backward({**batch, "low": torch.ones_like(batch["low"])}) == {"loss": 0.0}
+    made.epoch = 1
+    assert {"ce", "triplet", "ir_x1"} <= set(made.forward_backward(batch))
+
+
+def test_without_a_cascade_identities_alone_are_learned(engine):
+    made, batch = engine(model__options={"widths": [4, 8], "cascade": False}, loss__msifla__cascade_epochs=1)
+    made.epoch = 0
+    assert not list(made.model.cascade.parameters()) and len(made.model.reid) == 3
+    assert set(made.forward_backward(batch)) == {"loss", "ce", "triplet", "acc"}
+
+
+def test_stripes_of_length_one_change_the_triplet_loss_alone(engine):
+    (made, batch), (unit, _) = engine(), engine(loss__msifla__unit=True)
+    plain, other = (one.identity_losses(batch) for one in (made, unit))
+    assert torch.equal(plain["ce"], other["ce"]) and not torch.equal(plain["triplet"], other["triplet"])
+
+
 def test_the_cascade_learns_ten_times_as_fast(engine):
     made, _ = engine()
     rates = {id(p): group["lr"] for group in made.optimizer.param_groups for p in group["params"]}

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from torchreid_xres import host
 from torchreid_xres.data.degrade import low_size, round_trip
+from torchreid_xres.losses.multi_scale_reconstruction import multi_scale_reconstruction
 from torchreid_xres.metrics import distance_matrix
 from torchreid_xres.metrics.fusion import fused_features
 from torchreid_xres.models import build_model
@@ -81,6 +82,65 @@ def test_versions_hold_what_each_images_own_size_leaves_of_it():
             expected = round_trip(x[i], low_size(height, width, rate), "area", "bilinear")
             torch.testing.assert_close(versions[rate][i], expected)
     assert versions[1] is x
+
+
+def textures(count, height, width):
+    """Smooth random pictures with edges in them, normalised."""
+    noise = torch.randn(count, 3, height // 4, width // 4)
+    smooth = torch.nn.functional.interpolate(noise, (height, width), mode="bicubic")
+    edges = torch.nn.functional.interpolate(noise.sign().flip(0), (height, width), mode="nearest")
+    return smooth + 0.7 * edges
+
+
+def compared(cascade, x):
+    """What L_IR is at each scale, as a share of that of handing the image through."""
+    sizes = torch.tensor([list(x.shape[-2:])] * len(x))
+    versions = resolution_versions(x, sizes, (4, 3, 2, 1))
+    inputs, targets = torch.cat(list(versions.values())), [versions[rate] for rate in (3, 2, 1)]
+    through = multi_scale_reconstruction([inputs] * 3, targets)
+    return multi_scale_reconstruction(cascade(inputs), targets) / through
+
+
+def dead(cascade, x):
+    """The share of the channels behind the activations of the encoders that are 0 on all of these images."""
+    still = []
+    with torch.no_grad():
+        for net in cascade.nets:
+            image = x
+            for layer in (*net.encoder1, *net.encoder2):
+                image = layer(image)
+                if isinstance(layer, torch.nn.ReLU):
+                    still.append(image.amax(dim=(0, 2, 3)) <= 0)
+    return torch.cat(still).float().mean().item()
+
+
+@pytest.mark.parametrize(
+    "widths, size", [((8, 16), (32, 16)), pytest.param((64, 128), (32, 16), marks=pytest.mark.slow)]
+)
+def test_the_cascade_learns_more_than_to_hand_images_through(widths, size):
+    """At the learning rate, with the warm-up and from the start that the configurations have."""
+    cascade = CMSR2(widths=widths, skip=True)
+    learned, held_out = textures(32, *size), textures(16, *size)
+    optimizer = torch.optim.Adam(cascade.parameters(), lr=1e-3, weight_decay=5e-4)
+    for step in range(200):
+        optimizer.param_groups[0]["lr"] = 1e-3 * min(1, (step + 1) / 20)
+        loss = compared(cascade, learned[torch.randperm(32)[:4]]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert (compared(cascade, held_out) < 0.95).all()
+    assert dead(cascade, held_out) < 0.2
+
+
+@pytest.mark.parametrize("height, width", [(128, 64), (96, 96), (192, 192)])
+def test_every_scale_is_another_image_whatever_the_network_s_size(height, width):
+    x = textures(12, height, width)
+    sizes = torch.randint(40, 400, (12, 2))
+    versions = resolution_versions(x, sizes, (3, 2, 1))
+    for rate, finer in ((3, 2), (2, 1)):
+        same = (versions[rate] == versions[finer]).all(dim=2).any(dim=2).all(dim=1)  # along an axis
+        assert same.float().mean() < 0.1
 
 
 @pytest.mark.parametrize("scales", [(1,), (2, 1), (3, 2, 1), (4, 3, 2, 1)])

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, file_of
@@ -37,7 +38,8 @@ class MSIFLAEngine(XresEngine):
 
     L_IR gives the re-ID networks no gradient, so its step leaves them as they are. In ``alternate`` the cascade has an
     optimiser for each loss, at the learning rate of that loss's networks: L_ReID is a hundred times the larger, and
-    averages over both losses' gradients, as Adam keeps them, would all but hide L_IR.
+    averages over both losses' gradients, as Adam keeps them, would all but hide L_IR. For the first epochs the cascade
+    learns alone: beside L_ReID from the start it stays near what its input is.
 
     Args:
         *args: see :class:`XresEngine`.
@@ -47,6 +49,8 @@ class MSIFLAEngine(XresEngine):
         kernel: down-sampling kernel of these versions.
         margin: m of eq. 12.
         label_smooth: smooth the identity labels by 0.1.
+        cascade_epochs: first epochs of L_IR alone.
+        unit: stripes have length 1 in the triplet loss, which from random weights draws all of them together else.
         **kwargs: see :class:`XresEngine`.
 
     Raises:
@@ -62,6 +66,8 @@ class MSIFLAEngine(XresEngine):
         kernel: str = "area",
         margin: float = 0.5,
         label_smooth: bool = True,
+        cascade_epochs: int = 0,
+        unit: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -75,10 +81,12 @@ class MSIFLAEngine(XresEngine):
                 "train on a set of this package"
             )
         self.coupling, self.rates, self.kernel = coupling, tuple(rates), kernel
-        self.margin = margin
+        self.margin, self.unit = margin, unit
+        self._cascaded = next(self._net.cascade.parameters(), None) is not None
+        self.cascade_epochs = cascade_epochs if self._cascaded else 0
         self.smoothing = 0.1 if label_smooth else 0.0
         self._now = self.joint_losses
-        if coupling == "alternate":
+        if coupling == "alternate" and self._cascaded:
             self._pull = type(self.optimizer)(self._net.cascade.parameters(), **self.optimizer.defaults)
             self._optims["pull"] = self._pull  # so that a resumed run has its state
             self.optimizer.register_step_pre_hook(self._step_pull)
@@ -97,13 +105,18 @@ class MSIFLAEngine(XresEngine):
             "kernel": cfg.data.kernel,
             "margin": cfg.loss.triplet.margin,
             "label_smooth": cfg.loss.softmax.label_smooth,
+            "cascade_epochs": cfg.loss.msifla.cascade_epochs,
+            "unit": cfg.loss.msifla.unit,
         }
 
     def step(self, data: dict) -> dict:
         """Take the steps of the coupling; a batch without high-resolution images has no reconstruction loss."""
         data = to_device(data, "cuda" if self.use_gpu else "cpu")
-        if data["low"].all():
-            steps = [self.identity_losses]
+        alone = self.epoch < self.cascade_epochs
+        if data["low"].all() or not self._cascaded:
+            steps = [] if alone else [self.identity_losses]
+        elif alone:
+            steps = [self.reconstruction_losses]
         elif self.coupling == "joint":
             steps = [self.joint_losses]
         else:
@@ -167,7 +180,8 @@ class MSIFLAEngine(XresEngine):
     def _identity(self, output: MSIFLAOutput, pids: Tensor) -> dict[str, Tensor]:
         scales = list(zip(output.logits.unbind(dim=1), output.parts.unbind(dim=1), strict=True))
         ce = torch.stack([part_cross_entropy(logits, pids, self.smoothing) for logits, _ in scales]).sum()  # eq. 11
-        triplet = torch.stack([part_triplet(parts, pids, self.margin) for _, parts in scales]).sum()  # eq. 12
+        vectors = [F.normalize(parts.float(), dim=2) if self.unit else parts for _, parts in scales]
+        triplet = torch.stack([part_triplet(parts, pids, self.margin) for parts in vectors]).sum()  # eq. 12
         # All classifiers of an image vote.
         accuracy = 100 * (output.logits.float().softmax(-1).mean((1, 2)).argmax(-1) == pids).float().mean()
         return {"loss": ce + triplet, "ce": ce, "triplet": triplet, "acc": accuracy}  # eq. 13 and 14

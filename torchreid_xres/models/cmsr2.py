@@ -88,6 +88,7 @@ class CMSR2(nn.Module):
             (4, 3, 2, 1) are the others of its Table 3.
         widths: see :class:`ReconstructionNet`.
         skip: see :class:`ReconstructionNet`.
+        built: False: no network, all scales are the image as it is (a control).
 
     Raises:
         ValueError: for scales that are not rates from low to high resolution.
@@ -98,13 +99,17 @@ class CMSR2(nn.Module):
     """
 
     def __init__(
-        self, scales: Sequence[float] = (3, 2, 1), widths: Sequence[int] = (64, 128), skip: bool = False
+        self,
+        scales: Sequence[float] = (3, 2, 1),
+        widths: Sequence[int] = (64, 128),
+        skip: bool = False,
+        built: bool = True,
     ) -> None:
         super().__init__()
         self.scales = tuple(map(check_rate, scales))
         if not self.scales or list(self.scales) != sorted(set(self.scales), reverse=True):
             raise ValueError(f"scales are rates from low to high resolution, such as [3, 2, 1], not {list(scales)}")
-        self.nets = nn.ModuleList(ReconstructionNet(widths, skip) for _ in self.scales)
+        self.nets = nn.ModuleList(ReconstructionNet(widths, skip) if built else nn.Identity() for _ in self.scales)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the image of each scale, all (N, 3, H, W): y_1/3, y_1/2, y_1 of normalised images of any rate."""
@@ -120,8 +125,8 @@ def resolution_versions(
 ) -> dict[float, Tensor]:
     """Return high-resolution images at other resolutions: x_1/4, x_1/3, x_1/2 of the paper's section 3.1.
 
-    Each is down-sampled to its captured size divided by the rate, then enlarged bilinearly. So they hold what the
-    protocol's images of that rate hold, whatever the network's input size is.
+    Each is down-sampled to the size that it has on the network's grid, or as captured where that is smaller, divided by
+    the rate, then enlarged bilinearly. So every rate leaves less than the one below, however large the pictures are.
 
     Args:
         x_h: (N, 3, H, W) at the network's size; normalised or not.
@@ -134,11 +139,13 @@ def resolution_versions(
 
     Example:
         >>> x = torch.rand(2, 3, 32, 16)
-        >>> versions = resolution_versions(x, torch.tensor([[64, 32], [16, 8]]), rates=(2, 1))
-        >>> versions[1] is x, torch.equal(versions[2][0], x[0]), torch.equal(versions[2][1], x[1])
+        >>> versions = resolution_versions(x, torch.tensor([[640, 320], [32, 16]]), rates=(2, 1))
+        >>> alone = resolution_versions(x[:1], torch.tensor([[32, 16]]), rates=(2,))
+        >>> versions[1] is x, torch.equal(versions[2][:1], alone[2]), torch.equal(versions[2][0], x[0])
         (True, True, False)
     """
-    native = [tuple(size) for size in sizes.tolist()]
+    height, width = x_h.shape[-2:]
+    native = [(min(h, height), min(w, width)) for h, w in sizes.tolist()]
     versions = {}
     for rate in rates:
         if rate == 1:

@@ -114,6 +114,7 @@ class MSIFLA(nn.Module):
         scales: rates of the scales, from low to high resolution (the paper's Table 3 has one to four).
         widths: channels of a reconstruction network's encoder parts.
         skip: let the reconstruction networks learn a difference to their input.
+        cascade: False: no reconstruction, the networks of all scales see the image as it is (a control: an ensemble).
         reid: model of the host's zoo that has ``featuremaps``. The default is its ResNet-50 with last stride 1, of
             which the part after the map falls away.
         reid_weights: file of weights each re-ID network starts from.
@@ -141,6 +142,7 @@ class MSIFLA(nn.Module):
         scales: Sequence[float] = (3, 2, 1),
         widths: Sequence[int] = (64, 128),
         skip: bool = False,
+        cascade: bool = True,
         reid: str = "resnet50_fc512",
         reid_weights: str = "",
         shared: bool = False,
@@ -153,7 +155,7 @@ class MSIFLA(nn.Module):
         if unit not in UNITS:
             raise ValueError(f"there is no unit {unit!r}; allowed: {', '.join(UNITS)}")
         self.loss, self.shared, self.unit = loss, shared, unit
-        self.cascade = CMSR2(scales, widths, skip)
+        self.cascade = CMSR2(scales, widths, skip, cascade)
         self.scales = self.cascade.scales
         self.scale_weights = checked_weights(tuple(scale_weights) or (1.0,) * len(self.scales), len(self.scales))
         self.reid = nn.ModuleList(
