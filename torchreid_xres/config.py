@@ -29,7 +29,8 @@ MOST_FILES = 100  # that a file may be built on
 MOST_BYTES = 2**20  # of a file
 # Keys that came after records were kept: at their default a configuration is the one that it was without them.
 ADDED = (
-    "data.camera", "data.grey_bits", "data.part", "data.random_rates", "data.random_share", "data.validation",
+    "data.camera", "data.grey_bits", "data.padding", "data.part", "data.random_rates", "data.random_share",
+    "data.validation",
     "loss.asymmetric", "model.gallery_run", "train.patience",
 )  # fmt: skip
 
@@ -276,6 +277,22 @@ def _require_choice(key: str, value: object, allowed: tuple) -> None:
         raise ConfigError(f"{key} is {value!r}{did_you_mean(value, allowed)} Allowed: {', '.join(map(repr, allowed))}")
 
 
+def padding_of(cfg: CfgNode, pairs: bool | None = None) -> str:
+    """Return of what the border of ``pad_crop`` is made: ``reflect`` or ``official`` (black).
+
+    Args:
+        cfg: a configuration.
+        pairs: whether pairs are made; None: as it says.
+
+    Example:
+        >>> padding_of(load_config(None, ["data.transforms", "[pad_crop]", "data.pairs", "true"]))
+        'reflect'
+    """
+    if "pad_crop" not in cfg.data.transforms:
+        return "official"
+    return cfg.data.padding or ("reflect" if (cfg.data.pairs if pairs is None else pairs) else "official")
+
+
 def stage_configs(cfg: CfgNode) -> dict[str, CfgNode]:
     """Return the whole configuration of each stage by name, in order; without stages, ``cfg`` under an empty name.
 
@@ -387,6 +404,8 @@ def _deciding(cfg: CfgNode) -> dict:
         plain.pop("vpfa")
     for key in ("root", "save_dir", "workers", "cache_mb"):
         plain["data"].pop(key)
+    # An official border is what every configuration had before there was a choice.
+    plain["data"]["padding"] = "" if padding_of(cfg) == "official" else "reflect"
     for key in ADDED:
         group, name = key.split(".")
         if plain[group][name] == value_of(get_config(), key):
