@@ -375,7 +375,7 @@ def config_text(cfg: CfgNode) -> str:
 def config_hash(cfg: CfgNode) -> str:
     """Return the SHA-256 of what decides a run's result.
 
-    Where files lie, how often a line is printed and whether the run only evaluates do not count; nor does what is
+    Where files lie, what is told of a training and whether the run only evaluates do not count; nor does what is
     learned after training, unless that is the task.
     """
     return hashlib.sha256(json.dumps(_deciding(cfg), sort_keys=True).encode()).hexdigest()
@@ -411,7 +411,8 @@ def _deciding(cfg: CfgNode) -> dict:
         if plain[group][name] == value_of(get_config(), key):
             plain[group].pop(name)
     plain["model"].pop("resume")
-    plain["train"].pop("print_freq")
+    for key in ("print_freq", "liveness"):
+        plain["train"].pop(key)
     plain["test"].pop("evaluate")
     plain["test"].pop("expected")
     return plain

@@ -266,6 +266,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     # Evaluations of the validation part (every test.eval_freq epochs) without gain after which the training ends; the
     # best epoch is then evaluated on the test. 0: train to max_epoch. A cosine schedule stays max_epoch long.
     cfg.train.patience = 0
+    cfg.train.liveness = False  # tell after the first epoch which parts of the network learn; the training is the same
     cfg.train.warmup_epochs = 0  # first epochs at a lower learning rate
     cfg.train.warmup_factor = 0.1  # what they begin with, as a part of train.lr
     cfg.train.warmup_shape = "linear"  # linear: up to train.lr in steps; constant: all at warmup_factor

@@ -194,6 +194,7 @@ class Run:
             query_rates=cfg.test.query_rates,
             flip=cfg.test.flip,
             patience=cfg.train.patience,
+            liveness=cfg.train.liveness,
             run_facts={
                 "model": self.label,
                 "stage": self.stage,
