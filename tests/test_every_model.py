@@ -215,7 +215,8 @@ def test_the_same_seed_gives_the_same_weights_after_a_step(name, engine_of, step
 @every_model
 def test_every_part_that_is_to_learn_learns(name, engine_of):
     """A few steps move it by more than weight decay; that each parameter gets a gradient is seen above."""
-    engine = engine_of(name)
+    # Beside the decay of re-ID networks, RCAN's channel attention would not; restorers are trained without.
+    engine = engine_of(name, train__weight_decay=0.0 if name in NO_IDENTITIES else 5e-4)
     watch = Watch(engine.model, filter(None, engine._optims.values()))
     batch = next(iter(engine.train_loader))
     for _ in range(3):
@@ -225,6 +226,14 @@ def test_every_part_that_is_to_learn_learns(name, engine_of):
     states = {part: watch.moved(parts[part])["state"] for part in parts}
     assert {part for part, state in states.items() if state == "frozen"} == FROZEN.get(name, set())
     assert [part for part, state in states.items() if state == "still"] == []
+
+
+@pytest.mark.xfail(strict=True, reason="eighteen gates near one half leave nothing of features, nor of gradients")
+def test_the_front_end_of_psh_rnet_learns_at_its_depth(engine_of):
+    engine = engine_of("psh_rnet", sr__options={"depth": 20, "features": 4, "squeezed": 2})
+    watch = Watch(engine.model, [engine.optimizer])
+    engine.forward_backward(next(iter(engine.train_loader)))
+    assert watch.moved(watch.parts["front end"])["state"] == "learns"
 
 
 @every_model

@@ -22,7 +22,8 @@ MSIFLA = {
 }  # fmt: skip
 ASYMMETRIC = {
     "model__name": "asymmetric", "loss__asymmetric__gallery": "trained", "loss__asymmetric__momentum": 0.9,
-    "loss__asymmetric__bank": 16, "loss__asymmetric__id": 1.0, "loss__asymmetric__held_out": 0.0, "train__epoch_batches": 3,
+    "loss__asymmetric__bank": 16, "loss__asymmetric__id": 1.0, "loss__asymmetric__held_out": 0.0,
+    "train__epoch_batches": 3,
 }  # fmt: skip
 
 
@@ -90,6 +91,16 @@ def test_a_gradient_beside_decay_is(name):
     watch = stepped(nn.Linear(4, 4), name, torch.randn_like)
     found = watch.moved(watch.parts["network"])
     assert found["state"] == "learns" and found["change"] > 1e-3 and found["gradient"] > 1e-3
+
+
+def test_a_gradient_that_decay_drowns_is_no_learning_however_large_the_steps():
+    def faint(p):
+        return 1e-6 * torch.randn_like(p)
+
+    watches = [stepped(nn.Linear(4, 4), "adam", faint, decay=decay) for decay in (0.1, 0.0)]
+    drowned, alone = (watch.moved(watch.parts["network"]) for watch in watches)
+    assert drowned["state"] == "still" and drowned["change"] > 0
+    assert alone["state"] == "learns" and alone["change"] > 1e-3
 
 
 def test_figures_are_shares_of_the_weights_length():

@@ -14,8 +14,9 @@ from torchreid_xres.devices.proof import eager
 from torchreid_xres.parts import Part, parts_of, put_out
 from torchreid_xres.text import text_table
 
-# Of a part's weights, by their length: what an epoch moves them by beyond decay, if not more, is no learning.
-STILL = 1e-6
+# A part learns nothing if an epoch moves it no further beyond decay, as a share of its weights' length, or if its
+# gradient is no larger a share of what decay pulls by: steps of a size of their own (Adam's) hide that.
+STILL, FAINT = 1e-6, 0.01
 
 
 class Watch:
@@ -54,6 +55,7 @@ class Watch:
         self._decayed = {p: nn.Parameter(value.clone()) for p, value in self._start.items()}
         self._squares: dict[nn.Parameter, Tensor] = defaultdict(lambda: torch.zeros(()))
         self._steps: Counter[nn.Parameter] = Counter()
+        self._pull: dict[nn.Parameter, float] = defaultdict(float)
         self._twins = {optimizer: self._twin_of(optimizer) for optimizer in self._optimizers}
 
     def _twin_of(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -64,9 +66,10 @@ class Watch:
         return type(optimizer)(groups)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for p in self._moved_by(optimizer):
+        for p, group in self._moved_by(optimizer).items():
             self._squares[p] = self._squares[p] + p.grad.float().square().sum().cpu()
             self._steps[p] += 1
+            self._pull[p] = group.get("weight_decay", 0.0)
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -78,10 +81,10 @@ class Watch:
         twin.step()
         twin.zero_grad()
 
-    def _moved_by(self, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-        return [
-            p for group in optimizer.param_groups for p in group["params"] if p.grad is not None and p in self._decayed
-        ]
+    def _moved_by(self, optimizer: torch.optim.Optimizer) -> dict[nn.Parameter, dict[str, Any]]:
+        """Return the parameters that a step moves, each with its group."""
+        groups = [(p, group) for group in optimizer.param_groups for p in group["params"]]
+        return {p: group for p, group in groups if p.grad is not None and p in self._decayed}
 
     def close(self) -> None:
         """Take off what follows the steps."""
@@ -106,7 +109,8 @@ class Watch:
         change = _length(p - self._decayed[p] for p in learning) / length
         steps = max((self._steps[p] for p in learning), default=0) or 1
         gradient = math.sqrt(sum(self._squares[p].item() for p in learning) / steps) / length
-        state = "learns" if change > STILL else "still"
+        faint = FAINT * max(self._pull[p] for p in learning)
+        state = "learns" if change > STILL and gradient > faint else "still"
         return found | {"state": state, "change": _rounded(change), "gradient": _rounded(gradient)}
 
     def report(self, loss: Callable[[], float]) -> dict[str, dict[str, Any]]:
