@@ -223,9 +223,13 @@ class XresMixin(Choosing, Continuing, Evaluation):
 
         self.liveness = {"epoch": self.epoch + 1, "parts": watch.report(loss)}
         logger.info("what learns, after epoch %d:\n%s", self.epoch + 1, liveness_table(self.liveness["parts"]))
-        still = [name for name, part in self.liveness["parts"].items() if part["state"] == "still"]
+        parts = self.liveness["parts"].items()
+        still = [name for name, part in parts if part["state"] == "still"]
         if still:
             logger.warning("%s: an epoch moves nothing there but by weight decay", ", ".join(still))
+        spared = [name for name, part in parts if part.get("loss") is not None and part["loss"] <= 0]
+        if spared:
+            logger.info("%s: without it the loss of the epoch's last batch is no larger", ", ".join(spared))
 
     def two_stepped_transfer_learning(self, *args: Any, **kwargs: Any) -> None:
         """Open the layers as the host does, all or ``open_layers``, but never those the model keeps fixed."""
