@@ -18,6 +18,7 @@ from torchreid_xres.config import (
     file_of,
     load_config,
     padding_of,
+    stage_configs,
     value_of,
 )
 from torchreid_xres.config_keys import CHOICES, CHOICES_OF_LISTS, LIMITS, get_config
@@ -312,6 +313,12 @@ def test_a_mirrored_border_is_another_experiment_and_a_black_one_is_that_of_befo
         assert "padding" not in _deciding(plain)["data"]
     with pytest.raises(ConfigError, match=r"data\.padding is 'black'.* Allowed: '', 'reflect', 'official'"):
         made("data.padding", "black")
+
+
+@pytest.mark.parametrize("method", ["psh_rnet", "kgnet", "dgrl", "msifla"])
+def test_methods_that_learn_from_low_views_of_cut_images_mirror_their_border(repo, method):
+    last = list(stage_configs(load_config(repo / f"configs/_base_/{method}.yaml")).values())[-1]
+    assert "pad_crop" in last.data.transforms and padding_of(last) == "reflect"
 
 
 def test_every_config_in_the_project_loads(repo):
