@@ -17,6 +17,8 @@ from torchreid_xres.config import (
     differing_keys,
     file_of,
     load_config,
+    padding_of,
+    stage_configs,
     value_of,
 )
 from torchreid_xres.config_keys import CHOICES, CHOICES_OF_LISTS, LIMITS, get_config
@@ -294,6 +296,29 @@ def test_bits_of_grey_count_only_where_they_are_not_the_files():
     assert differing_keys(deep, load_config()) == ["data.grey_bits"]
     with pytest.raises(ConfigError, match=r"data\.grey_bits must be at least 8 and at most 16, not 20"):
         load_config(None, ["data.grey_bits", "20"])
+
+
+def test_a_mirrored_border_is_another_experiment_and_a_black_one_is_that_of_before():
+    def made(*changes):
+        return load_config(None, ["data.transforms", "[random_flip, pad_crop]", *changes])
+
+    pairs = ("data.pairs", "True")
+    for cfg in (made(), made("data.padding", "official"), made(*pairs, "data.padding", "official")):
+        assert padding_of(cfg) == "official" and "padding" not in _deciding(cfg)["data"]
+    assert padding_of(made(*pairs)) == "reflect" and padding_of(made(*pairs), pairs=False) == "official"
+    assert config_hash(made(*pairs)) == config_hash(made(*pairs, "data.padding", "reflect"))
+    assert differing_keys(made(*pairs), made(*pairs, "data.padding", "official")) == ["data.padding"]
+    for transforms in ("[random_flip]", "[]"):  # there is no border
+        plain = load_config(None, [*pairs, "data.transforms", transforms])
+        assert "padding" not in _deciding(plain)["data"]
+    with pytest.raises(ConfigError, match=r"data\.padding is 'black'.* Allowed: '', 'reflect', 'official'"):
+        made("data.padding", "black")
+
+
+@pytest.mark.parametrize("method", ["psh_rnet", "kgnet", "dgrl", "msifla"])
+def test_methods_that_learn_from_low_views_of_cut_images_mirror_their_border(repo, method):
+    last = list(stage_configs(load_config(repo / f"configs/_base_/{method}.yaml")).values())[-1]
+    assert "pad_crop" in last.data.transforms and padding_of(last) == "reflect"
 
 
 def test_every_config_in_the_project_loads(repo):

@@ -28,6 +28,8 @@ def training_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--transforms", nargs="+", help="training augmentations")
     parser.add_argument("--root", help="folder that holds the data sets")
     parser.add_argument("--fresh", action="store_true", help="throw away what an earlier run left in data.save_dir")
+    parser.add_argument("--liveness", action="store_true", help="tell after the first epoch which parts of the network "
+                        "learn, and keep that in the record")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write there how it ended")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="further keys and their values")
     return parser

@@ -29,7 +29,8 @@ MOST_FILES = 100  # that a file may be built on
 MOST_BYTES = 2**20  # of a file
 # Keys that came after records were kept: at their default a configuration is the one that it was without them.
 ADDED = (
-    "data.camera", "data.grey_bits", "data.part", "data.random_rates", "data.random_share", "data.validation",
+    "data.camera", "data.grey_bits", "data.padding", "data.part", "data.random_rates", "data.random_share",
+    "data.validation",
     "loss.asymmetric", "model.gallery_run", "train.patience",
 )  # fmt: skip
 
@@ -276,6 +277,22 @@ def _require_choice(key: str, value: object, allowed: tuple) -> None:
         raise ConfigError(f"{key} is {value!r}{did_you_mean(value, allowed)} Allowed: {', '.join(map(repr, allowed))}")
 
 
+def padding_of(cfg: CfgNode, pairs: bool | None = None) -> str:
+    """Return of what the border of ``pad_crop`` is made: ``reflect`` or ``official`` (black).
+
+    Args:
+        cfg: a configuration.
+        pairs: whether pairs are made; None: as it says.
+
+    Example:
+        >>> padding_of(load_config(None, ["data.transforms", "[pad_crop]", "data.pairs", "true"]))
+        'reflect'
+    """
+    if "pad_crop" not in cfg.data.transforms:
+        return "official"
+    return cfg.data.padding or ("reflect" if (cfg.data.pairs if pairs is None else pairs) else "official")
+
+
 def stage_configs(cfg: CfgNode) -> dict[str, CfgNode]:
     """Return the whole configuration of each stage by name, in order; without stages, ``cfg`` under an empty name.
 
@@ -358,7 +375,7 @@ def config_text(cfg: CfgNode) -> str:
 def config_hash(cfg: CfgNode) -> str:
     """Return the SHA-256 of what decides a run's result.
 
-    Where files lie, how often a line is printed and whether the run only evaluates do not count; nor does what is
+    Where files lie, what is told of a training and whether the run only evaluates do not count; nor does what is
     learned after training, unless that is the task.
     """
     return hashlib.sha256(json.dumps(_deciding(cfg), sort_keys=True).encode()).hexdigest()
@@ -387,12 +404,15 @@ def _deciding(cfg: CfgNode) -> dict:
         plain.pop("vpfa")
     for key in ("root", "save_dir", "workers", "cache_mb"):
         plain["data"].pop(key)
+    # An official border is what every configuration had before there was a choice.
+    plain["data"]["padding"] = "" if padding_of(cfg) == "official" else "reflect"
     for key in ADDED:
         group, name = key.split(".")
         if plain[group][name] == value_of(get_config(), key):
             plain[group].pop(name)
     plain["model"].pop("resume")
-    plain["train"].pop("print_freq")
+    for key in ("print_freq", "liveness"):
+        plain["train"].pop(key)
     plain["test"].pop("evaluate")
     plain["test"].pop("expected")
     return plain

@@ -20,6 +20,7 @@ CHOICES = {
     "data.part": ("test", "validation"),
     "data.kernel": ("area", "bilinear", "bicubic", "lanczos", "bilinear_plain"),
     "data.interpolation": ("bilinear", "bicubic"),
+    "data.padding": ("", "reflect", "official"),
     "sampler.train_sampler": (*_HOST_SAMPLERS, "IdentitySampler", "MixedIdentitySampler"),
     "sampler.train_sampler_t": _HOST_SAMPLERS,
     "loss.name": ("softmax", "triplet"),
@@ -181,7 +182,10 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.data.protocol_seed = 0  # which rate each file gets; splits are drawn by data.split_id
     cfg.data.interpolation = "bilinear"  # how images come to the network's size: bilinear, bicubic
     cfg.data.grey_bits = 16  # that grey pixels in files of 16 bits really have: thermal cameras give 10, 12 or 14
-    cfg.data.pad = 10  # pixels of black border from which the transform "pad_crop" cuts a piece of the input's size
+    cfg.data.pad = 10  # pixels of border from which the transform "pad_crop" cuts a piece of the input's size
+    # That border: reflect, the picture mirrored; official, black. Empty: reflect for pairs, whose low views are made of
+    # the bordered picture, and else official. In force is padding_of(cfg) of config.py.
+    cfg.data.padding = ""
     cfg.data.pictures = ""  # folder of pictures to read in place of the sets' own, one PNG for each manifest name
     cfg.data.cache_mb = 2048  # a training set that takes no more than so many MiB at the network's size stays in memory
     cfg.data.num_splits = 1  # splits to run, from split_id on; mean and deviation are reported
@@ -264,6 +268,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     # Evaluations of the validation part (every test.eval_freq epochs) without gain after which the training ends; the
     # best epoch is then evaluated on the test. 0: train to max_epoch. A cosine schedule stays max_epoch long.
     cfg.train.patience = 0
+    cfg.train.liveness = False  # tell after the first epoch which parts of the network learn; the training is the same
     cfg.train.warmup_epochs = 0  # first epochs at a lower learning rate
     cfg.train.warmup_factor = 0.1  # what they begin with, as a part of train.lr
     cfg.train.warmup_shape = "linear"  # linear: up to train.lr in steps; constant: all at warmup_factor

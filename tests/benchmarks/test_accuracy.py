@@ -9,6 +9,7 @@ import yaml
 
 from torchreid_xres.config import stage_configs
 from torchreid_xres.jobs.command import part_pairs
+from torchreid_xres.jobs.job import own_runs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SUITES = yaml.safe_load((BENCHMARKS / "suites.yaml").read_text(encoding="utf-8"))["suites"]
@@ -305,3 +306,14 @@ def test_users_errors_are_one_line(accuracy, capsys):
     assert "resnet51; there are: osnet_x0_25" in capsys.readouterr().err
     assert accuracy.main(["--suite", "synth_person", "--list"]) == 0
     assert "bicubic: front end, configs/_base_/small_machine.yaml, against augmented" in capsys.readouterr().out
+
+
+def test_the_kept_cells_of_single_images_are_of_the_rows_as_they_are_configured(suites):
+    rows = suites.suite_of("cuhk03_mini").rows
+    kept = json.loads((BENCHMARKS / "results" / "accuracy_cuhk03_mini.json").read_text(encoding="utf-8"))["rows"]
+    kept = [row for row in kept if row["kind"] in ("stock", "baseline", "ensemble")]
+    assert kept
+    for row in kept:
+        for record in row["records"]:
+            cfg = suites.configured(rows[row["label"]], record["seed"], [])
+            assert own_runs(cfg, record["split_id"], Path("x"))[-1].sha256 == record["config_sha256"], row["label"]

@@ -1,10 +1,13 @@
+import random
 from collections import Counter
 
 import pytest
 import torch
+from PIL import Image
 
 import torchreid_xres  # noqa: F401 (registers)
 from torchreid_xres import host
+from torchreid_xres.data.base import CrossResolutionDataset
 from torchreid_xres.data.manager import XresDataManager, low_flags
 
 OPTIONS = {"folder": {"synthetic": True, "lr_camera": "1"}}
@@ -79,3 +82,29 @@ def test_the_queries_of_a_curve_are_of_the_same_kind_as_the_evaluated_ones(tiny_
     )
     made.query_loader("folder", 2.0)
     assert given["cuhk03_labeled"] is True
+
+
+# Both draws of the crop and the flip; the border is black before normalisation to mean 0 and deviation 1.
+PADDED = {"transforms": ["random_flip", "pad_crop"], "pad": 4, "norm_mean": [0.0] * 3, "norm_std": [1.0] * 3}
+
+
+@pytest.mark.parametrize("mode", ["reflect", "constant"])
+def test_no_low_view_of_a_mirrored_border_has_a_frame(tiny_root, monkeypatch, mode):
+    grey = 200 / 255
+    monkeypatch.setattr(CrossResolutionDataset, "read", lambda self, path: Image.new("RGB", (32, 64), (200,) * 3))
+    options = {"folder": OPTIONS["folder"] | {"pairs": True, "rates": [4.0]}}
+    dataset = manager(tiny_root, options=options, padding_mode=mode, **PADDED).train_loader.dataset
+    for view in ("img_hr", "img_lr"):
+        off = max((dataset[i][view] - grey).abs().max() for i in range(12))
+        assert off < 1e-5 if mode == "reflect" else off > grey - 0.1
+
+
+def test_a_mirrored_border_moves_no_draw(tiny_root):
+    pieces = []
+    for mode in ("constant", "reflect"):
+        dataset = manager(tiny_root, padding_mode=mode, **PADDED).train_loader.dataset
+        torch.manual_seed(0)
+        random.seed(0)
+        pieces.append(torch.stack([dataset[i]["img"] for i in range(24)]))
+    inside = (slice(None), slice(None), slice(4, -4), slice(4, -4))
+    assert torch.equal(pieces[0][inside], pieces[1][inside]) and not torch.equal(*pieces)

@@ -9,7 +9,7 @@ from torchvision.transforms import Compose, Lambda, RandomCrop, RandomHorizontal
 
 from torchreid_xres import host
 from torchreid_xres.data.base import dataset_options
-from torchreid_xres.data.restored import RestoredPairs, picture_name
+from torchreid_xres.data.restored import Patches, RestoredPairs, picture_name
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +55,17 @@ def test_sets_without_pictures_are_refused(tiny_set, tmp_path):
     with pytest.raises(TypeError, match="only sets of this package"):
         part = [("a.png", 0, 0)]
         RestoredPairs(host.ImageDataset(part, part, part, mode="train", verbose=False), tmp_path)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_pieces_of_images_that_are_too_small_have_no_black_border(tiny_set, monkeypatch, train):
+    monkeypatch.setattr(type(tiny_set), "read", lambda self, path: Image.new("RGB", (31, 50), "white"))
+    patches = Patches([tiny_set], (96, 48), train)
+    assert all(torch.equal(patches[i]["img"], torch.ones(3, 96, 48)) for i in range(8))
+
+
+def test_the_middle_of_a_large_image_is_its_middle(tiny_set):
+    patches = Patches([tiny_set], (32, 16), train=False)
+    member, path = patches.images[0]
+    middle = ToTensor()(member.read(path))[:, 16:48, 8:24]
+    assert torch.equal(patches[0]["img"], middle)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.transforms import RandomCrop
 
 from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError
@@ -265,3 +266,18 @@ def test_the_mirrored_image_changes_the_descriptor_and_nothing_else(tiny_config,
     assert not torch.allclose(alone, both)
     torch.testing.assert_close(both[: len(expected)], expected, atol=1e-4, rtol=1e-4)
     assert all((facts[key] == facts_flip[key]).all() for key in facts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mode"),
+    [
+        ({}, "reflect"), ({"data__padding": "official"}, "constant"), ({"data__pairs": False}, "constant"),
+        ({"data__pairs": False, "data__padding": "reflect"}, "reflect"),
+    ],
+)  # fmt: skip
+def test_the_border_of_pairs_is_mirrored_and_that_of_single_images_black(tiny_config, changes, mode):
+    cfg = tiny_config(data__transforms=["pad_crop"], compare__models=["tiny_net"], **changes)
+    for runs, expected in ((own_runs, mode), (compared_runs, "constant" if cfg.data.pairs else mode)):
+        (run,) = runs(cfg, 0, Path(cfg.data.save_dir))
+        (crop,) = (step for step in run.datamanager().transform_tr.transforms if isinstance(step, RandomCrop))
+        assert crop.padding_mode == expected

@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode, Resize
 
 from torchreid_xres import host
 from torchreid_xres.data.cache import cache_for
-from torchreid_xres.data.degrade import degrade_image, low_size, round_trip
+from torchreid_xres.data.degrade import degrade_image, log_uniform, low_size, round_trip
 from torchreid_xres.data.io import BITS, image_size, look_for_few_bits, read_image
 from torchreid_xres.data.native import input_resize
 from torchreid_xres.data.options import DATASETS, dataset_options, naming_root, resolve_options
@@ -313,8 +313,7 @@ class CrossResolutionDataset(host.ImageDataset):
         draw, where = torch.rand(2).tolist()
         if draw >= self.options["random_share"]:
             return img
-        least, largest = self.options["random_rates"]
-        size = low_size(*native, least * (largest / least) ** where)
+        size = low_size(*native, log_uniform(*self.options["random_rates"], where))
         planes = torch.from_numpy(np.array(img)).permute(2, 0, 1)  # (3, H, W)
         seen = round_trip(planes, size, self.options["kernel"], self.options["interpolation"])
         return PIL.Image.fromarray(seen.permute(1, 2, 0).numpy())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from torchreid_xres.data.degrade import check_kernel, check_rate, degrade_tensor, low_size, resize_tensor
+from torchreid_xres.data.degrade import check_kernel, check_rate, degrade_tensor, log_uniform, low_size, resize_tensor
 
 SMALLEST = 8  # pixels of height below which a view shows nobody
 # Between which values a fault is drawn: blur in pixels of the small image, noise in [0, 1], JPEG's quality.
@@ -97,8 +97,7 @@ class Camera:
         if low >= self.share:
             return image, size
         largest = self.largest_rate(size[0])
-        least = min(self.rates[0], largest)
-        size = low_size(*size, least * (largest / least) ** where)
+        size = low_size(*size, log_uniform(min(self.rates[0], largest), largest, where))
         small = self._small(image, size, self.kernels[int(which * len(self.kernels))])
         # What is left of a draw below its share is uniform again.
         if blurred < self.blur and min(small.shape[-2:]) > 1:

@@ -59,6 +59,16 @@ def low_size(height: int, width: int, rate: float) -> tuple[int, int]:
     return max(1, math.floor(height / rate + 1e-9)), max(1, math.floor(width / rate + 1e-9))
 
 
+def log_uniform(least: float, largest: float, draw: float) -> float:
+    """Return the rate that a number drawn from [0, 1) stands for, where each doubling is as likely as another.
+
+    Example:
+        >>> log_uniform(1.0, 16.0, 0.5)
+        4.0
+    """
+    return least * (largest / least) ** draw
+
+
 def degrade_image(img: PIL.Image.Image, rate: float, kernel: str = "area") -> PIL.Image.Image:
     """Down-sample an 8-bit image to what a camera of lower resolution would have seen.
 

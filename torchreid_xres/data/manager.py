@@ -28,7 +28,9 @@ class XresDataManager(host.ImageDataManager):
         train_sampler: a sampler of the host, ``IdentitySampler`` or ``MixedIdentitySampler``.
         num_low: low-resolution images among ``num_instances`` (``MixedIdentitySampler``).
         transforms: the host's names, or ``pad_crop``: a piece of the input's size out of the image with a border.
-        pad: width of that black border in pixels.
+        pad: width of that border in pixels.
+        padding_mode: torchvision's name of what the border holds: ``constant`` is black, ``reflect`` the picture
+            mirrored, as low views of the bordered picture need, lest they show a frame that no camera makes.
         **kwargs: everything else that ``torchreid.data.ImageDataManager`` takes.
 
     Raises:
@@ -43,6 +45,7 @@ class XresDataManager(host.ImageDataManager):
         num_low: int = 2,
         transforms: str | Sequence[str] = "random_flip",
         pad: int = 10,
+        padding_mode: str = "constant",
         **kwargs: Any,
     ) -> None:
         self.options = dict(options or {})
@@ -58,10 +61,10 @@ class XresDataManager(host.ImageDataManager):
         for transform in (self.transform_tr, self.transform_te):
             _normalise_at_once(transform)
         if "pad_crop" in names:
-            # Before normalisation, so that the border is black.
+            # Before normalisation, so that a constant border is black.
             steps = self.transform_tr.transforms
             first = next(i for i, step in enumerate(steps) if isinstance(step, ToNormalized))
-            steps.insert(first, RandomCrop((self.height, self.width), padding=pad))
+            steps.insert(first, RandomCrop((self.height, self.width), padding=pad, padding_mode=padding_mode))
         self._test_kwargs = {k: kwargs[k] for k in _OF_TEST_SETS if k in kwargs}
         if ours:
             self.train_loader = self._resampled(train_sampler, kwargs.get("num_instances", 4), num_low)

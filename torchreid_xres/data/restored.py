@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import CenterCrop, Compose, RandomCrop, RandomHorizontalFlip, ToTensor
-from torchvision.transforms.functional import to_tensor
+from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip, ToTensor
+from torchvision.transforms.functional import center_crop, pad, to_tensor
 
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
 from torchreid_xres.data.degrade import low_size
@@ -42,7 +43,8 @@ class Patches(Dataset):
 
     Args:
         members: data sets.
-        size: H and W; smaller images get a black border.
+        size: H and W; smaller images are mirrored at their borders. A black border would be degraded, and restored,
+            with them.
         train: pieces from anywhere, or mirrored, of the training images; otherwise the middle of the gallery's.
 
     Raises:
@@ -59,7 +61,9 @@ class Patches(Dataset):
         if not self.images:
             names = ", ".join(member.name for member in members)
             raise ValueError(f"{names}: no {'training' if train else 'gallery'} image is there at full resolution")
-        crop = [RandomCrop(size, pad_if_needed=True), RandomHorizontalFlip()] if train else [CenterCrop(size)]
+        crop: list[Callable] = [partial(_middle, size=size)]
+        if train:
+            crop = [RandomCrop(size, pad_if_needed=True, padding_mode="reflect"), RandomHorizontalFlip()]
         self.transform = Compose([*crop, ToTensor()])
 
     def __len__(self) -> int:
@@ -68,6 +72,13 @@ class Patches(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         member, path = self.images[index]
         return {"img": self.transform(member.read(path)), "impath": path}
+
+
+def _middle(img: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
+    short = max(0, size[1] - img.width), max(0, size[0] - img.height)
+    halves = [side // 2 for side in short]
+    rest = [side - half for side, half in zip(short, halves, strict=True)]
+    return center_crop(pad(img, [*halves, *rest], padding_mode="reflect"), list(size))
 
 
 class LowView(NamedTuple):

@@ -171,7 +171,7 @@ def first_fault(network: nn.Module, work: Callable[[], T], shape: Sequence[int],
     if fault is not None:
         return (None if fault else work()), fault
     result = None
-    with perturbed_memory(), _eager(), ModuleTracker() as tracker, _Beside(tracker) as beside:
+    with perturbed_memory(), eager(), ModuleTracker() as tracker, _Beside(tracker) as beside:
         try:
             result = work()
         except ArithmeticError:  # a loss that is not finite
@@ -221,7 +221,7 @@ def _error(found: Tensor, truth: Tensor) -> float:
     return ((found.float() - truth).abs() / scale.clamp_min(torch.finfo(torch.float32).tiny)).max().item()
 
 
-def _eager() -> Any:
+def eager() -> Any:
     """Return a context in which compiled networks run as they are written; their products are the same kernels."""
     stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6
     return stance("force_eager") if stance else nullcontext()

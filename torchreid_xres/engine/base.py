@@ -27,6 +27,7 @@ from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.engine.choosing import Choice, Choosing, EnoughError
 from torchreid_xres.engine.continuing import LAST, Continuing, NotFiniteError
 from torchreid_xres.engine.evaluation import Evaluation, to_device
+from torchreid_xres.engine.liveness import Watch, liveness_table
 from torchreid_xres.engine.stopwatch import Stopwatch
 from torchreid_xres.features.record import machine, versions, weights_hash
 from torchreid_xres.files import require_writable, write_json
@@ -56,6 +57,7 @@ class XresMixin(Choosing, Continuing, Evaluation):
         flip: add the features of the mirrored image in evaluation.
         patience: evaluations of the validation part without gain after which a training ends, and the best epoch's
             weights are taken; 0: it goes on to the last epoch.
+        liveness: tell after the first epoch which parts of the network learn (see ``engine/liveness.py``).
         run_facts: what each record repeats (model name, configuration hash, seeds).
         **kwargs: the host engine's own keywords.
     """
@@ -73,6 +75,7 @@ class XresMixin(Choosing, Continuing, Evaluation):
         query_rates: Sequence[float] = (),
         flip: bool = False,
         patience: int = 0,
+        liveness: bool = False,
         run_facts: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -87,6 +90,8 @@ class XresMixin(Choosing, Continuing, Evaluation):
         self.query_rates = tuple(query_rates)
         self.flip = flip
         self.patience, self.choice = patience, Choice()
+        self.wants_liveness, self.liveness = liveness, {}
+        self.watch: Watch | None = None
         self.run_facts = dict(run_facts or {})
         if distributed.active():
             self.run_facts["processes"] = distributed.world()
@@ -190,15 +195,45 @@ class XresMixin(Choosing, Continuing, Evaluation):
         self.before_epoch()
         loader, title = self.train_loader, f"epoch {self.epoch + 1}/{self.max_epoch}"
         self.train_loader = progress(loader, main=distributed.is_main(), desc=title, unit="batch")
+        if self.wants_liveness and not self.liveness:
+            self.watch = Watch(unwrap(self.model), filter(None, self._optims.values()))
         try:
             super().train(print_freq=min(print_freq, max(1, len(loader))), **kwargs)
+            self._tell_liveness()
         finally:
             self.train_loader = loader
+            if self.watch is not None:  # the epoch ended in an error
+                self.watch.close()
         self._note_precision()
         distributed.on_main(self._save_state)
 
     def before_epoch(self) -> None:
         """Do what an epoch needs beforehand, on the threads that it is going to have: nothing, unless overridden."""
+
+    def _tell_liveness(self) -> None:
+        watch, self.watch = self.watch, None
+        if watch is None:
+            return
+        watch.close()
+
+        def loss() -> float:
+            undo = self._undoing()
+            try:
+                return float(self.step(watch.batch).get("loss", math.nan))
+            except NotFiniteError:
+                return math.nan
+            finally:
+                undo()
+
+        self.liveness = {"epoch": self.epoch + 1, "parts": watch.report(loss)}
+        logger.info("what learns, after epoch %d:\n%s", self.epoch + 1, liveness_table(self.liveness["parts"]))
+        parts = self.liveness["parts"].items()
+        still = [name for name, part in parts if part["state"] == "still"]
+        if still:
+            logger.warning("%s: an epoch moves nothing there but by weight decay", ", ".join(still))
+        spared = [name for name, part in parts if part.get("loss") is not None and part["loss"] <= 0]
+        if spared:
+            logger.info("%s: without it the loss of the epoch's last batch is no larger", ", ".join(spared))
 
     def two_stepped_transfer_learning(self, *args: Any, **kwargs: Any) -> None:
         """Open the layers as the host does, all or ``open_layers``, but never those the model keeps fixed."""
@@ -211,6 +246,8 @@ class XresMixin(Choosing, Continuing, Evaluation):
     def forward_backward(self, data: dict) -> dict:
         """Take a step (:meth:`step`) in the host's loop; the first one in half precision is proved."""
         network, shape = unwrap(next(iter(self._models.values()))), data["img"].shape
+        if self.watch is not None:
+            self.watch.batch = data
         return THREADS.timed(
             lambda: self.proof.run(lambda: self.step(data), network, shape, "train", self._undoing), "train"
         )

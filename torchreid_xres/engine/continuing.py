@@ -16,6 +16,7 @@ from torchreid_xres import checkpoint
 from torchreid_xres.devices.proof import Proof
 from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.engine.choosing import Choice
+from torchreid_xres.engine.liveness import Watch
 from torchreid_xres.engine.stopwatch import Stopwatch
 from torchreid_xres.host_mends.checkpoints import named_for, require_training_state
 from torchreid_xres.host_mends.training import unwrap
@@ -36,6 +37,8 @@ class Continuing:
     Attributes:
         proof: what the network computes in.
         precisions: those of the training, each with the first epoch it was used in, counted from 1.
+        liveness: which parts learned, after the first epoch that was asked for it; empty: not asked.
+        watch: follows the steps of that epoch.
     """
 
     save_dir: Path
@@ -45,6 +48,8 @@ class Continuing:
     run_facts: Mapping[str, Any]
     stopwatch: Stopwatch
     choice: Choice
+    liveness: dict[str, Any]
+    watch: Watch | None
     _auto: bool  # the machine chose the precision
 
     def _state(self) -> dict:
@@ -61,6 +66,7 @@ class Continuing:
             "schedulers": states(self._scheds),
             "config": self.run_facts.get("config_sha256"),
             "choice": asdict(self.choice),
+            **({"liveness": self.liveness} if self.liveness else {}),
             "random": checkpoint.random_state(),
             "threads": torch.get_num_threads(),
         }
@@ -77,6 +83,7 @@ class Continuing:
         checkpoint.set_random_state(state["random"])
         self.stopwatch.go_on_from(state)
         self.choice = Choice.of(state)
+        self.liveness = state.get("liveness", {})
         if "threads" in state:
             THREADS.keep(state["threads"])
         return state["epoch"]
@@ -88,6 +95,8 @@ class Continuing:
             self.stopwatch = Stopwatch()  # the state's is read into this one; what was undone took its time, too
             self._restore(state)
             self.stopwatch = watch
+            if self.watch is not None:
+                self.watch.restart()
 
         return undo
 

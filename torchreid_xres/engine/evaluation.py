@@ -78,6 +78,7 @@ class Evaluation:
     run_facts: Mapping[str, Any]
     records: dict[str, dict]
     choice: Choice
+    liveness: dict[str, Any]
 
     @property
     def precision(self) -> str:
@@ -97,7 +98,8 @@ class Evaluation:
         """Return what each record repeats: of the run, and at which precisions it was trained and is evaluated."""
         trained = {"precisions": self.precisions} if self.precisions else {}
         chosen = self.choice.told()
-        return {**self.run_facts, "precision": self.precision, **trained, **({"chosen": chosen} if chosen else {})}
+        told = {"chosen": chosen, "liveness": self.liveness}
+        return {**self.run_facts, "precision": self.precision, **trained, **{k: v for k, v in told.items() if v}}
 
     def test(self, *args: Any, **kwargs: Any) -> float:
         """Evaluate on every target; the training's random numbers are the same with and without it."""

@@ -138,6 +138,8 @@ def configuration(args: argparse.Namespace) -> CfgNode:
         value = getattr(args, key)
         if value is not None:
             flags += [f"data.{key}", value]
+    if args.liveness:
+        flags += ["train.liveness", True]
     cfg = load_config(args.config_file or None, [*flags, *args.opts])
     check_names(cfg)
     return cfg

@@ -16,7 +16,16 @@ from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
 from torchreid_xres import checkpoint, host
-from torchreid_xres.config import ConfigError, as_dict, config_text, file_of, load_config, value_of, with_changes
+from torchreid_xres.config import (
+    ConfigError,
+    as_dict,
+    config_text,
+    file_of,
+    load_config,
+    padding_of,
+    value_of,
+    with_changes,
+)
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset
 from torchreid_xres.data.manager import XresDataManager
 from torchreid_xres.data.protocol import Manifest
@@ -185,6 +194,7 @@ class Run:
             query_rates=cfg.test.query_rates,
             flip=cfg.test.flip,
             patience=cfg.train.patience,
+            liveness=cfg.train.liveness,
             run_facts={
                 "model": self.label,
                 "stage": self.stage,
@@ -281,6 +291,7 @@ class Run:
             width=cfg.data.width,
             transforms=list(cfg.data.transforms),
             pad=cfg.data.pad,
+            padding_mode="reflect" if padding_of(cfg, common["pairs"]) == "reflect" else "constant",
             k_tfm=cfg.data.k_tfm,
             norm_mean=list(cfg.data.norm_mean),
             norm_std=list(cfg.data.norm_std),

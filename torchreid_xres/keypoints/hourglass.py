@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from torchreid_xres.keypoints.heatmaps import TARGETS
 from torchreid_xres.keypoints.vehicle20 import KEYPOINTS
+from torchreid_xres.parts import Part, batch_mean
 
 
 class Residual(nn.Module):
@@ -108,6 +109,12 @@ class StackedHourglass(nn.Module):
         # Features and maps of one stack go on into the next.
         self.features_on = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(stacks - 1))
         self.maps_on = nn.ModuleList(nn.Conv2d(points, width, 1) for _ in range(stacks - 1))
+
+    def named_parts(self) -> dict[str, Part]:
+        """Return the parts by name (see ``parts.py``)."""
+        stacks = {f"stack {i}": Part((stack,), batch_mean) for i, stack in enumerate(self.hourglasses, start=1)}
+        on = Part((self.features_on, self.maps_on))
+        return {"stem": Part((self.stem,)), **stacks, "heads": Part((self.heads,)), "ways to the next stack": on}
 
     def forward(self, img: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return heat maps of size H/4 x W/4.

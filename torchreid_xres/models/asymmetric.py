@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torchreid_xres.image import resize
 from torchreid_xres.models.registry import MODELS, build_model
 from torchreid_xres.models.weights import load_weights
+from torchreid_xres.parts import Part
 from torchreid_xres.sr.build import read_state
 
 MODES = ("frozen", "trained", "shared")
@@ -138,6 +139,19 @@ class Asymmetric(nn.Module):
         self.register_buffer("threshold", torch.tensor(1.0))
         self.register_buffer("length", torch.tensor(1.0))
         self.train()
+
+    def named_parts(self) -> dict[str, Part]:
+        """Return the parts by name (see ``parts.py``); the query encoder is put out by asking the gallery encoder."""
+
+        def by_gallery(module: nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Any) -> Any:
+            return self.gallery(resize(args[0], self.size))
+
+        alike = isinstance(self.project, nn.Identity) and not hasattr(self.query_encoder, "extract")
+        found = {"gallery encoder": Part((self.gallery,))}
+        if self.mode != "shared":
+            found["query encoder"] = Part((self.query,), by_gallery if alike else None)
+        found["projection"] = Part((self.project,))
+        return found | ({"classifier": Part((self.classifier,))} if self.classifier is not None else {})
 
     @property
     def query_encoder(self) -> nn.Module:

@@ -24,6 +24,7 @@ from torchreid_xres.models.registry import MODELS
 from torchreid_xres.models.restormer import RestormerBlock
 from torchreid_xres.models.staged_trunk import channels_after, staged_trunk
 from torchreid_xres.models.weights import load_weights
+from torchreid_xres.parts import Off, Part, batch_mean, enlarged, its_input, nothing
 
 
 class View(NamedTuple):
@@ -242,6 +243,28 @@ class DGRL(nn.Module):
         if self.restorer is not None:
             self.restorer.eval()
         return self
+
+    def named_parts(self) -> dict[str, Part]:
+        """Return the parts by name (see ``parts.py``); the SR stem is put out by sending its images to the HR stem."""
+        named = {view.upper(): stem for view, stem in self.stems.items()}
+        galns = [head.galn for head in self.heads if isinstance(head.galn, GALN)]
+
+        def through_hr(module: nn.Module, args: tuple, kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
+            return self.stems["hr"](*args)
+
+        found: list[tuple[str, Sequence[nn.Module | None], Off | None]] = [
+            ("restorer", [self.restorer], enlarged),
+            ("HR stem", [named["HR"].layers], None),
+            ("SR stem", [named["SR"]], through_hr),
+            *((f"Restormer of the {view} stem", [stem.restormer], nothing) for view, stem in named.items()),
+            ("trunk", self.stages, None),
+            ("non-local blocks", [module for module in self.modules() if isinstance(module, NonLocal)], its_input),
+            ("side branches", self.sides, batch_mean),
+            ("GALN, groups", [galn.groups for galn in galns], nothing),
+            ("GALN, weighing", [galn.probability for galn in galns], nothing),
+            ("heads", self.heads, None),
+        ]
+        return {name: Part(tuple(m for m in modules if m is not None), off) for name, modules, off in found}
 
     @torch.no_grad()
     def restore(self, img: Tensor, rate: Sequence[float], size: Sequence[Sequence[int]], low: Sequence[bool]) -> Tensor:

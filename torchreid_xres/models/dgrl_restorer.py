@@ -14,7 +14,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchreid_xres.image import resize
+from torchreid_xres.models.layers import parts_of_front_end
 from torchreid_xres.models.registry import MODELS
+from torchreid_xres.parts import Part, enlarged
 from torchreid_xres.sr.rcan import RCAN
 
 
@@ -53,6 +55,12 @@ class RateRestorer(nn.Module):
             net = RCAN(rate, residual=residual, **{**rcan, "groups": 0})
             net.head, net.body = whole.head, whole.body
             self.nets[f"x{rate}"] = net
+
+    def named_parts(self) -> dict[str, Part]:
+        """Return the parts by name (see ``parts.py``); the tails share their body."""
+        within = parts_of_front_end(self.nets[f"x{self.rates[0]}"])
+        del within["front end"]
+        return {f"net {name}": Part((net,), enlarged) for name, net in self.nets.items()} | within
 
     def tail_of(self, rate: float, size: Sequence[int] = (1, 1), target: Sequence[int] = (2, 2)) -> int:
         """Return which tail an image takes, 1 for none: the nearest by ratio, if the image is smaller than wanted.

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from torchreid_xres.models.registry import MODELS
 from torchreid_xres.models.weights import load_weights
+from torchreid_xres.parts import Part
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,13 @@ class HRNetReID(nn.Module):
         self.classifier = nn.Linear(classified, num_classes) if num_classes else None
         if self.classifier is not None:
             nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def named_parts(self) -> dict[str, Part]:
+        """Return the parts by name (see ``parts.py``)."""
+        heads = {"embedding": [self.reduce, self.reduce_bn] if self.head == "reid" else [], "classifier": []}
+        if self.classifier is not None:
+            heads["classifier"] = [self.classifier]
+        return {"HRNet": Part((self.backbone,)), **{name: Part(tuple(own)) for name, own in heads.items()}}
 
     def forward(self, img: Tensor, full: bool = False) -> Any:
         """Return the descriptor (evaluation), what the host's loss wants (training), or everything.

@@ -25,6 +25,7 @@ from torchreid_xres.models.omni_sr import OmniTrunk
 from torchreid_xres.models.registry import MODELS
 from torchreid_xres.models.staged_trunk import staged_trunk
 from torchreid_xres.models.weights import load_weights
+from torchreid_xres.parts import Part, its_input, nothing
 from torchreid_xres.sr.base import init_small
 
 SR = ("omni_sr", "bicubic")
@@ -226,6 +227,21 @@ class KGNet(nn.Module):
             self.hourglass.eval()
         return self
 
+    def named_parts(self) -> dict[str, Part]:
+        """Return the parts by name (see ``parts.py``); without attention all faces count alike."""
+        found = {}
+        if self.hourglass is not None:
+            found["hourglass"] = Part((self.hourglass,), nothing)
+        if self.recovery is not None:
+            found["SR module"] = Part((self.recovery,), nothing)
+            if self.recovery.fusion is not None:
+                found["keypoint attention, recovery"] = Part((self.recovery.fusion,), all_faces_alike)
+        if self.alignment is not None:
+            found["alignment"] = Part((self.alignment,), its_input)
+            if self.alignment.fusion.groups > 1:
+                found["keypoint attention, alignment"] = Part((self.alignment.fusion,), all_faces_alike)
+        return found | {name: Part((encoder,)) for name, encoder in self.encoders.items()}
+
     @torch.no_grad()
     def keypoint_maps(self, img: Tensor) -> Tensor:
         """Return heat maps (N, 20, H/4, W/4) of images (N, 3, H, W), normalised, without those of hidden points."""
@@ -320,3 +336,8 @@ class KGNet(nn.Module):
             parts.append(self.teacher(img[~chosen], classify=False).descriptor)
         order = torch.cat((torch.where(chosen)[0], torch.where(~chosen)[0])).argsort()
         return F.normalize(torch.cat(parts)[order], dim=1)
+
+
+def all_faces_alike(module: GroupFusion, args: tuple, kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
+    """Stand for a fusion whose attention is the same for each face at each place."""
+    return module.features(args[0]).mean(1)

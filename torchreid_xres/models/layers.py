@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from torchreid_xres.data.degrade import degrade_tensor
 from torchreid_xres.image import IMAGENET_MEAN, IMAGENET_STD
+from torchreid_xres.parts import Part, enlarged, its_input
 from torchreid_xres.sr.base import FrontEnd
+from torchreid_xres.sr.rcan import ChannelAttention
 
 
 class Normalization(nn.Module):
@@ -63,3 +65,16 @@ def restored_images(front_end: FrontEnd, normalize: Normalization, img: Tensor) 
         scale = front_end.scale
         small = degrade_tensor(small, (max(1, size[0] // scale), max(1, size[1] // scale)), "area")
     return front_end(small, size=size)
+
+
+def parts_of_front_end(front_end: nn.Module) -> dict[str, Part]:
+    """Return the named parts of a front end: the whole, and its channel attention if it has some.
+
+    Example:
+        >>> from torchreid_xres.sr import build_front_end
+        >>> list(parts_of_front_end(build_front_end("vdsr_ca", depth=3)))
+        ['front end', 'channel attention']
+    """
+    found = {"front end": Part((front_end,), enlarged)}
+    attention = tuple(module for module in front_end.modules() if isinstance(module, ChannelAttention))
+    return found | ({"channel attention": Part(attention, its_input)} if attention else {})

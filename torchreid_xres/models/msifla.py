@@ -19,6 +19,7 @@ from torchreid_xres.metrics.fusion import checked_weights
 from torchreid_xres.models.cmsr2 import CMSR2
 from torchreid_xres.models.registry import MODELS
 from torchreid_xres.models.weights import load_weights
+from torchreid_xres.parts import Part, its_input
 
 # What is brought to length 1 -> the dimensions of (N, scales, parts, D) that make it up.
 UNITS = {"whole": (1, 2, 3), "scale": (2, 3), "part": (3,)}
@@ -162,6 +163,16 @@ class MSIFLA(nn.Module):
             PartReID(num_classes, pretrained, reid, reid_weights, parts, reduce_dim)
             for _ in (self.scales[-1:] if shared else self.scales)
         )
+
+    def named_parts(self) -> dict[str, Part]:
+        """Return the parts by name (see ``parts.py``): what the cascade does at a scale, and who reads it."""
+        cascade = {
+            f"cascade x{scale:g}": Part((net,), its_input)
+            for scale, net in zip(self.scales, self.cascade.nets, strict=True)
+        }
+        readers = ["of all scales"] if self.shared else [f"x{scale:g}" for scale in self.scales]
+        nets = zip(readers, self.reid, strict=True)
+        return cascade | {f"re-ID network {name}": Part((net,)) for name, net in nets}
 
     def identify(self, images: Sequence[Tensor]) -> MSIFLAOutput:
         """Return features and logits of the images y_1/3, y_1/2, y_1, each (N, 3, H, W)."""

@@ -19,6 +19,7 @@ from torchreid_xres.data.degrade import undo_enlargement
 from torchreid_xres.metrics.fusion import PRPR_WEIGHTS, fused_features
 from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from torchreid_xres.models.registry import MODELS
+from torchreid_xres.parts import Part, enlarged
 from torchreid_xres.sr.pyramid import PyramidRestorer
 
 LEVELS = ("x1", "x2", "x3", "x4")
@@ -87,6 +88,11 @@ class PRPR(nn.Module):
         super().train(mode)
         self.restorer.eval()
         return self
+
+    def named_parts(self) -> dict[str, Part]:
+        """Return the parts by name (see ``parts.py``)."""
+        branches = {f"branch {level}": Part((branch,)) for level, branch in self.branches.items()}
+        return {"restorer": Part((self.restorer,), enlarged), **branches}
 
     @torch.no_grad()
     def views(self, img: Tensor) -> dict[str, Tensor]:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from torchreid_xres.models.hrnet_reid import HRNetReID, HRNetReIDOutput
-from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization, restored_images
+from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization, parts_of_front_end, restored_images
 from torchreid_xres.models.registry import MODELS
 from torchreid_xres.models.weights import load_weights
+from torchreid_xres.parts import Part
 from torchreid_xres.sr import build_front_end
 
 
@@ -71,6 +72,10 @@ class PSHRNet(nn.Module):
         self.reid = HRNetReID(num_classes, loss, pretrained and not reid_weights, use_gpu, **reid)
         if reid_weights:
             load_weights(self.reid, reid_weights)
+
+    def named_parts(self) -> dict[str, Part]:
+        """Return the parts by name (see ``parts.py``)."""
+        return parts_of_front_end(self.front_end) | self.reid.named_parts()
 
     def restore(self, img: Tensor) -> Tensor:
         """Pass normalised images (N, 3, H, W) through the front end G; the result is in [0, 1]."""

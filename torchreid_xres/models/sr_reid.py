@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from torchreid_xres import host
-from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization, restored_images
+from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization, parts_of_front_end, restored_images
 from torchreid_xres.models.registry import MODELS
 from torchreid_xres.models.weights import load_weights
+from torchreid_xres.parts import Part
 from torchreid_xres.sr import build_front_end
 
 
@@ -95,6 +96,10 @@ class SRReID(nn.Module):
         if self.freeze_sr:
             self.front_end.eval()
         return self
+
+    def named_parts(self) -> dict[str, Part]:
+        """Return the parts by name (see ``parts.py``)."""
+        return parts_of_front_end(self.front_end) | {"re-ID network": Part((self.reid,))}
 
     def restore(self, img: Tensor) -> Tensor:
         """Pass normalised images (N, 3, H, W) through the front end; the result is in [0, 1]."""

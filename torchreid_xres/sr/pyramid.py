@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from torchreid_xres.image import pad_to, resize
+from torchreid_xres.parts import Part, nothing
 from torchreid_xres.registry import Registry
 from torchreid_xres.sr.base import init_small
 from torchreid_xres.sr.build import load_weights
@@ -94,6 +95,10 @@ class PyramidRestorer(nn.Module):
         if residual:
             for head in self.heads.values():
                 init_small(head[-1])
+
+    def named_parts(self) -> dict[str, Part]:
+        """Return the parts by name (see ``parts.py``); without its head an image is enlarged."""
+        return {"trunk": Part((self.trunk,)), **{f"head {name}": Part((h,), nothing) for name, h in self.heads.items()}}
 
     def forward(self, x: Tensor) -> Pyramid:
         """Restore a batch of images.
