@@ -273,7 +273,7 @@ def test_a_job_finds_the_threshold_keeps_it_and_stands_alone(config, gallery, tm
     record = run_job(cfg)[0]
     assert record["input"] == [32, 16]  # the gallery encoder's, whatever was asked for
     routing = record["routing"]
-    assert routing["images"] == 5 and set(routing["by_rate"]["8"]) == {"views", "magnification", "cosine", "standing"}
+    assert routing["images"] == 5 and set(routing["by_rate"]["8"]) == {"views", "magnification", "cosine", "agreement"}
     state = checkpoint.load(last_of(cfg))["models"]["model"]
     assert state["threshold"].item() == pytest.approx(routing["threshold"] or 3.4e38, rel=1e-3)
     assert state["length"].item() > 0 and state["length"].item() != 1

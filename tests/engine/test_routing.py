@@ -1,11 +1,11 @@
-from statistics import mean, stdev
+from statistics import correlation
 
 import pytest
 import torch
 from torch import nn
 
 from torchreid_xres.data.camera import Camera
-from torchreid_xres.engine.routing import calibrate, find_threshold, standing
+from torchreid_xres.engine.routing import agreement, calibrate, find_threshold
 from torchreid_xres.models.asymmetric import NEVER, Asymmetric
 from torchreid_xres.models.layers import Normalization
 
@@ -66,25 +66,27 @@ def test_the_threshold_is_found_where_the_gallery_encoder_loses_the_image():
     assert told["images"] == 6 and list(told["by_rate"]) == ["1", "1.41", "2", "2.83", "4", "5.66", "8", "11.3", "16"]
     sharp, low = (told["by_rate"][rate] for rate in ("1", "16"))
     assert (low["views"], low["magnification"]) == (6, 8.0)
-    assert sharp["standing"]["gallery"] > sharp["standing"]["query"] and sharp["cosine"]["gallery"] == 1
-    assert low["standing"]["query"] > low["standing"]["gallery"] + 0.5
+    assert sharp["agreement"]["gallery"] > sharp["agreement"]["query"] and sharp["cosine"]["gallery"] == 1
+    assert low["agreement"]["query"] > low["agreement"]["gallery"] + 0.1
     assert 0.5 < told["threshold"] < 8 and model.threshold.item() == pytest.approx(told["threshold"], abs=1e-3)
     assert model.length.item() == pytest.approx(model.gallery(imgs).norm(dim=1).mean().item(), rel=1e-5)
 
 
-def test_a_standing_is_that_over_the_other_images():
+def test_an_agreement_is_that_over_the_other_images():
     features, sharp = torch.randn(3, 5), torch.randn(6, 5)
-    cosine, found = standing(features, sharp, own=[4, 0, 4])
+    cosine, found = agreement(features, sharp, own=[4, 0, 4])
     for row, own in enumerate([4, 0, 4]):
-        similar = [torch.cosine_similarity(features[row], one, dim=0).item() for one in sharp]
-        rest = [value for i, value in enumerate(similar) if i != own]
-        assert cosine[row].item() == pytest.approx(similar[own], rel=1e-5)
-        assert found[row].item() == pytest.approx((similar[own] - mean(rest)) / stdev(rest), rel=1e-4)
+        views = features[row], sharp[own]
+        told, right = ([torch.cosine_similarity(one, other, dim=0).item() for other in sharp] for one in views)
+        assert cosine[row].item() == pytest.approx(told.pop(own), rel=1e-5)
+        right.pop(own)
+        assert found[row].item() == pytest.approx(correlation(told, right), rel=1e-4)
     # Whatever all cosines have in common does not count.
     flat = torch.cat((features, torch.full((3, 1), 9.0)), dim=1)
-    assert standing(flat, torch.cat((sharp, torch.zeros(6, 1)), dim=1), [4, 0, 4])[1].tolist() == pytest.approx(
+    assert agreement(flat, torch.cat((sharp, torch.zeros(6, 1)), dim=1), [4, 0, 4])[1].tolist() == pytest.approx(
         found.tolist()
     )
+    assert agreement(sharp, sharp, range(6))[1].tolist() == pytest.approx([1.0] * 6)
 
 
 def test_views_are_not_made_smaller_than_anybody_can_be_seen_in():

@@ -16,7 +16,7 @@ from torchreid_xres.data.degrade import low_size
 from torchreid_xres.models.asymmetric import NEVER, Asymmetric
 from torchreid_xres.models.layers import Normalization
 
-ROUNDING = 1e-4  # of a standing
+ROUNDING = 1e-4  # of an agreement
 LEAST = 3  # sharp images for a mean and a deviation over the others
 
 
@@ -27,7 +27,7 @@ def find_threshold(magnification: Tensor, query: Tensor, gallery: Tensor) -> flo
 
     Args:
         magnification: of each view, (N,).
-        query: (N,), how near the query encoder's feature of the view is to the sharp image's (:func:`standing`).
+        query: (N,), how near the query encoder's feature of the view is to the sharp image's (:func:`agreement`).
         gallery: (N,), how near the gallery encoder's own feature of the view is.
 
     Returns:
@@ -53,11 +53,12 @@ def find_threshold(magnification: Tensor, query: Tensor, gallery: Tensor) -> flo
     return NEVER if cut == len(gain) else math.sqrt(sorted_[cut - 1] * sorted_[cut])
 
 
-def standing(features: Tensor, sharp: Tensor, own: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return how near features are to those of their own sharp images, alone and among all.
+def agreement(features: Tensor, sharp: Tensor, own: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return how near features are to those of their own sharp images, alone and in what they say of all others.
 
-    A ranking asks how far the right image stands out, not how large its cosine is: features that follow others have
-    smaller cosines to all of these, and a cosine alone would call them worse where they find more.
+    A search asks which of the *other* images are alike, those of the same person in another camera, so what counts is
+    how far a view orders the others as its sharp image does. How well it finds its own sharp image says less: a network
+    that sees both knows a picture by its colours long after it has lost whom it shows.
 
     Args:
         features: (V, D), of degraded views.
@@ -65,22 +66,23 @@ def standing(features: Tensor, sharp: Tensor, own: Sequence[int]) -> tuple[Tenso
         own: of each view the row of its image in ``sharp``.
 
     Returns:
-        The cosines (V,), and by how many standard deviations, over the other images, they lie above the others' mean,
-        (V,); float64 both.
+        The cosines (V,), and the correlation, over the other images, of their similarities to the view and to its sharp
+        image, (V,); float64 both.
 
     Example:
-        >>> sharp = torch.eye(4)
-        >>> standing(torch.tensor([[3.0, 0.0, 0.0, 4.0]]), sharp, own=[0])
-        (tensor([0.6000], dtype=torch.float64), tensor([0.7217], dtype=torch.float64))
+        >>> sharp = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])
+        >>> cosine, agreed = agreement(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), sharp, own=[0, 0])
+        >>> cosine.tolist(), [round(value, 2) for value in agreed.tolist()]
+        ([1.0, 0.0], [1.0, 0.84])
     """
-    similar = F.normalize(features.double(), dim=1) @ F.normalize(sharp.double(), dim=1).T  # (V, N)
-    rows = torch.arange(len(own), device=similar.device)
-    columns = torch.as_tensor(own, device=similar.device)
-    cosine = similar[rows, columns]
-    others = torch.ones_like(similar, dtype=torch.bool)
-    others[rows, columns] = False
-    rest = similar[others].view(len(own), -1)  # (V, N - 1)
-    return cosine, (cosine - rest.mean(dim=1)) / rest.std(dim=1).clamp(min=1e-9)
+    sharp = F.normalize(sharp.double(), dim=1)
+    columns = torch.as_tensor(own, device=sharp.device)
+    similar = F.normalize(features.double(), dim=1) @ sharp.T  # (V, N)
+    wanted = sharp[columns] @ sharp.T  # (V, N)
+    others = torch.ones_like(similar, dtype=torch.bool).scatter_(1, columns[:, None], False)
+    told, right = (one[others].view(len(own), -1) for one in (similar, wanted))  # (V, N - 1)
+    told, right = (one - one.mean(dim=1, keepdim=True) for one in (told, right))
+    return similar.gather(1, columns[:, None])[:, 0], F.cosine_similarity(told, right, dim=1, eps=1e-12)
 
 
 @torch.no_grad()
@@ -104,7 +106,7 @@ def calibrate(
     Returns:
         As JSON can hold it: ``threshold`` (None: no query goes to the query encoder), the number of ``images``, and
         ``by_rate``: {rate: number of ``views``, median ``magnification``, and of ``query`` and ``gallery`` encoder the
-        mean ``cosine`` to the sharp image's feature and the mean ``standing``}.
+        mean ``cosine`` to the sharp image's feature and the mean ``agreement``}.
 
     Raises:
         ValueError: if there are fewer than three images.
@@ -138,7 +140,7 @@ def calibrate(
             }
             told = [batch["img"].shape[-2] / small[:, 0].double()]
             for work in (lambda view=view: model(view), lambda about=about: model.extract_gallery(about)):
-                told += [part.cpu() for part in standing(run(work, view), everyone, [start + row for row in rows])]
+                told += [part.cpu() for part in agreement(run(work, view), everyone, [start + row for row in rows])]
             found.setdefault(rate, []).append(torch.stack(told))
     by_rate = {rate: torch.cat(parts, dim=1) for rate, parts in found.items()}  # (5, V)
     magnification, _, query, _, gallery = torch.cat(list(by_rate.values()), dim=1)
@@ -153,7 +155,7 @@ def calibrate(
                 "views": part.shape[1],
                 "magnification": round(part[0].median().item(), 3),
                 "cosine": {"query": round(part[1].mean().item(), 4), "gallery": round(part[3].mean().item(), 4)},
-                "standing": {"query": round(part[2].mean().item(), 3), "gallery": round(part[4].mean().item(), 3)},
+                "agreement": {"query": round(part[2].mean().item(), 4), "gallery": round(part[4].mean().item(), 4)},
             }
             for rate, part in by_rate.items()
         },
