@@ -111,8 +111,8 @@ def run_vpfa(row: Row, cfg: CfgNode, out: Path) -> dict:
     """Learn the modules ``vpfa.modules`` for a row that is trained.
 
     Returns:
-        ``parts``: for the queries as they are (``before``) and moved by each module, by its label, ``records`` (one for
-        each split; none for those before) and ``queries``.
+        ``parts``: for features as they are (``before``) and with those of low images moved by each module, by its
+        label, ``records`` (one for each split; none for those before) and ``queries``.
     """
     cfg = cfg.clone()
     cfg.vpfa.enabled = True
@@ -127,8 +127,9 @@ def run_vpfa(row: Row, cfg: CfgNode, out: Path) -> dict:
         how = (records[-1]["protocol"], run.split, cfg.data.height)
         found["before"]["queries"].append(figures_of_queries(start.query, start.gallery, *how))
         for name, label in labels.items():
-            after = moved(load_panning(run.folder / f"{name}.pth.tar")[0], start.query, start.reference)
-            found[label]["queries"].append(figures_of_queries(after, start.gallery, *how))
+            module, _ = load_panning(run.folder / f"{name}.pth.tar")
+            after = [moved(module, part, start.rates) for part in (start.query, start.gallery)]
+            found[label]["queries"].append(figures_of_queries(*after, *how))
     return {"parts": {label: {**part, "queries": joined(part["queries"])} for label, part in found.items()}}
 
 

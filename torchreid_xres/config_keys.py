@@ -284,7 +284,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.fusion.weights = [2.0, 1.0, 1.0, 1.0]  # of their distances
     cfg.fusion.search = []  # further records with weights searched on validation, else training identities: all, size
 
-    cfg.vpfa = CfgNode()  # VPFA: low queries' features moved by modules learned after training
+    cfg.vpfa = CfgNode()  # VPFA: low images' features moved by modules learned after training
     cfg.vpfa.enabled = False  # learn and evaluate the modules for every model that the job trains, or has trained
     cfg.vpfa.run = ""  # task "vpfa": folder of the trained run
     cfg.vpfa.modules = ["mean", "conditioned", "perceptron"]  # the last is the stage's own result

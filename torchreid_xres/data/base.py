@@ -66,6 +66,7 @@ class CrossResolutionDataset(host.ImageDataset):
         rates: what rates are drawn from unless the user says otherwise.
         disjoint_cameras: low queries and the gallery must not share cameras (not asked of natural sets).
         defaults: the set's own options.
+        added: those of them that manifests were kept without; at their default they are in none.
         options: all options as resolved.
         rate_of: path -> ``"native"`` or the rate, 1.0 for images that are not low.
         names: path -> the image's name in the manifest, relative to the set's folder.
@@ -87,6 +88,7 @@ class CrossResolutionDataset(host.ImageDataset):
     rates: ClassVar[Sequence[float]] = (2.0, 3.0, 4.0)
     disjoint_cameras: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {}
+    added: ClassVar[Sequence[str]] = ()
 
     def __init__(self, root: str = "", split_id: int = 0, **kwargs: Any) -> None:
         self.options = resolve_options(self.name, self.rates, self.defaults, kwargs)
@@ -254,7 +256,8 @@ class CrossResolutionDataset(host.ImageDataset):
                 "identities": len({image.pid for image in part}),
                 "low": sum(rates[image.path] != 1.0 for image in part),
             }
-        own = [*self.defaults, *["grey_bits"] * (self.options["grey_bits"] != BITS)]
+        own = [key for key, value in self.defaults.items() if key not in self.added or self.options[key] != value]
+        own += ["grey_bits"] * (self.options["grey_bits"] != BITS)
         return Manifest(
             dataset=self.name,
             options={key: self.options[key] for key in own},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -112,28 +113,35 @@ def _side_by_side(items: list[list[dict]]) -> dict[str, Any]:
     return default_collate(list(chain.from_iterable(items)))
 
 
-def resolution_rates(features: FeatureSet, reference: float) -> np.ndarray:
-    """Return the rate (N,) of each image: as the protocol made it, or of a natural low image as its size tells.
+@dataclass(frozen=True)
+class Rates:
+    """What rates the images of a run are at: those that the protocol made, or what natural low images' sizes tell.
+
+    A natural image that is made smaller still (``query_rate``) is at more than that rate, which its size tells, too.
 
     Args:
-        features: of any images.
         reference: side of an image of full resolution in pixels, the root of height times width.
-
-    Returns:
-        1 for images that are not low; for those whose low resolution is their own, ``reference`` over their side, at
-        least 1.
+        natural: names of the data sets whose low resolution is in the pictures.
 
     Example:
-        >>> none = {"features": torch.zeros(3, 2), "pid": [0] * 3, "camid": [0] * 3, "names": "abc"}
-        >>> about = {"role": "query", "dataset": "d", "model": "m", "weights_sha256": ""}
-        >>> size = [[64, 16], [64, 16], [128, 128]]
-        >>> mixed = FeatureSet(**none, **about, rate=[4, 1, 1], low=[True, True, False], size=size)
-        >>> resolution_rates(mixed, reference=96)
-        array([4., 3., 1.])
+        >>> facts = {"features": torch.zeros(3, 2), "pid": [0] * 3, "camid": [0] * 3, "names": "abc"}
+        >>> about = {"role": "query", "model": "m", "weights_sha256": "", "size": [[64, 16], [32, 8], [128, 128]]}
+        >>> low = {"rate": [1, 2, 1], "low": [True, True, False]}
+        >>> Rates(96, {"caviar"}).of(FeatureSet(dataset="caviar", **low, **facts, **about))
+        array([3., 6., 1.])
+        >>> Rates(96, {"caviar"}).of(FeatureSet(dataset="mlr_viper", **low, **facts, **about))
+        array([1., 2., 1.])
     """
-    side = np.sqrt(features.size.prod(axis=1))
-    told = np.where(features.rate > 1, features.rate, np.maximum(1, reference / side))
-    return np.where(features.low, told, 1.0)
+
+    reference: float = 1.0
+    natural: Collection[str] = ()
+
+    def of(self, features: FeatureSet) -> np.ndarray:
+        """Return the rate (N,) of each image, 1 or more; 1 for those that are not low."""
+        if features.dataset not in self.natural:
+            return np.where(features.low, features.rate, 1.0)
+        side = np.sqrt(features.size.prod(axis=1))
+        return np.where(features.low, np.maximum(1, self.reference / side), 1.0)
 
 
 def resolution_direction(pairs: FeatureSet, threshold: float = 0.4) -> dict[str, dict[str, float]]:
@@ -170,7 +178,7 @@ def resolution_direction(pairs: FeatureSet, threshold: float = 0.4) -> dict[str,
 def camera_gap(pairs: FeatureSet, low_cameras: Collection[int]) -> dict[str, float]:
     """Return how far what down-sampling does to features is what tells low cameras' images from the others.
 
-    VPFA moves low queries back by the offset of the training images' down-sampled copies. That helps as far as an
+    VPFA moves low images back by the offset of the training images' down-sampled copies. That helps as far as an
     identity's images by low cameras and by sharp ones lie that way apart, which they need not: a network trained on
     both has closed the gap of the images it saw, not that of copies it never saw. No image of the test is asked.
 
