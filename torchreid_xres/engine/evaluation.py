@@ -160,7 +160,7 @@ class Evaluation:
         def ranked(loader: Any, verified: bool) -> _Ranked:
             qf, query = self._features(loader, normalize_feature)
             labels = (query["pid"], gallery["pid"], query["camid"], gallery["camid"])
-            roc = Roc(*labels, groups=query["rate"]) if verified else None
+            roc = Roc(*labels, groups=query["rate"], protocol=protocol) if verified else None
             if rerank:
                 distances = reranked_distances(qf, gf, dist_metric)
                 return _Ranked(rank_distances(distances, *labels, roc=roc, **how), roc, qf, query, distances)
