@@ -143,7 +143,8 @@ def tested(run: Run) -> tuple[FeatureSet, FeatureSet]:
     roles = ("query", "gallery")
     if run.cfg.task == "fuse":
         branches = [run_features(folder, roles) for folder in run.cfg.fusion.branches]
-        sets = fused_sets(*([branch[role] for branch in branches] for role in roles), run.cfg.fusion.weights)
+        weights = Run.load(run.folder).cfg.fusion.weights  # given, or chosen
+        sets = fused_sets(*([branch[role] for branch in branches] for role in roles), weights)
     else:
         sets = run_features(run.folder, roles)
     return sets["query"], sets["gallery"]

@@ -14,6 +14,7 @@ from torchvision.transforms import Compose, Normalize, RandomCrop, ToTensor
 
 from torchreid_xres import host
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, SummedDataset, dataset_options
+from torchreid_xres.data.batches import with_native
 from torchreid_xres.data.samplers import SAMPLERS, IdentitySampler
 
 # The host's keywords that say which images a test set has.
@@ -29,6 +30,7 @@ class XresDataManager(host.ImageDataManager):
         num_low: low-resolution images among ``num_instances`` (``MixedIdentitySampler``).
         transforms: the host's names, or ``pad_crop``: a piece of the input's size out of the image with a border.
         pad: width of that black border in pixels.
+        native: test items hold the camera's own pixels, too (see :func:`~torchreid_xres.data.batches.with_native`).
         **kwargs: everything else that ``torchreid.data.ImageDataManager`` takes.
 
     Raises:
@@ -43,9 +45,10 @@ class XresDataManager(host.ImageDataManager):
         num_low: int = 2,
         transforms: str | Sequence[str] = "random_flip",
         pad: int = 10,
+        native: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.options = dict(options or {})
+        self.options, self.native = dict(options or {}), native
         ours = train_sampler in SAMPLERS
         names = [transforms] if isinstance(transforms, str) else list(transforms)
         with dataset_options(self.options):
@@ -63,6 +66,10 @@ class XresDataManager(host.ImageDataManager):
             first = next(i for i, step in enumerate(steps) if isinstance(step, ToNormalized))
             steps.insert(first, RandomCrop((self.height, self.width), padding=pad))
         self._test_kwargs = {k: kwargs[k] for k in _OF_TEST_SETS if k in kwargs}
+        if native:
+            for loaders in self.test_loader.values():
+                for loader in loaders.values():
+                    with_native(loader)
         if ours:
             self.train_loader = self._resampled(train_sampler, kwargs.get("num_instances", 4), num_low)
 
@@ -112,9 +119,10 @@ class XresDataManager(host.ImageDataManager):
         dataset = host.init_image_dataset(
             name, transform=self.transform_te, mode=role, verbose=False, **self._test_kwargs
         )
-        return DataLoader(
+        loader = DataLoader(
             dataset, batch_size=like.batch_size, num_workers=like.num_workers, pin_memory=like.pin_memory
         )
+        return with_native(loader) if self.native else loader
 
     def query_loader(self, name: str, rate: float) -> DataLoader:
         """Return the queries of a target with every low one at ``rate`` instead of its own; natural ones beyond theirs.

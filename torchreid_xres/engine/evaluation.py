@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from torchreid_xres import checkpoint, host
 from torchreid_xres.data.base import DATASETS
+from torchreid_xres.data.batches import mirrored
 from torchreid_xres.data.io import BITS, FAST, read_image, save_image
 from torchreid_xres.devices import distributed, parallel
 from torchreid_xres.devices.proof import Proof
@@ -132,7 +133,7 @@ class Evaluation:
     def _described(self, batch: dict) -> Tensor:
         found = self.extract(batch).float()
         if self.flip:
-            found = found + self.extract({**batch, "img": batch["img"].flip(-1)}).float()
+            found = found + self.extract(mirrored(batch)).float()
         return found.cpu()
 
     @torch.no_grad()

@@ -281,10 +281,7 @@ def rank_tiles(
     if roc is not None and roc.itself != itself:
         raise ValueError(f"the ROC counts other pairs than the protocol {protocol}; make it with that protocol")
     labels = Labels(q_pids, g_pids, q_camids, g_camids, itself)
-    if protocol == "market":
-        ranker = Market(labels)
-    else:
-        ranker = (VehicleID if itself else SingleShot)(labels, draws, seed)
+    ranker = Market(labels) if protocol == "market" else (VehicleID if itself else SingleShot)(labels, draws, seed)
     start = 0
     for band in map(_as_floats, tiles):
         stop = start + len(band)
