@@ -89,9 +89,9 @@ class PRPREngine(XresEngine):
     def _views(self, data: dict) -> dict[str, Tensor]:
         """Return what each branch sees of a batch, augmented, (N, 3, H, W)."""
         img, network, augment = data["img"], unwrap(self.model), self.datamanager.transform_tr
-        made = network.pyramids(network.captured(data))
-        views = {
-            level: torch.stack([augment(to_pil_image(levels[level][0].cpu())) for levels in made]).to(img)
-            for level in LEVELS[1:]
-        }
-        return {LEVELS[0]: img, **views}
+        views = {LEVELS[0]: img, **{level: torch.empty_like(img) for level in LEVELS[1:]}}
+        for rows, levels in network.pyramids(network.captured(data)):
+            for level in LEVELS[1:]:
+                pictures = map(to_pil_image, (255 * levels[level]).round().byte().cpu())
+                views[level][rows] = torch.stack([augment(picture) for picture in pictures]).to(img)
+        return views

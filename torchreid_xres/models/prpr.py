@@ -9,7 +9,7 @@ files do, and brings each level to the networks' size as the loader does.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torchreid_xres.data.degrade import undo_enlargement
 from torchreid_xres.metrics.fusion import PRPR_WEIGHTS, fused_features
 from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from torchreid_xres.models.registry import MODELS
-from torchreid_xres.sr.pyramid import PyramidRestorer
+from torchreid_xres.sr.pyramid import BATCH_PIXELS, PyramidRestorer
 
 LEVELS = ("x1", "x2", "x3", "x4")
 
@@ -109,7 +109,8 @@ class PRPR(nn.Module):
     def at_size(self, x: Tensor) -> Tensor:
         """Return images (N, 3, h, w) in [0, 1] as a branch sees them, normalised, (N, 3, H, W)."""
         for size in ((x.shape[-2], self.size[1]), self.size):  # one side after the other, each in 8 bits, as Pillow
-            x = eight_bits(F.interpolate(x, size, mode=self.interpolation, antialias=True))
+            # A half that float32 put a little below itself goes up, too.
+            x = eight_bits(F.interpolate(x, size, mode=self.interpolation, antialias=True) + 4e-7)
         return self.normalize(x)
 
     def forward(self, img: Tensor | Mapping[str, Tensor]) -> Any:
@@ -136,17 +137,16 @@ class PRPR(nn.Module):
         small = (undo_enlargement(x, size, self.interpolation) for x, size in zip(images, sizes, strict=True))
         return [eight_bits(x[0]) for x in small]
 
-    @torch.no_grad()
-    def pyramids(self, captured: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """Return of each image (3, h, w) in [0, 1] its levels, (1, 3, h, w) each; those of one size together."""
+    def pyramids(self, captured: Sequence[Tensor]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Yield which images (3, h, w) in [0, 1] of one size are together, and their levels, (K, 3, h, w) each."""
         alike = defaultdict(list)
         for i, image in enumerate(captured):
             alike[image.shape].append(i)
-        found: dict[int, dict[str, Tensor]] = {}
-        for rows in alike.values():
-            levels = self.levels(torch.stack([captured[i] for i in rows]))
-            found |= {i: {level: x[[k]] for level, x in levels.items()} for k, i in enumerate(rows)}
-        return [found[i] for i in range(len(captured))]
+        for (_, height, width), rows in alike.items():
+            most = max(1, BATCH_PIXELS // (height * width))
+            for start in range(0, len(rows), most):
+                some = rows[start : start + most]
+                yield some, self.levels(torch.stack([captured[i] for i in some]))
 
     def extract(self, batch: Mapping[str, Any]) -> Tensor:
         """Return fused descriptors (N, D) of a loader's batch, whose images were brought to the network's size.
@@ -154,14 +154,15 @@ class PRPR(nn.Module):
         Args:
             batch: with ``img`` and ``native``, or ``size`` (see :meth:`captured`).
         """
-        as_seen = dict(batch)
-        if "mirrored" in batch:  # the branches of the stages see mirrored pictures, their restorer does not
-            as_seen["img"] = batch["img"].flip(-1)
-        made = self.pyramids(self.captured(as_seen))
-        views = {level: torch.cat([self.at_size(levels[level]) for levels in made]) for level in LEVELS[1:]}
-        if "mirrored" in batch:
-            views = {level: view.flip(-1) for level, view in views.items()}
-        return self._fused({LEVELS[0]: batch["img"].float(), **views})
+        mirrored, img = "mirrored" in batch, batch["img"].float()
+        # The branches of the stages see mirrored pictures, their restorer does not.
+        captured = self.captured({**batch, "img": img.flip(-1) if mirrored else img})
+        views = {LEVELS[0]: img, **{level: img.new_empty(len(img), 3, *self.size) for level in LEVELS[1:]}}
+        for rows, levels in self.pyramids(captured):
+            for level in LEVELS[1:]:
+                view = self.at_size(levels[level])
+                views[level][rows] = view.flip(-1) if mirrored else view
+        return self._fused(views)
 
     def _fused(self, views: Mapping[str, Tensor]) -> Any:
         outputs = [self.branches[level](view) for level, view in views.items()]
@@ -175,5 +176,5 @@ class PRPR(nn.Module):
 
 
 def eight_bits(x: Tensor) -> Tensor:
-    """Return images as files hold them: in 256 steps from 0 to 1."""
-    return (x * 255).round().clamp(0, 255) / 255
+    """Return images in [0, 1] as files hold them: in 256 steps, halves go up, as in Pillow."""
+    return (x * 255 + 0.5).floor().clamp(0, 255) / 255

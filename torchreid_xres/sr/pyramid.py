@@ -22,6 +22,10 @@ from torchreid_xres.sr.residual import DIV2K_MEAN, conv3x3, subpixel_upsampler
 from torchreid_xres.sr.swinir import SwinIRTrunk
 from torchreid_xres.sr.trunk import LightTrunk
 
+# Of images restored together, before magnification: eight of 256x128. The x4 head of 64 features holds some 8 KiB for
+# each.
+BATCH_PIXELS = 2**18
+
 TRUNKS = Registry("trunk")
 TRUNKS.register("swinir")(SwinIRTrunk)
 TRUNKS.register("han")(HANTrunk)
