@@ -12,11 +12,11 @@ import torch
 from provenance import origin
 from suites import Row
 from throughput import our_calls
-from torch.utils.data import default_collate
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, config_hash, stage_configs
 from torchreid_xres.data.base import DATASETS
+from torchreid_xres.data.batches import collated
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.features.features import FeatureSet, evaluate_features
@@ -211,7 +211,7 @@ def multiply_adds(engine: XresMixin, dataset: Any) -> float:
         rates.setdefault(dataset.rate_of[path], index)
     counts = []
     for index in rates.values():
-        batch = to_device(default_collate([dataset[index]]), next(model.parameters()).device)
+        batch = to_device(collated([dataset[index]]), next(model.parameters()).device)
         counts.append(complexity(model, batch if hasattr(model, "extract") else batch["img"], depth=0).multiply_adds)
     return float(np.mean(counts))
 

@@ -29,7 +29,7 @@ def with_native(loader: DataLoader) -> DataLoader:
 def collated(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return a batch as torch makes it, in which ``native`` stays a list: (h, w, 3) each, of any sizes."""
     batch = default_collate([{key: value for key, value in item.items() if key != "native"} for item in items])
-    return batch | {"native": [item["native"] for item in items]}
+    return batch | ({"native": [item["native"] for item in items]} if "native" in items[0] else {})
 
 
 def mirrored(batch: Mapping[str, Any]) -> dict[str, Any]:

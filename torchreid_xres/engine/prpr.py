@@ -12,7 +12,6 @@ from yacs.config import CfgNode
 
 from torchreid_xres import host
 from torchreid_xres.data.batches import with_native
-from torchreid_xres.data.restored import members_of
 from torchreid_xres.engine.base import ENGINES, XresEngine
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.models.prpr import LEVELS
@@ -23,7 +22,8 @@ class PRPREngine(XresEngine):
     """What the stages do, in one loop: each branch learns from its level of the pyramid by a loss of its own.
 
     The restorer stays as loaded. A level is augmented after it was restored, each with its own draws, as where the
-    stages read it from a file. As the losses are summed, a branch's gradient is that of its stage.
+    stages read it from a file. As the losses are summed, a branch's gradient is that of its stage. Images of the host's
+    sets, which do not hold the camera's own pixels, are restored from what the network sees, augmented.
 
     Args:
         *args: see :class:`XresEngine`.
@@ -31,9 +31,6 @@ class PRPREngine(XresEngine):
         label_smooth: smooth the identity labels by 0.1, as the host does.
         margin, weight_t, weight_x: of the triplet loss, and the factors of both, as the host has them.
         **kwargs: see :class:`XresEngine`.
-
-    Raises:
-        TypeError: for a training set of the host, whose pixels are gone where the network sees them.
     """
 
     def __init__(
@@ -50,7 +47,6 @@ class PRPREngine(XresEngine):
         self.smoothing = 0.1 if label_smooth else 0.0
         self.triplet = host.TripletLoss(margin=margin) if loss == "triplet" else None
         self.weights = (weight_t, weight_x) if self.triplet else (0.0, 1.0)
-        members_of(self.train_loader.dataset)
         self.train_loader = with_native(self.train_loader)
 
     @staticmethod
@@ -72,7 +68,7 @@ class PRPREngine(XresEngine):
 
     def losses(self, data: dict) -> dict[str, Tensor]:
         pids = data["pid"]
-        outputs = self.model(self._views(data))
+        outputs = self.model(self._views(data) if "native" in data else data["img"])
         logits, features = outputs if self.triplet else (outputs, [None] * len(LEVELS))
         terms = {
             level: self._loss(scores.float(), feature, pids)

@@ -263,7 +263,8 @@ class Extractor:
         else:
             rates = [check_rate(rate) for rate in rates]
             low = [rate != 1 for rate in rates]
-        native = {"native": [one.native for one in prepared]} if self._takes_native else {}
+        known = all(one.native is not None for one in prepared)
+        native = {"native": [one.native for one in prepared]} if known else {}
         return native | {
             "img": torch.stack([one.pixels for one in prepared]).to(self.device),
             "rate": torch.tensor(rates, dtype=torch.float64),

@@ -11,10 +11,11 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from torchreid_xres.config import ConfigError
 from torchreid_xres.data.base import CrossResolutionDataset
+from torchreid_xres.data.batches import collated
 from torchreid_xres.data.degrade import check_rate, degrade_image
 from torchreid_xres.data.restored import members_of
 from torchreid_xres.engine.base import XresMixin
@@ -35,15 +36,20 @@ class RatedViews(Dataset):
         dataset: a set of this package, in training mode.
         transform: PIL image -> tensor, without augmentation.
         rates: R down-sampling rates; 1 among them adds nothing.
+        native: views hold the camera's own pixels, too (``data/batches.py``).
 
     Raises:
         ValueError: if the low resolution of all training images is their own, or no rate is above 1.
     """
 
     def __init__(
-        self, dataset: CrossResolutionDataset, transform: Callable[[PIL.Image.Image], Tensor], rates: Sequence[float]
+        self,
+        dataset: CrossResolutionDataset,
+        transform: Callable[[PIL.Image.Image], Tensor],
+        rates: Sequence[float],
+        native: bool = False,
     ) -> None:
-        self.dataset, self.transform = dataset, transform
+        self.dataset, self.transform, self.native = dataset, transform, native
         self.rates = (1.0, *sorted({check_rate(rate) for rate in rates} - {1.0}))
         if len(self.rates) == 1:
             raise ValueError(f"low views need a rate above 1, not {list(rates)}")
@@ -63,6 +69,7 @@ class RatedViews(Dataset):
             low = rate > 1
             role = "query" if low else "gallery"
             view = {"img": self.transform(seen), "size": torch.tensor([seen.height, seen.width])}
+            view |= {"native": np.asarray(seen)} if self.native else {}
             views.append(view | {"pid": pid, "camid": camid, "impath": path, "rate": rate, "low": low, "role": role})
         return views
 
@@ -90,7 +97,8 @@ def pair_features(run: Run, engine: XresMixin, rates: Sequence[float] = ()) -> F
         raise ConfigError(f"{run.folder} was trained on data.pictures: its pairs cannot be made from the sets' files")
     dataset = members_of(engine.datamanager.train_loader.dataset)[0]
     own = [rate for rate in dataset.options["pair_rates"] if rate > 1] or dataset.options["rates"]
-    views = RatedViews(dataset, engine.datamanager.transform_te, rates or own)
+    manager = engine.datamanager
+    views = RatedViews(dataset, manager.transform_te, rates or own, manager.native)
     digest = weights_hash(unwrap(engine.model))
     path = run.folder / "features" / "pairs.npz"
     if path.is_file():
@@ -110,7 +118,7 @@ def pair_features(run: Run, engine: XresMixin, rates: Sequence[float] = ()) -> F
 
 
 def _side_by_side(items: list[list[dict]]) -> dict[str, Any]:
-    return default_collate(list(chain.from_iterable(items)))
+    return collated(list(chain.from_iterable(items)))
 
 
 @dataclass(frozen=True)
