@@ -91,7 +91,7 @@ class CrossResolutionDataset(host.ImageDataset):
     disjoint_cameras: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {}
     added: ClassVar[Sequence[str]] = ()
-    native = False
+    native: bool = False
 
     def __init__(self, root: str = "", split_id: int = 0, **kwargs: Any) -> None:
         self.options = resolve_options(self.name, self.rates, self.defaults, kwargs)
