@@ -3,7 +3,7 @@
     xres bench --suite synth_person
     xres bench --suite cuhk03_mini --root DATA --seeds 1 2 3
     xres bench --suite vehicle2cam --root DATA --only osnet_x0_25 bicubic vdsr train.max_epoch 4
-    xres bench --suite synth_person --vpfa     # and each model with its queries' features moved
+    xres bench --suite synth_person --vpfa     # and each model with its low images' features moved
     xres bench --suite synth_person --finished  # the tables of what was run so far
     xres bench --suite vehicle2cam --list
     xres bench --suite cuhk03_mini --root DATA --row mine=mine.yaml   # or mine=FOLDER with features

@@ -12,11 +12,11 @@ import torch
 from provenance import origin
 from suites import Row
 from throughput import our_calls
-from torch.utils.data import default_collate
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, config_hash, stage_configs
 from torchreid_xres.data.base import DATASETS
+from torchreid_xres.data.batches import collated
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.features.features import FeatureSet, evaluate_features
@@ -111,8 +111,8 @@ def run_vpfa(row: Row, cfg: CfgNode, out: Path) -> dict:
     """Learn the modules ``vpfa.modules`` for a row that is trained.
 
     Returns:
-        ``parts``: for the queries as they are (``before``) and moved by each module, by its label, ``records`` (one for
-        each split; none for those before) and ``queries``.
+        ``parts``: for features as they are (``before``) and with those of low images moved by each module, by its
+        label, ``records`` (one for each split; none for those before) and ``queries``.
     """
     cfg = cfg.clone()
     cfg.vpfa.enabled = True
@@ -127,8 +127,9 @@ def run_vpfa(row: Row, cfg: CfgNode, out: Path) -> dict:
         how = (records[-1]["protocol"], run.split, cfg.data.height)
         found["before"]["queries"].append(figures_of_queries(start.query, start.gallery, *how))
         for name, label in labels.items():
-            after = moved(load_panning(run.folder / f"{name}.pth.tar")[0], start.query, start.reference)
-            found[label]["queries"].append(figures_of_queries(after, start.gallery, *how))
+            module, _ = load_panning(run.folder / f"{name}.pth.tar")
+            after = [moved(module, part, start.rates) for part in (start.query, start.gallery)]
+            found[label]["queries"].append(figures_of_queries(*after, *how))
     return {"parts": {label: {**part, "queries": joined(part["queries"])} for label, part in found.items()}}
 
 
@@ -142,7 +143,8 @@ def tested(run: Run) -> tuple[FeatureSet, FeatureSet]:
     roles = ("query", "gallery")
     if run.cfg.task == "fuse":
         branches = [run_features(folder, roles) for folder in run.cfg.fusion.branches]
-        sets = fused_sets(*([branch[role] for branch in branches] for role in roles), run.cfg.fusion.weights)
+        weights = Run.load(run.folder).cfg.fusion.weights  # given, or chosen
+        sets = fused_sets(*([branch[role] for branch in branches] for role in roles), weights)
     else:
         sets = run_features(run.folder, roles)
     return sets["query"], sets["gallery"]
@@ -209,7 +211,7 @@ def multiply_adds(engine: XresMixin, dataset: Any) -> float:
         rates.setdefault(dataset.rate_of[path], index)
     counts = []
     for index in rates.values():
-        batch = to_device(default_collate([dataset[index]]), next(model.parameters()).device)
+        batch = to_device(collated([dataset[index]]), next(model.parameters()).device)
         counts.append(complexity(model, batch if hasattr(model, "extract") else batch["img"], depth=0).multiply_adds)
     return float(np.mean(counts))
 

@@ -200,7 +200,7 @@ def write_result(result: dict[str, Any], arrays: dict[str, np.ndarray], path: Pa
 
 
 def panned_rows(suite: Suite, cells: list[dict]) -> list[dict]:
-    """Return a row for each model whose queries were moved: what each module of VPFA makes of them."""
+    """Return a row for each model whose low images were moved: what each module of VPFA makes of them."""
     rows = []
     for label in suite.rows:
         own = [cell for cell in cells if cell["label"] == label]
@@ -230,7 +230,7 @@ def tables(result: dict, quoted: list[dict], style: str) -> str:
         shown += [suite_table(result, style=style), *([by_rate] if by_rate else []), cost_table(result, style)]
     else:
         shown += ["No cell is finished."]
-    shown += [f"Queries' features moved by VPFA's modules\n\n{vpfa_table(result, style)}"] if result["vpfa"] else []
+    shown += [f"Low images' features moved by VPFA's modules\n\n{vpfa_table(result, style)}"] if result["vpfa"] else []
     gone = [f"{fault['label']}, seed {fault['seed']}: {fault['reason']}" for fault in result["failed"]]
     gone += [f"{label}: {reason}" for label, reason in result["left_out"].items()]
     shown += ["Not in the table:\n" + "\n".join(f"- {line}" for line in gone)] if gone else []

@@ -101,3 +101,19 @@ def tiny_root(tmp_path_factory) -> Path:
                 pixels = np.clip(bands + 15 * camera + noise, 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f"{identity:03d}_c{camera}_{shot}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def mixed_root(tiny_root, tmp_path_factory) -> Path:
+    """The same pictures, those of camera 1 at half the side, with images of both cameras on both sides of the test."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("mixed")
+    for path in sorted(tiny_root.glob("*/*/*.png")):
+        part, identity, name = path.parts[-3:]
+        part = part if part == "train" else "query" if name.endswith("_0.png") else "gallery"
+        folder = root / part / identity
+        folder.mkdir(parents=True, exist_ok=True)
+        img = Image.open(path)
+        (img.reduce(2) if "_c1_" in name else img).save(folder / name)
+    return root

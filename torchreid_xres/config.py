@@ -30,8 +30,7 @@ MOST_BYTES = 2**20  # of a file
 # Keys that came after records were kept: at their default a configuration is the one that it was without them.
 ADDED = (
     "data.camera", "data.grey_bits", "data.padding", "data.part", "data.random_rates", "data.random_share",
-    "data.validation",
-    "loss.asymmetric", "model.gallery_run", "train.patience",
+    "data.validation", "loss.asymmetric", "model.gallery_run", "train.patience", "train.seed_offset",
 )  # fmt: skip
 
 

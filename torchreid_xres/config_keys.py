@@ -75,6 +75,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "data.norm_std": (ABOVE_0, math.inf),
     "data.protocol_seed": (-math.inf, math.inf),  # hashed
     "train.seed": (0, 2**32 - 1),  # numpy's
+    "train.seed_offset": (0, 2**31),
     "data.validation": (0, 0.5),
     **dict.fromkeys(
         ("data.random_share", "data.camera.share", "data.camera.blur", "data.camera.noise", "data.camera.jpeg"), (0, 1)
@@ -269,6 +270,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     # best epoch is then evaluated on the test. 0: train to max_epoch. A cosine schedule stays max_epoch long.
     cfg.train.patience = 0
     cfg.train.liveness = False  # tell after the first epoch which parts of the network learn; the training is the same
+    cfg.train.seed_offset = 0  # added to seed: networks that are put together each begin from numbers of their own
     cfg.train.warmup_epochs = 0  # first epochs at a lower learning rate
     cfg.train.warmup_factor = 0.1  # what they begin with, as a part of train.lr
     cfg.train.warmup_shape = "linear"  # linear: up to train.lr in steps; constant: all at warmup_factor
@@ -289,9 +291,11 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.fusion = CfgNode()  # what the task "fuse" does with the branches of a model
     cfg.fusion.branches = []  # folders of their runs, the original images' first
     cfg.fusion.weights = [2.0, 1.0, 1.0, 1.0]  # of their distances
-    cfg.fusion.search = []  # further records with weights searched on validation, else training identities: all, size
+    # all: other weights, chosen on the validation part; without one a further record, searched on training identities.
+    # size: a further record, by the queries' sizes.
+    cfg.fusion.search = []
 
-    cfg.vpfa = CfgNode()  # VPFA: low queries' features moved by modules learned after training
+    cfg.vpfa = CfgNode()  # VPFA: low images' features moved by modules learned after training
     cfg.vpfa.enabled = False  # learn and evaluate the modules for every model that the job trains, or has trained
     cfg.vpfa.run = ""  # task "vpfa": folder of the trained run
     cfg.vpfa.modules = ["mean", "conditioned", "perceptron"]  # the last is the stage's own result

@@ -264,6 +264,19 @@ def test_a_whole_suite(accuracy, suites, tiny_root, tmp_path, monkeypatch, capsy
     assert r"\toprule" in shown and "mean direction" in shown
 
 
+def test_vpfa_moves_low_images_of_the_gallery_too(benchmark_module, suites, tiny_config, mixed_root, tmp_path):
+    cells = benchmark_module("cells")
+    natural = {"data__root": str(mixed_root), "data__options.folder": {"synthetic": False, "lr_camera": "1"}}
+    one_step = {"model__name": "tiny_net", "data__pairs": False, "train__max_epoch": 1, "vpfa__modules": ["mean"]}
+    cfg = tiny_config(**natural, **one_step, data__pair_rates=[2.0, 4.0])
+    row = suites.Row("tiny_net", "stock", "", [], "tiny_net", [1])
+    parts = cells.run_vpfa(row, cfg, tmp_path)["parts"]
+    (record,) = parts["mean direction"]["records"]
+    queries = parts["mean direction"]["queries"]
+    assert queries["mAP"].mean() == pytest.approx(record["mAP"], abs=1e-4)
+    assert queries["mAP"].mean() != pytest.approx(parts["before"]["queries"]["mAP"].mean(), abs=1e-3)
+
+
 def test_a_row_of_ones_own_stands_under_the_suites_protocol(accuracy, suites, fake_cells, tmp_path, capsys):
     own, keep = tmp_path / "own.yaml", tmp_path / "kept.json"
     own.write_text("model: {name: osnet_x0_5}\ndata: {transforms: [random_flip]}\n")

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.transforms.functional import to_tensor
 
 from torchreid_xres import checkpoint, host
 from torchreid_xres.config import load_config
 from torchreid_xres.data.base import dataset_options
+from torchreid_xres.data.io import read_image
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.engine.restorer import RestorerEngine, full_flags
 from torchreid_xres.image import resize
@@ -60,6 +62,18 @@ def test_the_loss_is_the_sum_of_three_mean_absolute_errors(restorer_config):
         assert losses[name].item() == pytest.approx(error / truth.numel(), abs=1e-5)
         total += losses[name].item()
     assert losses["loss"].item() == pytest.approx(total)
+
+
+def test_no_target_is_an_enlargement_of_a_file(restorer_config):
+    """Files of 64x32 for a network of 256x48: the x4 head is to make the file itself of its quarter."""
+    engine = engine_of(restorer_config(data__height=256, data__width=48, data__transforms=[]))
+    assert engine.size == (64, 32) and engine.run_facts["target"] == [64, 32]
+    batch = next(iter(engine.train_loader))
+    files = torch.stack([to_tensor(read_image(path)) for path in batch["impath"]])
+    lr, target = training_pair(engine._full(batch))
+    assert lr.shape[2:] == (16, 8) and target.x4.shape == files.shape
+    assert psnr(target.x4, files).min() > 26
+    assert engine_of(restorer_config()).size == (32, 16)  # a smaller network sees less than the files hold
 
 
 @pytest.mark.parametrize("batches", [1, 3, 25])  # 24 full-resolution images in batches of 4

@@ -162,6 +162,13 @@ def test_any_damage_is_told_in_one_line_or_was_of_no_account(tmp_path):
             assert np.array_equal(found.pid, right.pid)
 
 
+def test_identities_beyond_63_bits_are_refused():
+    plain = make()
+    with pytest.raises(ValueError, match=r"train features of folder by net: pid holds 9223372036854775809, above"):
+        replace(plain, pid=plain.pid.astype(np.uint64) + np.uint64(2**63 + 1) - plain.pid.astype(np.uint64))
+    assert replace(plain, pid=plain.pid.astype(np.uint64) + np.uint64(2**60)).pid.max() == 2**60 + IDENTITIES - 1
+
+
 def test_a_file_that_takes_all_memory_is_refused(tmp_path):
     path = tmp_path / "train.npz"
     make().save(path)

@@ -188,6 +188,19 @@ def test_labels_may_be_lists_tensors_or_strings():
         assert_same(rank_distances(distmat, *map(convert, labels)), expected)
 
 
+@pytest.mark.parametrize("types", [(np.int64, np.uint64), (np.uint64, np.int64)])
+def test_large_identities_of_two_types_do_not_run_together(types):
+    """2^53 + 1 is no double: as doubles both gallery images are of the query's identity."""
+    distances, (query, gallery) = np.array([[0.1, 0.2]]), types
+    labels = np.array([2**53 + 1], query), np.array([2**53, 2**53 + 1], gallery), [0], [1, 1]
+    assert rank_distances(distances, *labels).first.tolist() == [1]
+    cameras = np.array([2**53 + 1], query), np.array([2**53, 2**53 + 1], gallery)
+    assert rank_distances(distances, [5], [5, 5], *cameras).first.tolist() == [0]
+    beyond = np.array([-1], np.int64), np.array([2**64 - 1, 2**64 - 2], np.uint64)
+    with pytest.raises(ValueError, match="none of the 1 queries"):
+        rank_distances(distances, *beyond, [0], [1, 1])
+
+
 def test_figures_of_a_mask_and_by_group():
     rates = np.random.default_rng(0).choice([1.0, 2.0, 4.0], len(BASE[1]))
     for protocol in ("market", "single_shot"):
@@ -332,6 +345,8 @@ def test_vehicleid_wants_one_set_twice():
         rank_distances(distmat, *labels, "vehicleid")
     with pytest.raises(ValueError, match="in the same order"):
         rank_distances(distmat[:, :90], labels[0], labels[0][::-1], labels[2], labels[2], "vehicleid")
+    with pytest.raises(ValueError, match="none of the 3 images has another one of its identity"):
+        rank_distances(distmat[:3, :3], [1, 2, 3], [1, 2, 3], [0, 1, 2], [1, 2, 0], "vehicleid")
 
 
 # --- features and bands --------------------------------------------------------------------------

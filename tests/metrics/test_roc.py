@@ -120,6 +120,27 @@ def test_features_show_their_bands():
     assert seen.tpr()[0.1] == pytest.approx(slow(distances, *labels, 0.1))
 
 
+def test_no_image_is_its_own_match_under_vehicleid():
+    """Query i is gallery image i: its distance to itself says nothing, whatever cameras the set gives the two sides."""
+    rng = np.random.default_rng(0)
+    pids = np.append(rng.integers(0, 8, 40), [50])  # 50 has one image, so no match
+    distmat = rng.random((41, 41))
+    np.fill_diagonal(distmat, 0)
+    ones = np.ones(41)
+    labels = pids, pids, 0 * ones, ones
+    seen = Roc(*labels, fpr=FPR, protocol="vehicleid", groups=pids)
+    rank_distances(distmat, *labels, "vehicleid", roc=seen)
+    apart = np.arange(41)  # as Market's rule says it: each image under a camera of its own
+    for rate in FPR:
+        assert seen.tpr()[rate] == pytest.approx(slow(distmat, pids, pids, apart, apart, rate))
+        assert seen.distance()[rate] == slow_distance(distmat, pids, pids, apart, apart, rate) or rate == 1
+        assert seen.by()[3][rate] == pytest.approx(slow(distmat, pids, pids, apart, apart, rate, pids == 3))
+    assert 50 not in seen.by()
+    for protocol, other in (("market", "vehicleid"), ("vehicleid", "market")):
+        with pytest.raises(ValueError, match=f"counts other pairs than the protocol {other}"):
+            rank_distances(distmat, *labels, other, roc=Roc(*labels, protocol=protocol))
+
+
 def test_a_group_without_a_match_has_no_figures():
     labels = [1, 2], [1, 3], [0, 0], [1, 1]
     seen = Roc(*labels, fpr=(0.5,), groups=["near", "far"])

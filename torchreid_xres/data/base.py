@@ -42,7 +42,8 @@ class CrossResolutionDataset(host.ImageDataset):
     - ``rate``: float, 1.0 = as captured (also where the gap is in the pictures themselves);
     - ``size``: LongTensor ``[height, width]`` of what the camera saw, after the protocol's down-sampling;
     - ``role``: ``train``, ``query`` or ``gallery``;
-    - ``low``: bool, low resolution by the protocol (a drawn rate of 1 leaves it False).
+    - ``low``: bool, low resolution by the protocol (a drawn rate of 1 leaves it False);
+    - ``native``, where :attr:`native` asks for it: what the camera saw at its own size, (h, w, 3), uint8.
 
     ``img`` is what the camera saw, through ``transform``. In training with the option ``pairs`` there are also
     ``img_hr`` (the transformed original), ``img_lr`` (the same crop and flip, down to the size of ``rate_lr`` and
@@ -66,8 +67,9 @@ class CrossResolutionDataset(host.ImageDataset):
         rates: what rates are drawn from unless the user says otherwise.
         disjoint_cameras: low queries and the gallery must not share cameras (not asked of natural sets).
         defaults: the set's own options.
-        later: those that the set did not always have: a manifest names them where they are not the default.
+        added: those of them that manifests were kept without; at their default they are in none.
         options: all options as resolved.
+        native: whether items hold the camera's own pixels, too (see ``batches.py``).
         rate_of: path -> ``"native"`` or the rate, 1.0 for images that are not low.
         names: path -> the image's name in the manifest, relative to the set's folder.
         split: of the whole set, whatever is kept out of the training; ``train``, ``query`` and ``gallery`` are what is
@@ -88,7 +90,8 @@ class CrossResolutionDataset(host.ImageDataset):
     rates: ClassVar[Sequence[float]] = (2.0, 3.0, 4.0)
     disjoint_cameras: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {}
-    later: ClassVar[Sequence[str]] = ()
+    added: ClassVar[Sequence[str]] = ()
+    native: bool = False
 
     def __init__(self, root: str = "", split_id: int = 0, **kwargs: Any) -> None:
         self.options = resolve_options(self.name, self.rates, self.defaults, kwargs)
@@ -256,9 +259,8 @@ class CrossResolutionDataset(host.ImageDataset):
                 "identities": len({image.pid for image in part}),
                 "low": sum(rates[image.path] != 1.0 for image in part),
             }
-        # What came later is told where it differs only: manifests of before stay as they were.
-        later = {"grey_bits": BITS, **{key: self.defaults[key] for key in self.later}}
-        own = [key for key in {**self.defaults, **later} if key not in later or self.options[key] != later[key]]
+        own = [key for key, value in self.defaults.items() if key not in self.added or self.options[key] != value]
+        own += ["grey_bits"] * (self.options["grey_bits"] != BITS)
         return Manifest(
             dataset=self.name,
             options={key: self.options[key] for key in own},
@@ -275,10 +277,11 @@ class CrossResolutionDataset(host.ImageDataset):
         path, pid, camid, dsetid = self.data[index]
         rate, low = self.down_sampling(path), self.rate_of[path] != 1.0
         img, (height, width) = self._picture(index, path)
+        native = {"native": np.asarray(img)} if self.native else {}
         if self.options["random_rates"] and self.mode == "train" and not low:
             img = self._at_random_rate(img, (height, width))
         item = {"pid": pid, "camid": camid, "impath": path, "dsetid": dsetid}
-        item |= {"rate": rate, "role": self.mode, "low": low}
+        item |= {"rate": rate, "role": self.mode, "low": low, **native}
         if self.options["pairs"] and self.mode == "train":
             rate_lr = rate if low else _any_of(self.options["pair_rates"])
             item |= _pair(self.transform(img), (height, width), rate_lr, self.options)
@@ -301,7 +304,7 @@ class CrossResolutionDataset(host.ImageDataset):
             paired = self.options["pairs"] and self.mode == "train"
             return self.read(path) if paired else self.seen(path)
 
-        if self._cache is not None:
+        if self._cache is not None and not self.native:
             return self._cache.get(range(len(self.data))[index], read)
         img = read()
         return img, (img.height, img.width)

@@ -14,6 +14,7 @@ from torchvision.transforms import Compose, Normalize, RandomCrop, ToTensor
 
 from torchreid_xres import host
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, SummedDataset, dataset_options
+from torchreid_xres.data.batches import with_native
 from torchreid_xres.data.samplers import SAMPLERS, IdentitySampler
 
 # The host's keywords that say which images a test set has.
@@ -31,6 +32,7 @@ class XresDataManager(host.ImageDataManager):
         pad: width of that border in pixels.
         padding_mode: torchvision's name of what the border holds: ``constant`` is black, ``reflect`` the picture
             mirrored, as low views of the bordered picture need, lest they show a frame that no camera makes.
+        native: test items hold the camera's own pixels, too (see :func:`~torchreid_xres.data.batches.with_native`).
         **kwargs: everything else that ``torchreid.data.ImageDataManager`` takes.
 
     Raises:
@@ -46,9 +48,10 @@ class XresDataManager(host.ImageDataManager):
         transforms: str | Sequence[str] = "random_flip",
         pad: int = 10,
         padding_mode: str = "constant",
+        native: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.options = dict(options or {})
+        self.options, self.native = dict(options or {}), native
         ours = train_sampler in SAMPLERS
         names = [transforms] if isinstance(transforms, str) else list(transforms)
         with dataset_options(self.options):
@@ -66,6 +69,10 @@ class XresDataManager(host.ImageDataManager):
             first = next(i for i, step in enumerate(steps) if isinstance(step, ToNormalized))
             steps.insert(first, RandomCrop((self.height, self.width), padding=pad, padding_mode=padding_mode))
         self._test_kwargs = {k: kwargs[k] for k in _OF_TEST_SETS if k in kwargs}
+        if native:
+            for loaders in self.test_loader.values():
+                for loader in loaders.values():
+                    with_native(loader)
         if ours:
             self.train_loader = self._resampled(train_sampler, kwargs.get("num_instances", 4), num_low)
 
@@ -115,9 +122,10 @@ class XresDataManager(host.ImageDataManager):
         dataset = host.init_image_dataset(
             name, transform=self.transform_te, mode=role, verbose=False, **self._test_kwargs
         )
-        return DataLoader(
+        loader = DataLoader(
             dataset, batch_size=like.batch_size, num_workers=like.num_workers, pin_memory=like.pin_memory
         )
+        return with_native(loader) if self.native else loader
 
     def query_loader(self, name: str, rate: float) -> DataLoader:
         """Return the queries of a target with every low one at ``rate`` instead of its own; natural ones beyond theirs.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import default_collate
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms import Normalize
 from torchvision.utils import make_grid
 
 from torchreid_xres.data.base import CrossResolutionDataset
+from torchreid_xres.data.batches import collated
 from torchreid_xres.data.manager import ToNormalized
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view
@@ -35,7 +35,7 @@ def restored_grid(model: nn.Module, queries: CrossResolutionDataset, count: int 
     low.sort(key=lambda i: str(queries.rate_of[queries.query[i][0]]))
     chosen = [low[k] for k in np.linspace(0, len(low) - 1, min(count, len(low))).round().astype(int)]
     device = next(model.parameters()).device
-    batch = default_collate([queries[i] for i in chosen])
+    batch = collated([queries[i] for i in chosen])
     batch["img"] = batch["img"].to(device)
     normalize = _normalization(queries).to(device)
     view = restored_view(model, batch, normalize)

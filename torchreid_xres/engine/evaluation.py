@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from torchreid_xres import checkpoint, host
 from torchreid_xres.data.base import DATASETS
+from torchreid_xres.data.batches import mirrored
 from torchreid_xres.data.io import BITS, FAST, read_image, save_image
 from torchreid_xres.devices import distributed, parallel
 from torchreid_xres.devices.proof import Proof
@@ -134,7 +135,7 @@ class Evaluation:
     def _described(self, batch: dict) -> Tensor:
         found = self.extract(batch).float()
         if self.flip:
-            found = found + self.extract({**batch, "img": batch["img"].flip(-1)}).float()
+            found = found + self.extract(mirrored(batch)).float()
         return found.cpu()
 
     @torch.no_grad()
@@ -162,7 +163,7 @@ class Evaluation:
         def ranked(loader: Any, verified: bool) -> _Ranked:
             qf, query = self._features(loader, normalize_feature)
             labels = (query["pid"], gallery["pid"], query["camid"], gallery["camid"])
-            roc = Roc(*labels, groups=query["rate"]) if verified else None
+            roc = Roc(*labels, groups=query["rate"], protocol=protocol) if verified else None
             if rerank:
                 distances = reranked_distances(qf, gf, dist_metric)
                 return _Ranked(rank_distances(distances, *labels, roc=roc, **how), roc, qf, query, distances)

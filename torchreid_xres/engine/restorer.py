@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +18,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import file_of
 from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
+from torchreid_xres.data.io import image_size
 from torchreid_xres.engine.base import ENGINES, XresEngine
 from torchreid_xres.engine.rounds import Rounds
 from torchreid_xres.image import resize
@@ -34,6 +36,9 @@ class RestorerEngine(XresEngine):
     The paper counts iterations, the host's loop counts epochs: here an epoch is ``epoch_batches`` iterations, however
     large the set. At 250, the paper's 5000 iterations are 20 epochs, and halving the learning rate after 2500, 4000,
     4500 and 4750 of them is ``train.stepsize [10, 16, 18, 19]``.
+
+    The largest target has the network's size, but no side of it is longer than the training files' own (the median): a
+    head whose target was an enlargement would learn to enlarge.
 
     Args:
         *args: see :class:`XresEngine`.
@@ -59,7 +64,12 @@ class RestorerEngine(XresEngine):
         self.device = next(self.model.parameters()).device
         self.normalize = Normalization(mean, std).to(self.device)
         self.train_loader = Rounds(_full_resolution(self.train_loader), epoch_batches)
-        self.run_facts |= {"train_images": len(self.train_loader.loader.sampler), "epoch_batches": epoch_batches}
+        usable = self.train_loader.loader.sampler.indices
+        self.size = _target_size(
+            [self.train_loader.loader.dataset.train[i][0] for i in usable],
+            (self.datamanager.height, self.datamanager.width),
+        )
+        self.run_facts |= {"train_images": len(usable), "epoch_batches": epoch_batches, "target": list(self.size)}
 
     @staticmethod
     def model_options(cfg: CfgNode) -> dict[str, Any]:
@@ -85,8 +95,9 @@ class RestorerEngine(XresEngine):
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
     def _full(self, batch: dict) -> Tensor:
-        """Return the batch at full resolution, (N, 3, H, W) in [0, 1]; in pairs it is the other view."""
-        return self.normalize.undo(batch.get("img_hr", batch["img"]))
+        """Return the batch at full resolution, (N, 3, *size) in [0, 1]; in pairs it is the other view."""
+        full = self.normalize.undo(batch.get("img_hr", batch["img"]))
+        return full if full.shape[-2:] == self.size else resize(full, self.size).clamp(0, 1)
 
     @torch.no_grad()
     def _evaluate(
@@ -107,7 +118,7 @@ class RestorerEngine(XresEngine):
             full = ~torch.as_tensor(batch.get("low", torch.zeros(len(batch["img"]))), dtype=torch.bool)
             if not full.any():
                 continue
-            lr, target = training_pair(self.normalize.undo(batch["img"][full].to(self.device)))
+            lr, target = training_pair(self._full({"img": batch["img"][full].to(self.device)}))
             restored = self.at_precision(partial(self.model, lr), lr.shape)
             for name, image, truth in zip(Pyramid._fields, restored, target, strict=True):
                 bicubic = resize(lr, (truth.shape[-2], truth.shape[-1])).clamp(0, 1)
@@ -123,6 +134,11 @@ class RestorerEngine(XresEngine):
             shown = [means[f"{figure}_{key}"] for key in (name, f"bicubic_{name}") for figure in ("psnr", "ssim")]
             logger.info("%s %s: %.2f dB, SSIM %.4f (bicubic: %.2f dB, SSIM %.4f)", dataset_name, name, *shown)
         return tuple(sum(means[f"{figure}_{name}"] for name in Pyramid._fields) / 3 for figure in ("psnr", "ssim"))
+
+
+def _target_size(paths: Sequence[str], network: tuple[int, int]) -> tuple[int, int]:
+    own = (int(np.median(sides)) // 4 * 4 for sides in zip(*map(image_size, paths), strict=True))
+    return tuple(min(side, max(4, longest)) for side, longest in zip(network, own, strict=True))
 
 
 def _full_resolution(loader: DataLoader) -> DataLoader:

@@ -73,9 +73,12 @@ class FeatureSet:
 
         keep("features", torch.as_tensor(self.features).detach().to("cpu", torch.float32))
         keep("names", tuple(map(str, self.names)))
-        for name, dtype in _PER_IMAGE.items():
-            keep(name, np.asarray(getattr(self, name), dtype=dtype))
         where = f"the {self.role} features of {self.dataset} by {self.model}"
+        for name, dtype in _PER_IMAGE.items():
+            given = np.asarray(getattr(self, name))
+            if given.dtype.kind == "u" and dtype is np.int64 and (given > np.iinfo(dtype).max).any():
+                raise ValueError(f"{where}: {name} holds {given.max()}, above the largest number, 2^63 - 1")
+            keep(name, given.astype(dtype, copy=False))
         if self.role not in ROLES:
             raise ValueError(f"{where}: the role must be one of {', '.join(ROLES)}")
         if self.part not in PARTS:

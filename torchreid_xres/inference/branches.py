@@ -19,7 +19,7 @@ from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.models.dgrl import DGRL
 from torchreid_xres.models.dgrl_restorer import seen_rate
 from torchreid_xres.models.kgnet import KGNet
-from torchreid_xres.models.prpr import LEVELS, PRPR
+from torchreid_xres.models.prpr import LEVELS, PRPR, eight_bits
 from torchreid_xres.models.sr_reid import SRReID
 
 # Normalised images (N, 3, H, W) at the network's size -> descriptors (N, D).
@@ -90,11 +90,16 @@ def _(model: PRPR, low_size: tuple[int, int]) -> Mapping[str, Way]:
     # Checked here: inside the graph a check is a choice.
     roots = checked_weights(model.weights, len(LEVELS)).sqrt().tolist()
 
-    def gallery(img: Tensor) -> Tensor:
-        parts = [F.normalize(model.branches[level](view).float(), dim=1) for level, view in model.views(img).items()]
+    def described(img: Tensor, captured: Tensor) -> Tensor:
+        views = {level: model.at_size(x) for level, x in model.levels(captured).items()} | {LEVELS[0]: img}
+        parts = [F.normalize(model.branches[level](view).float(), dim=1) for level, view in views.items()]
         return torch.cat([root * part for root, part in zip(roots, parts, strict=True)], dim=1)  # equation 3
 
+    def gallery(img: Tensor) -> Tensor:
+        return described(img, eight_bits(model.normalize.undo(img)))
+
     def query(img: Tensor) -> Tensor:
-        return gallery(undo_enlargement(img, low_size, model.interpolation))
+        seen = model.normalize.undo(img)
+        return described(img, eight_bits(undo_enlargement(seen, low_size, model.interpolation)))
 
     return {"query": query, "gallery": gallery}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torchvision.transforms import InterpolationMode, Resize
 from torchvision.transforms.functional import to_pil_image
 from yacs.config import CfgNode
 
+from torchreid_xres.data.batches import mirrored
 from torchreid_xres.data.degrade import check_rate
 from torchreid_xres.data.io import BITS
 from torchreid_xres.data.manager import ToNormalized
@@ -36,10 +38,12 @@ class Prepared(NamedTuple):
     Attributes:
         pixels: (3, H, W), at the network's size, normalised.
         size: its own height and width.
+        native: (h, w, 3), uint8, its own pixels, for a network that asks for them.
     """
 
     pixels: Tensor
     size: tuple[int, int]
+    native: np.ndarray | None = None
 
 
 class Extractor:
@@ -132,6 +136,7 @@ class Extractor:
             model = self.query_encoder.beside(model, self.size)
         layout = torch.channels_last if self.cfg.train.channels_last else torch.preserve_format
         self.model = model.to(self.device, memory_format=layout)
+        self._takes_native = any(getattr(part, "takes_native", False) for part in self.model.modules())
         self._undo = Normalization(data.norm_mean, data.norm_std).to(self.device)
 
     @classmethod
@@ -209,7 +214,8 @@ class Extractor:
     def prepare(self, picture: Picture) -> Prepared:
         """Read a picture and bring it to the network's size, as the loader of an evaluation does."""
         img = self.image(picture)
-        return Prepared(self._normalised(self._resize(img)), (img.height, img.width))
+        native = np.asarray(img) if self._takes_native else None
+        return Prepared(self._normalised(self._resize(img)), (img.height, img.width), native)
 
     def image(self, picture: Picture) -> PIL.Image.Image:
         """Return a picture as the network's data sets read it, 8-bit RGB, at its own size."""
@@ -226,7 +232,7 @@ class Extractor:
             with self._proof.autocast():
                 found = self._features(batch)
                 if self.cfg.test.flip:
-                    found = found + self._features({**batch, "img": batch["img"].flip(-1)})
+                    found = found + self._features(mirrored(batch))
             return found
 
         found = THREADS.timed(lambda: self._proof.run(work, self.model, batch["img"].shape, "eval"), "describe")
@@ -257,7 +263,9 @@ class Extractor:
         else:
             rates = [check_rate(rate) for rate in rates]
             low = [rate != 1 for rate in rates]
-        return {
+        known = all(one.native is not None for one in prepared)
+        native = {"native": [one.native for one in prepared]} if known else {}
+        return native | {
             "img": torch.stack([one.pixels for one in prepared]).to(self.device),
             "rate": torch.tensor(rates, dtype=torch.float64),
             "low": torch.tensor(low),

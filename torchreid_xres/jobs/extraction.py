@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from torchreid_xres import checkpoint, host
 from torchreid_xres.data.base import DATASETS, ROLES, dataset_options
+from torchreid_xres.data.batches import with_native
 from torchreid_xres.data.io import image_size
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.engine.choosing import Choice
@@ -169,7 +170,8 @@ def _loader(run: Run, engine: XresMixin, name: str, role: str) -> DataLoader:
             root=run.cfg.data.root, split_id=run.split, cuhk03_labeled=run.cfg.cuhk03.labeled_images,
             cuhk03_classic_split=run.cfg.cuhk03.classic_split,
         )  # fmt: skip
-    return DataLoader(dataset, batch_size=run.cfg.test.batch_size, num_workers=run.cfg.data.workers)
+    loader = DataLoader(dataset, batch_size=run.cfg.test.batch_size, num_workers=run.cfg.data.workers)
+    return with_native(loader) if manager.native else loader
 
 
 def _manifest_of(dataset: Dataset | None, name: str) -> str:

@@ -151,6 +151,8 @@ class Run:
         """
         if TASKS[self.cfg.task].meta.get("again"):  # it reads from its folder what it has learned
             return self.work()
+        if self.cfg.task == "fuse" and (self.folder / "run.json").is_file():  # weights may have been chosen there
+            self.cfg.fusion.weights = Run.load(self.folder).cfg.fusion.weights
         engine = self.engine()
         if not self.cfg.model.load_weights:
             trained = self.folder / LAST
@@ -168,7 +170,8 @@ class Run:
     def engine(self) -> XresMixin:
         """Return the engine with loaders, network and optimiser, seeded, as before the first epoch."""
         cfg = self.cfg = self._on_gallery_run()
-        host.set_random_seed(cfg.train.seed)
+        seed = (cfg.train.seed + cfg.train.seed_offset) % 2**32
+        host.set_random_seed(seed)
         datamanager = self.datamanager()
         model = self._model(datamanager.num_train_pids)
         if cfg.train.channels_last:
@@ -199,7 +202,7 @@ class Run:
                 "model": self.label,
                 "stage": self.stage,
                 "config_sha256": self.sha256,
-                "seed": cfg.train.seed,
+                "seed": seed,
                 "epochs": cfg.train.max_epoch,
                 "input": [cfg.data.height, cfg.data.width],
                 "train_images": len(datamanager.train_loader.dataset),
@@ -282,8 +285,10 @@ class Run:
             common["rates"] = list(cfg.data.rates)
         if cfg.data.pair_rates:
             common["pair_rates"] = list(cfg.data.pair_rates)
+        parts = [name for name in (self.model_name, cfg.model.reid) if name in MODELS]
         manager = XresDataManager(
             options={"*": common, **as_dict(cfg.data.options)},
+            native=any(getattr(MODELS[name].build, "takes_native", False) for name in parts),
             root=cfg.data.root,
             sources=list(cfg.data.sources),
             targets=list(cfg.data.targets),

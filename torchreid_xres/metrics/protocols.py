@@ -22,9 +22,13 @@ _TIED = 1 << 24
 
 
 class Labels:
-    """Identities and cameras as small integers, the gallery grouped by identity, and who is valid."""
+    """Identities and cameras as small integers, the gallery grouped by identity, and who is valid.
 
-    def __init__(self, q_pids: Any, g_pids: Any, q_camids: Any, g_camids: Any) -> None:
+    With ``itself`` (VehicleID's protocol) query i and gallery image i are the same image, which is no match of itself,
+    and cameras play no part.
+    """
+
+    def __init__(self, q_pids: Any, g_pids: Any, q_camids: Any, g_camids: Any, itself: bool = False) -> None:
         given = {"q_pids": q_pids, "g_pids": g_pids, "q_camids": q_camids, "g_camids": g_camids}
         given = {name: np.asarray(values) for name, values in given.items()}
         shapes = {name: values.shape for name, values in given.items()}
@@ -40,12 +44,23 @@ class Labels:
         self.num_query, self.num_gallery = len(given["q_pids"]), len(given["g_pids"])
         self.q_pid, self.g_pid = _codes(given["q_pids"], given["g_pids"])
         self.q_cam, self.g_cam = _codes(given["q_camids"], given["g_camids"])
+        self.itself = itself
+        if itself and (self.num_query != self.num_gallery or (self.q_pid != self.g_pid).any()):
+            raise ValueError(
+                "vehicleid splits one set of images itself: give all of them as queries and again as gallery, in the "
+                f"same order, not {self.num_query} queries and {self.num_gallery} gallery images of others"
+            )
 
         # Gallery images of identity p, in ascending order: by_pid[start[p]:stop[p]].
         count = 1 + max(self.q_pid.max(), self.g_pid.max())
         self.by_pid = np.argsort(self.g_pid, kind="stable")
         self.start = np.searchsorted(self.g_pid, np.arange(count), sorter=self.by_pid)
         self.stop = np.append(self.start[1:], self.num_gallery)
+        if itself:
+            self.valid = (self.stop - self.start)[self.q_pid] > 1
+            if not self.valid.any():
+                raise ValueError(f"none of the {self.num_query} images has another one of its identity")
+            return
 
         lowest_cam = np.full(count, np.iinfo(np.int64).max)
         highest_cam = np.full(count, -1)
@@ -70,8 +85,15 @@ class Labels:
         owner = np.repeat(np.arange(len(queries)), count)
         return owner, self.by_pid[np.arange(len(owner)) + (stop - count.cumsum())[owner]]
 
+    def junk(self, queries: np.ndarray, mates: np.ndarray) -> np.ndarray:
+        """Return which mates (M,) of as many queries (M,) do not count: those under the query's camera, or itself."""
+        return mates == queries if self.itself else self.g_cam[mates] == self.q_cam[queries]
+
 
 def _codes(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if {query.dtype.kind, gallery.dtype.kind} == {"i", "u"}:
+        # NumPy's common type may be float64, in which whole numbers above 2^53 run together.
+        query, gallery = query.astype(object), gallery.astype(object)
     _, codes = np.unique(np.concatenate([query, gallery]), return_inverse=True)
     return codes[: len(query)], codes[len(query) :]
 
@@ -99,7 +121,7 @@ class Market:
             return
         rows = queries - start
         owner, mates = labels.mates(queries)
-        junk = labels.g_cam[mates] == labels.q_cam[queries][owner]
+        junk = labels.junk(queries[owner], mates)
         junk_ahead = _junk_ahead(owner, entries(band, rows[owner], mates), junk)
         owner, matches = owner[~junk], mates[~junk]
         edges = np.searchsorted(owner, np.arange(len(queries) + 1))
@@ -282,11 +304,6 @@ class VehicleID(_Drawn):
 
     def __init__(self, labels: Labels, draws: int, seed: int) -> None:
         super().__init__(labels, draws, seed, "vehicleid")
-        if labels.num_query != labels.num_gallery or (labels.q_pid != labels.g_pid).any():
-            raise ValueError(
-                "vehicleid splits one set of images itself: give all of them as queries and again as gallery, in the "
-                f"same order, not {labels.num_query} queries and {labels.num_gallery} gallery images of others"
-            )
         for draw in range(draws):
             self.kept.append(self.shuffled()[labels.start[self.ids]])
             self.match[draw] = self.kept[-1][self.column]

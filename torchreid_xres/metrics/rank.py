@@ -187,7 +187,7 @@ def rank_distances(
         draws: number of draws of ``single_shot`` and ``vehicleid``.
         seed: of the draws. They depend on it and on the gallery's order only, and draw 0..9 of 100
             are the same as those of 10.
-        roc: is shown all distances, see :class:`torchreid_xres.metrics.roc.Roc`.
+        roc: is shown all distances, see :class:`torchreid_xres.metrics.roc.Roc`; made for the same protocol.
 
     Raises:
         ValueError: for shapes that do not fit, NaN, an unknown protocol, or when no query has a match.
@@ -277,13 +277,11 @@ def rank_tiles(
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"unknown protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}")
-    if protocol == "vehicleid":
-        # No image is under its own camera: it is the protocol that keeps a query from being its own match.
-        labels = Labels(q_pids, g_pids, np.zeros(len(q_pids)), np.ones(len(g_pids)))
-        ranker = VehicleID(labels, draws, seed)
-    else:
-        labels = Labels(q_pids, g_pids, q_camids, g_camids)
-        ranker = Market(labels) if protocol == "market" else SingleShot(labels, draws, seed)
+    itself = protocol == "vehicleid"
+    if roc is not None and roc.itself != itself:
+        raise ValueError(f"the ROC counts other pairs than the protocol {protocol}; make it with that protocol")
+    labels = Labels(q_pids, g_pids, q_camids, g_camids, itself)
+    ranker = Market(labels) if protocol == "market" else (VehicleID if itself else SingleShot)(labels, draws, seed)
     start = 0
     for band in map(_as_floats, tiles):
         stop = start + len(band)

@@ -18,8 +18,9 @@ class Roc:
     """True positive rate (TPR) at given false positive rates (FPR), over all query-gallery pairs that count.
 
     A pair is accepted if its distance is at most some threshold; the threshold is the highest that accepts no more than
-    the share FPR of the pairs of different identities. Market's rule says which pairs count, whatever the ranking's
-    protocol: all but those of one identity under one camera, for the queries that have a match.
+    the share FPR of the pairs of different identities. Market's rule says which pairs count, also for ``single_shot``:
+    all but those of one identity under one camera, for the queries that have a match. For ``vehicleid``, whose queries
+    and gallery are the same images, all count but those of an image and itself.
 
     The TPR is exact, ties included: how many wrong pairs may be accepted is known beforehand, and only that many of the
     lowest distances are kept. So the memory is at most 10 bytes for each of the share max(FPR) of all float32 pairs,
@@ -32,6 +33,7 @@ class Roc:
         q_camids, g_camids: cameras, (Q,) and (G,).
         fpr: false positive rates, 0 to 1.
         groups: (Q,) a label of each query (its rate, its camera) to tell the figures by; None for none.
+        protocol: of the ranking, as in :func:`torchreid_xres.metrics.rank_distances`.
 
     Raises:
         ValueError: for labels that do not fit, no rate or one out of range, or when no query has a match.
@@ -53,11 +55,13 @@ class Roc:
         g_camids: Sequence | np.ndarray,
         fpr: Sequence[float] = (1e-2, 1e-3),
         groups: Sequence | np.ndarray | None = None,
+        protocol: str = "market",
     ) -> None:
         self.fpr = tuple(fpr)
         if not self.fpr or not all(0 <= rate <= 1 for rate in self.fpr):
             raise ValueError(f"false positive rates must be at least one number from 0 to 1, not {self.fpr}")
-        self._labels = labels = Labels(q_pids, g_pids, q_camids, g_camids)
+        self.itself = protocol == "vehicleid"
+        self._labels = labels = Labels(q_pids, g_pids, q_camids, g_camids, self.itself)
         mates = labels.stop[labels.q_pid] - labels.start[labels.q_pid]
         wrong = np.where(labels.valid, labels.num_gallery - mates, 0)
         self._all = _Lowest(wrong.sum(), max(self.fpr))
@@ -94,7 +98,7 @@ class Roc:
         if not len(rows):
             return
         owner, mates = labels.mates(start + rows)
-        match = labels.g_cam[mates] != labels.q_cam[start + rows][owner]
+        match = ~labels.junk((start + rows)[owner], mates)
         right, right_row = entries(band, rows[owner], mates)[match], rows[owner][match]
 
         groups = list(self._groups.values())

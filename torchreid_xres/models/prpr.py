@@ -2,12 +2,14 @@
 
 C. Peng, B. Wang, D. Liu, N. Wang, X. Gao, "Pyramid-resolution person restoration for cross-resolution person
 re-identification", Science China Information Sciences 2024 (letter). The parts are trained one after the other
-(``configs/prpr_*.yaml``); this is the whole.
+(``configs/prpr_*.yaml``); this is the whole, and does what they do: it restores the camera's own pixels, rounds as
+files do, and brings each level to the networks' size as the loader does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from torchreid_xres.metrics.fusion import PRPR_WEIGHTS, fused_features
 from torchreid_xres.models.layers import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from torchreid_xres.models.registry import MODELS
 from torchreid_xres.parts import Part, enlarged
-from torchreid_xres.sr.pyramid import PyramidRestorer
+from torchreid_xres.sr.pyramid import BATCH_PIXELS, PyramidRestorer
 
 LEVELS = ("x1", "x2", "x3", "x4")
 
@@ -28,6 +30,9 @@ LEVELS = ("x1", "x2", "x3", "x4")
 @MODELS.register("prpr", paper="PRPR, Science China Information Sciences 2024")
 class PRPR(nn.Module):
     """Images in, fused descriptor out.
+
+    Attributes:
+        takes_native: batches are to hold the camera's own pixels, too (``data/batches.py``).
 
     Args:
         num_classes: training identities; 0 for features only.
@@ -48,6 +53,8 @@ class PRPR(nn.Module):
         >>> model(torch.zeros(1, 3, 21, 9)).shape
         torch.Size([1, 2048])
     """
+
+    takes_native = True
 
     def __init__(
         self,
@@ -95,41 +102,72 @@ class PRPR(nn.Module):
         return {"restorer": Part((self.restorer,), enlarged), **branches}
 
     @torch.no_grad()
+    def levels(self, seen: Tensor) -> dict[str, Tensor]:
+        """Return images (N, 3, h, w) in [0, 1] and their pyramid, in the 256 steps of a file (equations 1 and 2)."""
+        restored = self.restorer(seen)  # (N, 3, 2h, 2w), (N, 3, 3h, 3w), (N, 3, 4h, 4w)
+        return {level: eight_bits(x.float()) for level, x in zip(LEVELS, (seen, *restored), strict=True)}
+
+    @torch.no_grad()
     def views(self, img: Tensor) -> dict[str, Tensor]:
         """Return what each branch sees of images (N, 3, h, w), normalised, as the camera saw them: (N, 3, H, W)."""
-        seen = self.normalize.undo(img)
-        restored = self.restorer(seen)  # equations 1 and 2: (N, 3, 2h, 2w), (N, 3, 3h, 3w), (N, 3, 4h, 4w)
-        images = dict(zip(LEVELS, (seen, *restored), strict=True))
-        return {
-            level: self.normalize(F.interpolate(x.float(), self.size, mode=self.interpolation, antialias=True))
-            for level, x in images.items()
-        }
+        return {level: self.at_size(x) for level, x in self.levels(self.normalize.undo(img)).items()}
 
-    def forward(self, img: Tensor) -> Any:
+    def at_size(self, x: Tensor) -> Tensor:
+        """Return images (N, 3, h, w) in [0, 1] as a branch sees them, normalised, (N, 3, H, W)."""
+        for size in ((x.shape[-2], self.size[1]), self.size):  # one side after the other, each in 8 bits, as Pillow
+            # A half that float32 put a little below itself goes up, too.
+            x = eight_bits(F.interpolate(x, size, mode=self.interpolation, antialias=True) + 4e-7)
+        return self.normalize(x)
+
+    def forward(self, img: Tensor | Mapping[str, Tensor]) -> Any:
         """Return the fused descriptor (N, D), or in training each branch's answer.
 
         Args:
-            img: (N, 3, h, w), normalised, as the camera saw it: any size, the smaller the more there is to restore.
+            img: (N, 3, h, w), normalised, as the camera saw it: any size, the smaller the more there is to restore. Or
+                what each branch sees, by its level, (N, 3, H, W) each.
         """
-        return self._fused(self.views(img))
+        return self._fused(self.views(img) if isinstance(img, Tensor) else img)
+
+    def captured(self, batch: Mapping[str, Any]) -> list[Tensor]:
+        """Return the pixels (3, h, w) in [0, 1] that the camera gave of each image of a loader's batch.
+
+        Where the batch does not hold them, an image that was smaller than the network's input is brought back to them
+        by least squares; of one that was larger these are gone: what the network sees is taken.
+        """
+        img = batch["img"].float()
+        if "native" in batch:
+            pixels = (torch.as_tensor(image).to(img.device) for image in batch["native"])
+            return [image.permute(2, 0, 1).float() / 255 for image in pixels]
+        (height, width), images = img.shape[-2:], self.normalize.undo(img).split(1)
+        sizes = [(min(h, height), min(w, width)) for h, w in batch["size"].tolist()]
+        small = (undo_enlargement(x, size, self.interpolation) for x, size in zip(images, sizes, strict=True))
+        return [eight_bits(x[0]) for x in small]
+
+    def pyramids(self, captured: Sequence[Tensor]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Yield which images (3, h, w) in [0, 1] of one size are together, and their levels, (K, 3, h, w) each."""
+        alike = defaultdict(list)
+        for i, image in enumerate(captured):
+            alike[image.shape].append(i)
+        for (_, height, width), rows in alike.items():
+            most = max(1, BATCH_PIXELS // (height * width))
+            for start in range(0, len(rows), most):
+                some = rows[start : start + most]
+                yield some, self.levels(torch.stack([captured[i] for i in some]))
 
     def extract(self, batch: Mapping[str, Any]) -> Tensor:
         """Return fused descriptors (N, D) of a loader's batch, whose images were brought to the network's size.
 
-        An image that was smaller is first brought back to the pixels the camera gave it, so that the restorer starts
-        where it should; one that was larger is restored from the network's size.
-
         Args:
-            batch: with ``img`` and ``size``.
+            batch: with ``img`` and ``native``, or ``size`` (see :meth:`captured`).
         """
-        img = batch["img"]
-        height, width = img.shape[-2:]
-        sizes = [(min(h, height), min(w, width)) for h, w in batch["size"].tolist()]
-        views = {level: img.float().new_empty(len(img), 3, *self.size) for level in LEVELS}
-        for size in sorted(set(sizes)):
-            rows = torch.tensor([i for i, other in enumerate(sizes) if other == size], device=img.device)
-            for level, view in self.views(undo_enlargement(img[rows], size, self.interpolation)).items():
-                views[level][rows] = view
+        mirrored, img = "mirrored" in batch, batch["img"].float()
+        # The branches of the stages see mirrored pictures, their restorer does not.
+        captured = self.captured({**batch, "img": img.flip(-1) if mirrored else img})
+        views = {LEVELS[0]: img, **{level: img.new_empty(len(img), 3, *self.size) for level in LEVELS[1:]}}
+        for rows, levels in self.pyramids(captured):
+            for level in LEVELS[1:]:
+                view = self.at_size(levels[level])
+                views[level][rows] = view.flip(-1) if mirrored else view
         return self._fused(views)
 
     def _fused(self, views: Mapping[str, Tensor]) -> Any:
@@ -141,3 +179,8 @@ class PRPR(nn.Module):
             return (logits, features) if self.num_classes else list(features)
         # Equation 3, as a descriptor whose squared distance is the weighted sum.
         return fused_features([output.float() for output in outputs], self.weights)
+
+
+def eight_bits(x: Tensor) -> Tensor:
+    """Return images in [0, 1] as files hold them: in 256 steps, halves go up, as in Pillow."""
+    return (x * 255 + 0.5).floor().clamp(0, 255) / 255

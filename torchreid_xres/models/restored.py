@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchreid_xres.data.degrade import undo_enlargement
 from torchreid_xres.image import resize
 from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.models.dgrl import DGRL
@@ -56,6 +55,8 @@ def restored_view(model: nn.Module, batch: Mapping[str, Any], normalize: Normali
         part = {
             key: torch.as_tensor(batch[key]).to(img.device)[chosen] for key in ("rate", "low", "size") if key in batch
         }
+        if "native" in batch:
+            part["native"] = [batch["native"][i] for i in torch.where(chosen)[0].tolist()]
         view[chosen] = restore({"img": img[chosen], **part}, normalize).to(view.dtype).clamp(0, 1)
     return view
 
@@ -111,11 +112,9 @@ def _(model: PRPR) -> Restore:
 
 
 def _from_pyramid(model: PRPR, batch: Mapping[str, Any], normalize: Normalization) -> Tensor:
-    whole = normalize.undo(batch["img"])
-    height, width = whole.shape[-2:]
+    height, width = batch["img"].shape[-2:]
     views = []
-    for image, (h, w) in zip(whole[:, None], batch["size"].tolist(), strict=True):
-        small = undo_enlargement(image, (h, w), model.interpolation)
+    for small in model.captured(batch):
         scale = min(max(math.ceil(height / small.shape[-2]), 2), 4)
-        views.append(resize(model.restorer(small)[scale - 2], (height, width)))
+        views.append(resize(model.restorer(small[None])[scale - 2], (height, width)))
     return torch.cat(views)

@@ -106,7 +106,7 @@ class Panning(nn.Module):
 
 @PANNINGS.register("perceptron", label="VPFA", trained=True)
 class PerRate(Panning):
-    """VPFA as published: a perceptron for each rate; a query takes that of the nearest rate (on a log scale).
+    """VPFA as published: a perceptron for each rate; an image takes that of the nearest rate (on a log scale).
 
     Example:
         >>> module = PerRate(features=8, rates=[2, 4], hidden=16)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
-from torch.utils.data import default_collate
 from torchvision.transforms.functional import to_pil_image
 
+from torchreid_xres.data.batches import collated
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.features.features import FeatureSet, check_same_images
@@ -111,7 +111,7 @@ class RunPictures:
         if not item.get("low"):
             return None
         device = next(self._model.parameters()).device
-        found = restored_view(self._model, to_device(default_collate([item]), device), self._normalize.to(device))
+        found = restored_view(self._model, to_device(collated([item]), device), self._normalize.to(device))
         if found is None:
             return None
         img = to_pil_image(found[0].cpu())

@@ -23,6 +23,10 @@ from torchreid_xres.sr.residual import DIV2K_MEAN, conv3x3, subpixel_upsampler
 from torchreid_xres.sr.swinir import SwinIRTrunk
 from torchreid_xres.sr.trunk import LightTrunk
 
+# Of images restored together, before magnification: eight of 256x128. The x4 head of 64 features holds some 8 KiB for
+# each.
+BATCH_PIXELS = 2**18
+
 TRUNKS = Registry("trunk")
 TRUNKS.register("swinir")(SwinIRTrunk)
 TRUNKS.register("han")(HANTrunk)
@@ -43,8 +47,10 @@ SCALES = dict(zip(Pyramid._fields, (2, 3, 4), strict=True))
 class PyramidRestorer(nn.Module):
     """PRPR's restorer: X_h1, X_h2, X_h3 = RC(E(x_ori)) (equations 1 and 2).
 
-    The defaults are the published SwinIR variant. In training the images are not clamped, so that a pixel out of range
-    keeps its gradient; in evaluation they are clamped to [0, 1].
+    The defaults are the published SwinIR variant's sizes. Unlike there the bicubic image is added to what a head gives
+    (``residual``), and an image is padded by its edge, and only where its sides are no multiples of the trunk's window.
+    In training the images are not clamped, so that a pixel out of range keeps its gradient; in evaluation they are
+    clamped to [0, 1].
 
     Args:
         trunk: E, one of ``list(TRUNKS)``: ``swinir``, ``han``, or ``light`` for small machines.

@@ -122,9 +122,26 @@ class TestDuke:
         assert names(kept.gallery) - names(plain.gallery) == {"0008_c2_f0080000.jpg"}
         assert names(kept.query) == names(plain.query)
 
-    def test_wrong_camera(self, build):
+    def test_prpr_takes_both_folders_and_keeps_distractors(self, build):
+        split = build("mlr_dukemtmcreid", variant="prpr").split
+        test, official = "bounding_box_test/{:04d}_c{}_f0080000.jpg", "query/{:04d}_c{}_f0090000.jpg"
+        assert places(split.query) == {
+            place.format(pid, 1) for pid in (5, 6) for place in (test, official)
+        } | {test.format(7, 1), test.format(8, 1)}  # fmt: skip
+        assert places(split.gallery) == {
+            place.format(pid, camera) for pid in (5, 6) for camera in (2, 8) for place in (test, official)
+        } | {official.format(7, 2), test.format(8, 2)}  # fmt: skip
+        assert not any(image.low for image in split.gallery) and all(image.low for image in split.query)
+
+    def test_a_manifest_of_before_there_were_variants_is_still_that_of_the_default(self, build):
+        assert set(build("mlr_dukemtmcreid").manifest.options) == {"lr_camera", "distractors", "check_counts"}
+        assert build("mlr_dukemtmcreid", variant="prpr").manifest.options["variant"] == "prpr"
+
+    def test_wrong_options(self, build):
         with pytest.raises(ValueError, match="cameras 1 to 8; lr_camera is 0"):
             build("mlr_dukemtmcreid", lr_camera=0)
+        with pytest.raises(ValueError, match="no variant 'vpfa'; there are: ps_hrnet, prpr"):
+            build("mlr_dukemtmcreid", variant="vpfa")
 
 
 class TestViper:

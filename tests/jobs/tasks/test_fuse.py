@@ -7,12 +7,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from torchreid_xres.config import ConfigError
+from torchreid_xres.config import ConfigError, load_config, stage_configs
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.features.fusion import fused_sets
+from torchreid_xres.features.fusion import Search, fused_sets
 from torchreid_xres.jobs.extraction import engine_features, run_features, trained_engine
 from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.jobs.run import Run
+from torchreid_xres.jobs.tasks import fuse
+from torchreid_xres.models.prpr import LEVELS
+from torchreid_xres.models.weights import load_weights
 
 BRANCH = {"model": {"name": "tiny_net", "options": None}}
 CHANGES = {
@@ -62,9 +65,57 @@ def test_all_stages_run_once_and_the_whole_model_evaluates(job):
     fused = fused_sets(*([branch[role] for branch in branches] for role in ("query", "gallery")), (2, 1, 1, 1))
     run, engine = trained_engine(home / "fused")
     for role, own in engine_features(run, engine, ("query", "gallery")).items():
-        assert F.cosine_similarity(own.features, fused[role].features).min() > 0.995
+        assert F.cosine_similarity(own.features, fused[role].features).min() > 0.9999
+    assert [whole[key] for key in ("rank1", "mAP")] == pytest.approx([records[-1][key] for key in ("rank1", "mAP")])
     assert whole["feature_dim"] == 4 * 512
     assert whole["parameters"] == records[-1]["parameters"]
+
+
+def test_one_network_learns_what_the_stages_learn(job):
+    """Of one batch: what each branch sees, its loss, and its parameters after a step."""
+    cfg, _ = job
+    home = Path(cfg.data.save_dir) / "split0" / "prpr"
+
+    def engine_of(name, folder):
+        run = Run.load(home / folder)
+        run.cfg.task, run.cfg.data.transforms, run.model_name = "train", [], name
+        engine = run.engine()
+        load_weights(engine.model, home / folder / LAST, strict=True)
+        engine.set_model_mode("train")
+        return engine
+
+    whole = engine_of("prpr", "fused")
+    data = next(iter(whole.train_loader))
+    views = whole._views(data)
+    whole._views = lambda data: views
+    summary = whole.forward_backward(data)
+    assert summary["loss"] == pytest.approx(sum(summary[level] for level in LEVELS), rel=1e-6)
+    assert sum(p.numel() for p in whole.model.branches.parameters()) == 4 * sum(
+        p.numel() for p in whole.model.branches["x1"].parameters()
+    )
+    for level in LEVELS:
+        branch = engine_of("tiny_net", level)
+        dataset = branch.datamanager.train_loader.dataset
+        at = {path: index for index, (path, *_) in enumerate(dataset.data)}
+        read = torch.stack([dataset[at[path]]["img"] for path in data["impath"]])
+        off = (views[level] - read).abs()
+        assert off.max() < 1.5 / 255 / 0.224 and (off > 1e-3).float().mean() < 0.02  # single grey levels
+        alone = branch.forward_backward({**data, "img": views[level]})
+        assert alone["loss"] == pytest.approx(summary[level], rel=1e-5)
+        for one, other in zip(whole.model.branches[level].parameters(), branch.model.parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_each_branch_begins_from_numbers_of_its_own(repo, tiny_config, tmp_path):
+    branches = [own for name, own in stage_configs(load_config(repo / "configs" / "prpr_mlr_market.yaml",
+                ["train.seed", 3])).items() if name in LEVELS]  # fmt: skip
+    assert [own.train.seed + own.train.seed_offset for own in branches] == [3, 103, 203, 303]
+    plain = {"model__name": "tiny_net", "data__pairs": False}
+    engines = [own_runs(tiny_config(**plain, train__seed=seed, train__seed_offset=more), 0, tmp_path)[0].engine()
+               for seed, more in ((1, 0), (1, 100), (101, 0))]  # fmt: skip
+    first, second, third = (next(engine.model.parameters()) for engine in engines)
+    assert torch.equal(second, third) and not torch.equal(first, second)
+    assert [engine.run_facts["seed"] for engine in engines] == [1, 101, 101]
 
 
 @pytest.mark.slow
@@ -73,13 +124,35 @@ def test_weights_are_searched_on_identities_that_no_branch_was_trained_on(tiny_c
     for name in ("x1", "x2", "x3", "x4"):
         stages[name]["train"] = {"patience": 1}
     stages["x1"]["test"] = stages["x2"]["test"] = stages["x3"]["test"] = stages["x4"]["test"] = {"eval_freq": 1}
-    records = run_job(tiny_config(**CHANGES | {"stages": stages, "data__validation": 0.5, "train__batch_size": 8}))
+    cfg = tiny_config(**CHANGES | {"stages": stages, "data__validation": 0.5, "train__batch_size": 8})
+    records = run_job(cfg)
     assert all(record["train_identities"] == 4 for record in records[2:6])
-    searched, plain = records[-2:]
+    plain, searched = sorted(records[-2:], key=lambda record: "search" in record)
     epochs = [{**record["chosen"][0], "model": record["model"]} for record in records[2:6]]
-    assert plain["chosen"] == epochs and {entry["on"] for entry in epochs} == {"validation"}
+    assert plain["chosen"][:4] == epochs and {entry["on"] for entry in epochs} == {"validation"}
     assert searched["chosen"] == [*epochs, {"what": "fusion.weights", "on": "validation"}]
     assert searched["search"]["on"] == "validation" and searched["search"]["identities"] == 2
+
+
+WEIGHTS = (1.0, 0.0, 0.0, 3.0)
+
+
+@pytest.mark.parametrize(("checked", "own"), [(60.0, WEIGHTS), (49.0, (2.0, 1.0, 1.0, 1.0))])
+def test_weights_chosen_on_the_validation_part_are_the_stages_own_unless_others_refute_them(
+    job, monkeypatch, checked, own
+):
+    cfg, _ = job
+    found = Search(WEIGHTS, "mAP", 0, "validation", 4, 9, 9, 50.0, 70.0, checked_start=50.0, checked=checked)
+    monkeypatch.setattr(fuse, "search_weights", lambda *_, **__: found)
+    run = own_runs(cfg, 0, Path(cfg.data.save_dir))[-1]
+    *_, record = run.work()
+    shown = "searched" if own == WEIGHTS else "2:1:1:1"
+    assert (record["stage"], record["model"]) == ("fused", f"prpr [fused] ({shown})")
+    assert record["chosen"] == [{"what": "fusion.weights", "on": "validation"}]
+    assert tuple(Run.load(run.folder).cfg.fusion.weights) == own
+    cfg.test.evaluate = True
+    (again,) = own_runs(cfg, 0, Path(cfg.data.save_dir))[-1].evaluate()
+    assert again["mAP"] == pytest.approx(record["mAP"])
 
 
 def test_features_are_kept_until_the_weights_change(job):

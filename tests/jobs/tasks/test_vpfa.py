@@ -1,6 +1,7 @@
 """VPFA as a job: learned after training on training images alone, once, in a folder of its own."""
 
 import json
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,25 +12,34 @@ from torch.nn import functional as F
 
 from torchreid_xres.config import ConfigError, config_hash
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.features.features import FeatureSet
+from torchreid_xres.features.features import FeatureSet, evaluate_features
+from torchreid_xres.jobs.extraction import trained_engine
 from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.jobs.run import Run
 from torchreid_xres.jobs.tasks import panning, vpfa
-from torchreid_xres.jobs.tasks.pair_features import camera_gap, identity_means, resolution_direction, views_by_rate
+from torchreid_xres.jobs.tasks.pair_features import (
+    Rates,
+    camera_gap,
+    identity_means,
+    resolution_direction,
+    views_by_rate,
+)
 from torchreid_xres.jobs.tasks.panning import Settings, fit, load_panning, moved, rows_of, save_panning, searched
+from torchreid_xres.metrics import rank_features
 from torchreid_xres.models.vpfa import PANNINGS, PerRate
 
 SMALL = {"hidden": 8, "epochs": 2, "batch_size": 8}
 PLAIN = {"model__name": "tiny_net", "data__pairs": False, "train__max_epoch": 1}
+RANKED = {"protocol": "market", "draws": 10, "seed": 0, "distance": "cosine", "normalize": False, "rerank": False}
 ALL = ["tiny_net + mean direction", "tiny_net + VPFA by log rate", "tiny_net + VPFA"]
 
 
-def pairs_of(identities=8, images=4, rates=(2.0, 4.0), noise=0.05, features=6):
+def pairs_of(identities=8, images=4, rates=(2.0, 4.0), noise=0.05, features=6, step=1.0):
     """Features of identities in which resolution is one direction, twice as far at rate 4 as at 2."""
     pid = np.repeat(np.arange(identities), images)
     high = F.one_hot(torch.as_tensor(pid) % features, features) + noise * torch.randn(len(pid), features)
     direction = torch.linspace(-0.5, 0.5, features)
-    views = [high, *(high - np.log2(rate) * direction / 2 for rate in rates)]
+    views = [high, *(high - step * np.log2(rate) * direction / 2 for rate in rates)]
     rate = np.tile([1.0, *rates], len(pid))
     rows = len(rate)
     return FeatureSet(
@@ -47,6 +57,16 @@ def pairs_of(identities=8, images=4, rates=(2.0, 4.0), noise=0.05, features=6):
     )
 
 
+def both_sides_low(pairs):
+    """Half of each camera's images as queries, half as the gallery, of which every second one is low on each side."""
+    image = np.arange(len(pairs)) // 3
+    view = np.arange(len(pairs)) % 3  # as captured, at rate 2, at rate 4
+    chosen = view == np.where(image % 2, 1 + image // 2 % 2, 0)
+    second = image // 2 % 2 == 1
+    return [replace(rows_of(pairs, chosen & (second == of_gallery)), role=role)
+            for role, of_gallery in (("query", False), ("gallery", True))]  # fmt: skip
+
+
 # -- learning ------------------------------------------------------------------------------------------------
 
 
@@ -55,7 +75,7 @@ def test_a_module_learns_the_way_back_to_high_resolution(name):
     pairs = pairs_of()
     module = fit(name, pairs, Settings(hidden=32, epochs=60, lr=3e-3, stepsize=20), seed=1)
     high, low = views_by_rate(pairs)
-    same, after = views_by_rate(moved(module, pairs, reference=1))
+    same, after = views_by_rate(moved(module, pairs, Rates()))
     assert torch.equal(same, high)
     for rate, x in low.items():
         assert F.mse_loss(after[rate], high) < 0.1 * F.mse_loss(x, high)
@@ -114,9 +134,19 @@ def test_settings_are_chosen_on_the_validation_part_where_there_is_one(monkeypat
         return fit(name, pairs, settings, **kwargs)
 
     monkeypatch.setattr(panning, "fit", spy)
-    _, told = searched("conditioned", pairs, Settings(**SMALL), {"lr": [1e-3, 1e-2]}, apart=apart, reference=64.0)
+    _, told = searched("conditioned", pairs, Settings(**SMALL), {"lr": [1e-3, 1e-2]}, apart=apart)
     assert fitted == [set(range(6))] * 2  # of all training identities, none of which is judged on
     assert told["on"] == "validation" and told["held_out"] == 4
+
+
+def test_a_search_on_the_validation_part_moves_its_low_gallery_too():
+    query, gallery = both_sides_low(other := pairs_of(identities=10, noise=0.15, features=12, step=3))
+    pairs = replace(other, pid=other.pid + 100)
+    apart = [replace(query, part="validation"), replace(gallery, part="validation")]
+    _, told = searched("mean", pairs, Settings(), {"epochs": [1]}, apart=apart)
+    _, by_size = searched("mean", pairs, Settings(), {"epochs": [1]}, apart=apart, rates=Rates(64, {"d"}))
+    assert told["before"] < 85 and told["tried"][0]["mAP"] > 98
+    assert by_size["tried"][0]["mAP"] == by_size["before"]  # of full size, so there is nothing to move
 
 
 def test_a_search_after_a_training_with_a_validation_part_says_so(tiny_config):
@@ -180,13 +210,14 @@ def with_vpfa(**vpfa_keys):
 
 @pytest.mark.slow
 def test_a_finished_job_gets_vpfa_without_training_again(tiny_config, monkeypatch):
-    job = PLAIN | {"compare__models": ["tiny_net"], "test__query_rates": [1.0, 4.0]}
+    job = {"train__max_epoch": 1, "compare__models": ["tiny_net"], "test__query_rates": [1.0, 4.0]}
+    labels = [*ALL, *(label.replace("tiny_net", "sr_reid (vdsr)") for label in ALL)]
     before = run_job(tiny_config(**job))
     monkeypatch.setattr(Run, "train", lambda self: pytest.fail("trained again"))
     cfg = tiny_config(**job, **with_vpfa())
     records = run_job(cfg)
     assert records[:2] == before
-    assert [r["model"] for r in records[2:]] == 2 * ALL  # the compared model's, then the job's own
+    assert [r["model"] for r in records[2:]] == labels  # the compared model's, then the job's own
     for own, trained in zip(np.reshape(records[2:], (2, 3)), before, strict=True):
         for record in own:
             assert record["before"]["rank1"] == pytest.approx(trained["rank1"])
@@ -194,12 +225,12 @@ def test_a_finished_job_gets_vpfa_without_training_again(tiny_config, monkeypatc
             assert set(record["curve"]) == {"1", "4"} and set(record["direction"]) == {"2", "3", "4"}
             assert set(record["gap"]) == {"cosine", "offset", "gap"}
             assert record["curve"]["1"]["mAP"] == pytest.approx(trained["curve"]["1"]["mAP"])  # nothing is moved
-    assert records[-1]["parameters"] > records[-3]["parameters"] == before[0]["parameters"]
+    assert records[-1]["parameters"] > records[-3]["parameters"] == before[1]["parameters"]
 
     # Other settings are another stage; the training's folder still belongs to the same experiment.
     other = tiny_config(**job, **with_vpfa(modules=["mean"]))
     assert config_hash(other) == config_hash(cfg) == config_hash(tiny_config(**job))
-    assert [r["model"] for r in run_job(other)[2:]] == 2 * ALL[:1]
+    assert [r["model"] for r in run_job(other)[2:]] == [labels[0], labels[3]]
     assert run_job(cfg) == records
 
 
@@ -257,6 +288,64 @@ def test_any_trained_run_and_any_stage_can_be_named(tiny_config, tmp_path):
     stages = {"net": {}, "moved": {"task": "vpfa", "vpfa": {"run": "{net}", "modules": ["mean"]}}}
     records = run_job(tiny_config(**PLAIN | elsewhere | {"data__save_dir": str(tmp_path / "both"), "stages": stages}))
     assert [r["stage"] for r in records] == ["net", "moved, before", "moved"]
+
+
+def test_low_images_are_moved_on_both_sides(tiny_config, monkeypatch):
+    """Moving the queries alone leaves them far from the low half of the gallery."""
+    pairs = pairs_of(identities=10, noise=0.15, features=12, step=3)
+    query, gallery = both_sides_low(pairs)
+
+    def toy(run):
+        return opened(run)._replace(pairs=pairs, query=query, gallery=gallery, rates=Rates())
+
+    opened = vpfa.opened
+    monkeypatch.setattr(vpfa, "opened", toy)
+    monkeypatch.setattr(vpfa, "ranking_options", lambda *_: RANKED)
+    *_, record = run_job(tiny_config(**PLAIN, **with_vpfa(modules=["mean"])))
+    module = fit("mean", pairs)
+    how = {key: RANKED[key] for key in ("protocol", "draws", "seed", "normalize")} | {"metric": "cosine"}
+    alone = evaluate_features(moved(module, query, Rates()), gallery, **how)
+    assert record["before"]["mAP"] + 8 < alone["mAP"] < record["mAP"] - 4 and record["mAP"] > 98
+    set_high = [replace(part, low=np.zeros(len(part), bool)) for part in (query, gallery)]
+    query, gallery = set_high
+    with pytest.raises(ConfigError, match="VPFA moves low-resolution images, and the test of d has none"):
+        run_job(tiny_config(**PLAIN, **with_vpfa(modules=["perceptron"])))
+
+
+def test_low_images_of_a_gallery_are_moved_at_the_rate_that_their_size_tells(tiny_config, mixed_root, monkeypatch):
+    """Camera 1 has half the side by nature; on both sides of the test are images of both cameras."""
+    told = defaultdict(list)
+
+    def spy(module, features, rates):
+        told[features.role].append(rates.of(features))
+        return moved(module, features, rates)
+
+    monkeypatch.setattr(vpfa, "moved", spy)
+    natural = {"data__root": str(mixed_root), "data__options.folder": {"synthetic": False, "lr_camera": "1"}}
+    job = PLAIN | natural | {"data__pair_rates": [2.0, 4.0], "test__query_rates": [1.0, 2.0]}
+    cfg = tiny_config(**job, **with_vpfa(modules=["mean"]))
+    *_, record = run_job(cfg)
+    assert [set(rates) for rates in told["gallery"]] == [{1.0, 2.0}]
+    assert [set(rates) for rates in told["query"]] == [{1.0, 2.0}, {1.0, 2.0}, {1.0, 4.0}]
+    (home,) = (Path(cfg.data.save_dir) / "split0" / "tiny_net").glob("vpfa-*")
+    module, _ = load_panning(home / "mean.pth.tar")
+    kept = {role: FeatureSet.load(home.parent / "features" / f"{role}.npz") for role in ("query", "gallery")}
+    x = {role: module(part.features, torch.as_tensor(np.where(part.low, 2.0, 1.0))) for role, part in kept.items()}
+    query, gallery = kept.values()
+    labels = (query.pid, gallery.pid, query.camid, gallery.camid)
+    assert record["mAP"] == pytest.approx(100 * rank_features(x["query"], x["gallery"], *labels).mAP())
+    assert record["curve"]["1"]["mAP"] == pytest.approx(record["mAP"])
+
+
+def test_queries_at_a_rate_that_cannot_be_are_refused(tiny_config):
+    cfg = tiny_config(**PLAIN)
+    run_job(cfg)
+    _, engine = trained_engine(Path(cfg.data.save_dir) / "split0" / "tiny_net")
+    query = replace(pairs_of(), role="query", dataset="market1501")
+    with pytest.raises(ValueError, match="'market1501', a set of torchreid, cannot be put at a rate"):
+        vpfa.queries_at(engine, query, 2.0)
+    with pytest.raises(ValueError, match="rate"):
+        vpfa.queries_at(engine, replace(query, dataset="folder"), 0.5)
 
 
 def test_a_run_that_makes_no_low_views_gets_those_of_its_low_images(tiny_config):

@@ -80,7 +80,7 @@ class MLRCUHK03(CrossResolutionDataset):
     metric = "single_shot"
     num_splits = 20
     defaults: ClassVar[dict] = {"cuhk03_labeled": False, "layout": "auto", "check_counts": True, "test_persons": 0}
-    later = ("test_persons",)
+    added = ("test_persons",)
 
     def load(
         self, root: Path, split_id: int, cuhk03_labeled: bool, layout: str, check_counts: bool, test_persons: int

@@ -9,6 +9,7 @@ from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, Split
 from torchreid_xres.data.datasets.reading import check_part, find_folder, low_against_high, read_cameras
 
 TRAIN, TEST, QUERY = "bounding_box_train", "bounding_box_test", "query"
+VARIANTS = ("ps_hrnet", "prpr")
 
 
 @DATASETS.register(
@@ -32,20 +33,28 @@ class MLRDukeMTMCreID(CrossResolutionDataset):
     Folders: ``dukemtmc-reid/DukeMTMC-reID``, ``DukeMTMC-reID`` or ``dukemtmc-reid``, with ``bounding_box_train``,
     ``bounding_box_test`` and ``query``.
 
-    The rule is that of ``mlr_market1501``: all images of ``bounding_box_test`` from the low camera are queries, those
-    of the other cameras the gallery. The 702 test identities are those of the official queries; other identities of
-    ``bounding_box_test`` are distractors. Queries whose only other-camera image is an official query are left out.
+    The rules are those of ``mlr_market1501``. The 702 test identities are those of the official queries; other
+    identities of ``bounding_box_test`` are distractors. Queries without an other-camera image in the gallery are left
+    out.
 
     Options:
+        variant: ``ps_hrnet`` (default): all images of ``bounding_box_test`` from the low camera are queries, those of
+            the other cameras the gallery. ``prpr``: likewise, of all images of ``bounding_box_test`` and the
+            official queries, with distractors.
         lr_camera: the low camera, 1 to 8; 1 as in MDIFF and PRPR. Its training images are low.
-        distractors: True keeps the distractors of the other cameras in the gallery.
+        distractors: True keeps the distractors of the other cameras in the gallery, as ``prpr`` always does.
         check_counts: False accepts a partial copy.
     """
 
     name = "mlr_dukemtmcreid"
-    defaults: ClassVar[dict] = {"lr_camera": 1, "distractors": False, "check_counts": True}
+    defaults: ClassVar[dict] = {"variant": "ps_hrnet", "lr_camera": 1, "distractors": False, "check_counts": True}
+    added = ("variant",)
 
-    def load(self, root: Path, split_id: int, lr_camera: int, distractors: bool, check_counts: bool) -> Split:
+    def load(
+        self, root: Path, split_id: int, variant: str, lr_camera: int, distractors: bool, check_counts: bool
+    ) -> Split:
+        if variant not in VARIANTS:
+            raise ValueError(f"{self.name} has no variant {variant!r}; there are: {', '.join(VARIANTS)}")
         if lr_camera not in range(1, 9):
             raise ValueError(f"{self.name} has the cameras 1 to 8; lr_camera is {lr_camera!r}")
         folders = ("dukemtmc-reid/DukeMTMC-reID", "DukeMTMC-reID", "dukemtmc-reid")
@@ -57,6 +66,8 @@ class MLRDukeMTMCreID(CrossResolutionDataset):
             check_part(query, (2228, 702), folder / QUERY)
 
         identities = {image.pid for image in query}
+        whole = variant == "prpr"
+        test = [*test, *query] if whole else test
         train, test = ([image._replace(low=image.camid == lr_camera - 1) for image in part] for part in (train, test))
-        test = [image for image in test if image.pid in identities or (distractors and not image.low)]
+        test = [image for image in test if whole or image.pid in identities or (distractors and not image.low)]
         return low_against_high(folder, train, test)

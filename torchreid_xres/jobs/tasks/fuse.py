@@ -27,8 +27,12 @@ def fuse(run: Run) -> list[dict]:
     The restorer's weights are ``sr.weights``; the branches' features are kept in their own folders. Branches of any
     other model are an ensemble: its features are all of theirs.
 
+    Where there is a validation part, ``fusion.search all`` chooses the weights: those found on half of its identities
+    are taken, in the folder's configuration, too, if they are not worse than ``fusion.weights`` on the other half.
+
     Returns:
-        A record for each of ``fusion.search``, then that of ``fusion.weights``, the stage's own.
+        A record for each of ``fusion.search`` that is not chosen, then that of ``fusion.weights``. The last is the
+        stage's own: this, or that of the weights found.
 
     Raises:
         ConfigError: for another number of branches than the model has, or than there are weights.
@@ -73,14 +77,25 @@ def fuse(run: Run) -> list[dict]:
         found = evaluate_features(**fused, metric="euclidean", **how) | facts | {"model": label, "stage": stage}
         return found | ({"chosen": chosen} if chosen else {})
 
-    records = []
+    shown = ":".join(f"{weight:g}" for weight in cfg.fusion.weights)
+    given = record(cfg.fusion.weights, f"{run.label} ({shown})", run.stage)
+    records, own = [], []
     for kind in cfg.fusion.search:
-        found = search_weights(*searched, by_size=kind == "size")
+        found = search_weights(*searched, start=cfg.fusion.weights, by_size=kind == "size")
         label = f"{run.label} (searched{' by size' * (kind == 'size')})"
         chosen = [*trained, {"what": "fusion.weights", "on": found.on}]
-        records.append(record(found.weights, label, f"{run.stage}, searched", chosen) | {"search": asdict(found)})
-    shown = ":".join(f"{weight:g}" for weight in cfg.fusion.weights)
-    return [*records, record(cfg.fusion.weights, f"{run.label} ({shown})", run.stage)]
+        one = record(found.weights, label, f"{run.stage}, searched", chosen) | {"search": asdict(found)}
+        if kind == "size" or found.on != "validation":
+            records.append(one)
+        elif found.checked < found.checked_start:
+            records.append(one)
+            given["chosen"] = chosen
+        else:
+            own = [one | {"stage": run.stage}]
+            given["stage"] = f"{run.stage}, weights as given"
+            cfg.fusion.weights = list(found.weights)
+            run.save()
+    return [*records, given, *own]
 
 
 def assembled(run: Run, folders: list[Path]) -> PRPR:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from torchreid_xres.config import ConfigError
 from torchreid_xres.data.base import CrossResolutionDataset
+from torchreid_xres.data.batches import collated
 from torchreid_xres.data.degrade import check_rate, degrade_image
 from torchreid_xres.data.restored import members_of
 from torchreid_xres.engine.base import XresMixin
@@ -34,15 +36,20 @@ class RatedViews(Dataset):
         dataset: a set of this package, in training mode.
         transform: PIL image -> tensor, without augmentation.
         rates: R down-sampling rates; 1 among them adds nothing.
+        native: views hold the camera's own pixels, too (``data/batches.py``).
 
     Raises:
         ValueError: if the low resolution of all training images is their own, or no rate is above 1.
     """
 
     def __init__(
-        self, dataset: CrossResolutionDataset, transform: Callable[[PIL.Image.Image], Tensor], rates: Sequence[float]
+        self,
+        dataset: CrossResolutionDataset,
+        transform: Callable[[PIL.Image.Image], Tensor],
+        rates: Sequence[float],
+        native: bool = False,
     ) -> None:
-        self.dataset, self.transform = dataset, transform
+        self.dataset, self.transform, self.native = dataset, transform, native
         self.rates = (1.0, *sorted({check_rate(rate) for rate in rates} - {1.0}))
         if len(self.rates) == 1:
             raise ValueError(f"low views need a rate above 1, not {list(rates)}")
@@ -62,6 +69,7 @@ class RatedViews(Dataset):
             low = rate > 1
             role = "query" if low else "gallery"
             view = {"img": self.transform(seen), "size": torch.tensor([seen.height, seen.width])}
+            view |= {"native": np.asarray(seen)} if self.native else {}
             views.append(view | {"pid": pid, "camid": camid, "impath": path, "rate": rate, "low": low, "role": role})
         return views
 
@@ -89,7 +97,8 @@ def pair_features(run: Run, engine: XresMixin, rates: Sequence[float] = ()) -> F
         raise ConfigError(f"{run.folder} was trained on data.pictures: its pairs cannot be made from the sets' files")
     dataset = members_of(engine.datamanager.train_loader.dataset)[0]
     own = [rate for rate in dataset.options["pair_rates"] if rate > 1] or dataset.options["rates"]
-    views = RatedViews(dataset, engine.datamanager.transform_te, rates or own)
+    manager = engine.datamanager
+    views = RatedViews(dataset, manager.transform_te, rates or own, manager.native)
     digest = weights_hash(unwrap(engine.model))
     path = run.folder / "features" / "pairs.npz"
     if path.is_file():
@@ -109,31 +118,38 @@ def pair_features(run: Run, engine: XresMixin, rates: Sequence[float] = ()) -> F
 
 
 def _side_by_side(items: list[list[dict]]) -> dict[str, Any]:
-    return default_collate(list(chain.from_iterable(items)))
+    return collated(list(chain.from_iterable(items)))
 
 
-def resolution_rates(features: FeatureSet, reference: float) -> np.ndarray:
-    """Return the rate (N,) of each image: as the protocol made it, or of a natural low image as its size tells.
+@dataclass(frozen=True)
+class Rates:
+    """What rates the images of a run are at: those that the protocol made, or what natural low images' sizes tell.
+
+    A natural image that is made smaller still (``query_rate``) is at more than that rate, which its size tells, too.
 
     Args:
-        features: of any images.
         reference: side of an image of full resolution in pixels, the root of height times width.
-
-    Returns:
-        1 for images that are not low; for those whose low resolution is their own, ``reference`` over their side, at
-        least 1.
+        natural: names of the data sets whose low resolution is in the pictures.
 
     Example:
-        >>> none = {"features": torch.zeros(3, 2), "pid": [0] * 3, "camid": [0] * 3, "names": "abc"}
-        >>> about = {"role": "query", "dataset": "d", "model": "m", "weights_sha256": ""}
-        >>> size = [[64, 16], [64, 16], [128, 128]]
-        >>> mixed = FeatureSet(**none, **about, rate=[4, 1, 1], low=[True, True, False], size=size)
-        >>> resolution_rates(mixed, reference=96)
-        array([4., 3., 1.])
+        >>> facts = {"features": torch.zeros(3, 2), "pid": [0] * 3, "camid": [0] * 3, "names": "abc"}
+        >>> about = {"role": "query", "model": "m", "weights_sha256": "", "size": [[64, 16], [32, 8], [128, 128]]}
+        >>> low = {"rate": [1, 2, 1], "low": [True, True, False]}
+        >>> Rates(96, {"caviar"}).of(FeatureSet(dataset="caviar", **low, **facts, **about))
+        array([3., 6., 1.])
+        >>> Rates(96, {"caviar"}).of(FeatureSet(dataset="mlr_viper", **low, **facts, **about))
+        array([1., 2., 1.])
     """
-    side = np.sqrt(features.size.prod(axis=1))
-    told = np.where(features.rate > 1, features.rate, np.maximum(1, reference / side))
-    return np.where(features.low, told, 1.0)
+
+    reference: float = 1.0
+    natural: Collection[str] = ()
+
+    def of(self, features: FeatureSet) -> np.ndarray:
+        """Return the rate (N,) of each image, 1 or more; 1 for those that are not low."""
+        if features.dataset not in self.natural:
+            return np.where(features.low, features.rate, 1.0)
+        side = np.sqrt(features.size.prod(axis=1))
+        return np.where(features.low, np.maximum(1, self.reference / side), 1.0)
 
 
 def resolution_direction(pairs: FeatureSet, threshold: float = 0.4) -> dict[str, dict[str, float]]:
@@ -170,7 +186,7 @@ def resolution_direction(pairs: FeatureSet, threshold: float = 0.4) -> dict[str,
 def camera_gap(pairs: FeatureSet, low_cameras: Collection[int]) -> dict[str, float]:
     """Return how far what down-sampling does to features is what tells low cameras' images from the others.
 
-    VPFA moves low queries back by the offset of the training images' down-sampled copies. That helps as far as an
+    VPFA moves low images back by the offset of the training images' down-sampled copies. That helps as far as an
     identity's images by low cameras and by sharp ones lie that way apart, which they need not: a network trained on
     both has closed the gap of the images it saw, not that of copies it never saw. No image of the test is asked.
 

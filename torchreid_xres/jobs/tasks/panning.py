@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from torchreid_xres.data.split import shuffled
 from torchreid_xres.devices import distributed
 from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.features.fusion import training_trial, validation_trial
-from torchreid_xres.jobs.tasks.pair_features import identity_means, resolution_rates, views_by_rate
+from torchreid_xres.jobs.tasks.pair_features import Rates, identity_means, views_by_rate
 from torchreid_xres.models.vpfa import PANNINGS, Panning, VPBlock
 from torchreid_xres.tensors import require_finite
 from torchreid_xres.terminal import progress
@@ -107,16 +106,15 @@ def fit(
     return module.cpu().eval()
 
 
-def moved(module: Panning, features: FeatureSet, reference: float) -> FeatureSet:
-    """Return features with those of low images moved.
+def moved(module: Panning, features: FeatureSet, rates: Rates) -> FeatureSet:
+    """Return features with those of low images moved, whatever their role.
 
     Args:
         module: as learned.
         features: of any images.
-        reference: see :func:`~torchreid_xres.jobs.tasks.pair_features.resolution_rates`.
+        rates: tells the images' rates.
     """
-    rates = torch.from_numpy(resolution_rates(features, reference))
-    return replace(features, features=module(features.features, rates))
+    return replace(features, features=module(features.features, torch.from_numpy(rates.of(features))))
 
 
 def searched(
@@ -126,7 +124,7 @@ def searched(
     grid: Mapping[str, Sequence[Any]],
     *,
     apart: Sequence[FeatureSet] = (),
-    reference: float = 1.0,
+    rates: Rates | None = None,
     metric: str = "cosine",
     seed: int = 0,
     device: str = "cpu",
@@ -143,7 +141,7 @@ def searched(
         settings: what is not searched.
         grid: field of :class:`Settings` -> the values to try; all combinations are.
         apart: features of queries and gallery of the validation part; empty where there is none.
-        reference: side of an image of full resolution in pixels, for these.
+        rates: tells the rates of these; None: they are those of the protocol.
         metric: distance of the ranking.
         seed: of the split of identities, and of the fits.
         device: where to train.
@@ -158,29 +156,29 @@ def searched(
         ValueError: if the identities kept out have no match under another camera.
     """
     require_settings(grid)
+    rates = rates or Rates()
     if apart:
-        asked, gallery = apart
-        held, rest = sorted(set(asked.pid.tolist())), pairs
-        trial = partial(validation_trial, gallery=[gallery])
+        held, rest, trial = sorted(set(apart[0].pid.tolist())), pairs, validation_trial
     else:
         pids = shuffled(set(pairs.pid.tolist()), f"vpfa:{seed}")
         held = pids[: max(1, round(HELD_OUT * len(pids)))]
-        asked, rest, reference = pairs, rows_of(pairs, ~np.isin(pairs.pid, held)), 1.0
-        trial = training_trial
+        rest, trial = rows_of(pairs, ~np.isin(pairs.pid, held)), training_trial
+        apart, rates = [pairs], Rates()
 
-    def score(features: FeatureSet) -> float:
-        return 100 * float(trial([features], pids=held, metric=metric, seed=seed).rank([1.0]).mAP())
+    def score(module: Panning | None = None) -> float:
+        seen = [[part if module is None else moved(module, part, rates)] for part in apart]
+        return 100 * float(trial(*seen, pids=held, metric=metric, seed=seed).rank([1.0]).mAP())
 
     tried = []
     for values in product(*grid.values()):
         one = dict(zip(grid, values, strict=True))
         module = fit(name, rest, replace(settings, **one), seed=seed, device=device)
-        tried.append({**one, "mAP": score(moved(module, asked, reference))})
+        tried.append({**one, "mAP": score(module)})
         logger.info("%s with %s: mAP %.2f %% on identities kept out", name, one, tried[-1]["mAP"])
     best = max(tried, key=lambda one: one["mAP"])
     chosen = replace(settings, **{key: best[key] for key in grid})
     on = "validation" if apart else "training"
-    return chosen, {"on": on, "held_out": len(held), "before": score(asked), "tried": tried}
+    return chosen, {"on": on, "held_out": len(held), "before": score(), "tried": tried}
 
 
 def require_settings(grid: Iterable[str]) -> None:

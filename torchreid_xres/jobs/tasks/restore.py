@@ -37,15 +37,13 @@ from torchreid_xres.files import whole_file
 from torchreid_xres.jobs.run import TASKS, Run
 from torchreid_xres.models import build_model
 from torchreid_xres.models.weights import load_weights
-from torchreid_xres.sr.pyramid import Pyramid, PyramidRestorer
+from torchreid_xres.sr.pyramid import BATCH_PIXELS, Pyramid, PyramidRestorer
 from torchreid_xres.terminal import progress
 
 logger = logging.getLogger(__name__)
 
 LEVELS = ("x1", *Pyramid._fields)
 DONE = "restored.jsonl"
-# Of a batch, before magnification: eight images of 256x128. The x4 head of 64 features holds some 8 KiB for each.
-BATCH_PIXELS = 2**18
 
 
 class Picture(NamedTuple):

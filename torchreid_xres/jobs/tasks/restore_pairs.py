@@ -29,10 +29,10 @@ from torchreid_xres.devices.proof import proved_precision
 from torchreid_xres.features.record import weights_hash
 from torchreid_xres.files import write_json
 from torchreid_xres.jobs.run import TASKS, Run, model_options
-from torchreid_xres.jobs.tasks.restore import BATCH_PIXELS
 from torchreid_xres.models import build_model
 from torchreid_xres.models.dgrl_restorer import RateRestorer, seen_rate
 from torchreid_xres.models.weights import load_weights
+from torchreid_xres.sr.pyramid import BATCH_PIXELS
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""VPFA's task: learn from a trained run's features of training images to move those of low queries.
+"""VPFA's task: learn from a trained run's features of training images to move those of low images.
 
 The modules are in ``models/vpfa.py``. Only training images are learned from. Settings that a configuration leaves open
 (``vpfa.search``) are chosen on the validation part, or else on training identities kept out of the fit; the test set is
@@ -26,6 +26,7 @@ from torchreid_xres.files import write_json
 from torchreid_xres.jobs.extraction import OF_VALIDATION, engine_features, trained_engine
 from torchreid_xres.jobs.run import TASKS, Run, ranking_options
 from torchreid_xres.jobs.tasks.pair_features import (
+    Rates,
     camera_gap,
     pair_features,
     resolution_direction,
@@ -43,9 +44,12 @@ from torchreid_xres.models.vpfa import PANNINGS, Panning
 
 logger = logging.getLogger(__name__)
 
+
 @TASKS.register("vpfa", again=True)
 def vpfa(run: Run) -> list[dict]:
-    """Learn the modules ``vpfa.modules`` for the trained run in ``vpfa.run`` and evaluate its queries moved by them.
+    """Learn the modules ``vpfa.modules`` for the trained run in ``vpfa.run`` and evaluate low images moved by them.
+
+    All low images are moved, queries and gallery alike, as in the published code.
 
     The protocol is that of the trained run (its first target). Modules that were learned before for the same network
     and settings are read from the folder, ``<module>.pth.tar``.
@@ -60,10 +64,11 @@ def vpfa(run: Run) -> list[dict]:
     """
     names, settings = checked(run.cfg)
     start = opened(run)
-    trained, engine, pairs, query, gallery, reference, _ = start
+    trained, engine, pairs, query, gallery, rates, _ = start
     network = engine.choice.told()
-    if not query.low.any():
-        raise ConfigError(f"VPFA moves low-resolution queries, and {query.dataset} has none")
+    if not (query.low.any() or gallery.low.any()):
+        raise ConfigError(f"VPFA moves low-resolution images, and the test of {query.dataset} has none")
+    low_cameras = {camera for part in (query, gallery) for camera in part.camid[part.low].tolist()}
     device, flip = "cuda" if run.cfg.use_gpu else "cpu", trained.cfg.test.flip
     curve = {f"{rate:g}": averaged(queries_at(engine, query, rate), flip) for rate in run.cfg.test.query_rates}
     facts = {
@@ -71,13 +76,17 @@ def vpfa(run: Run) -> list[dict]:
         "seed": run.cfg.train.seed,
         "config_sha256": run.sha256,
         "direction": resolution_direction(pairs),
-        "gap": camera_gap(pairs, set(query.camid[query.low].tolist())),
+        "gap": camera_gap(pairs, low_cameras),
     }
 
     def record(module: Panning | None, label: str, stage: str) -> dict:
-        def figures(seen: FeatureSet) -> dict:
-            seen = seen if module is None else moved(module, seen, reference)
-            return evaluated(seen, gallery, trained.cfg)
+        def seen(part: FeatureSet) -> FeatureSet:
+            return part if module is None else moved(module, part, rates)
+
+        searched_in = seen(gallery)
+
+        def figures(asked: FeatureSet) -> dict:
+            return evaluated(seen(asked), searched_in, trained.cfg)
 
         parts = [engine.model, *([module] if module else [])]
         kept = figures(query) | facts | {"model": label, "stage": stage}
@@ -85,7 +94,7 @@ def vpfa(run: Run) -> list[dict]:
             kept["chosen"] = network
         kept["parameters"] = sum(p.numel() for part in parts for p in part.parameters())
         if curve:
-            kept["curve"] = {rate: _accuracy(figures(seen)) for rate, seen in curve.items()}
+            kept["curve"] = {rate: _accuracy(figures(asked)) for rate, asked in curve.items()}
         return kept
 
     before = record(None, f"{trained.label} (before)", f"{run.stage}, before")
@@ -116,7 +125,7 @@ class Opened(NamedTuple):
         engine: its engine.
         pairs: features of its training images, see :func:`~torchreid_xres.jobs.tasks.pair_features.pair_features`.
         query, gallery: those of its first target.
-        reference: side of an image of full resolution in pixels.
+        rates: tells the rates of all these images.
         apart: query and gallery of its validation part, where there is one and settings are searched; else none.
     """
 
@@ -125,7 +134,7 @@ class Opened(NamedTuple):
     pairs: FeatureSet
     query: FeatureSet
     gallery: FeatureSet
-    reference: float
+    rates: Rates
     apart: tuple[FeatureSet, ...]
 
 
@@ -146,7 +155,8 @@ def opened(run: Run) -> Opened:
     sets = engine_features(trained, engine, ("query", "gallery", *chosen_on))
     query, gallery, *apart = (averaged(part, flip) for part in sets.values())
     reference = float(np.median(np.sqrt(pairs.size[pairs.rate == 1].prod(axis=1))))
-    return Opened(trained, engine, pairs, query, gallery, reference, tuple(apart))
+    natural = {name for name, dataset in engine.datamanager.sets().items() if getattr(dataset, "natural", False)}
+    return Opened(trained, engine, pairs, query, gallery, Rates(reference, natural), tuple(apart))
 
 
 def checked(cfg: CfgNode) -> tuple[list[str], Settings]:
@@ -182,7 +192,7 @@ def learned(
     grid = as_dict(run.cfg.vpfa.search)
     if grid and PANNINGS[name].meta["trained"]:
         metric = start.trained.cfg.test.dist_metric
-        of_part = {"apart": start.apart, "reference": start.reference}
+        of_part = {"apart": start.apart, "rates": start.rates}
         settings, told["search"] = searched(
             name, pairs, settings, grid, **of_part, metric=metric, seed=seed, device=device
         )
@@ -199,7 +209,7 @@ def averaged(features: FeatureSet, flip: bool) -> FeatureSet:
 
 @torch.no_grad()
 def queries_at(engine: XresMixin, query: FeatureSet, rate: float) -> FeatureSet:
-    """Return the queries' features with all low ones at one rate.
+    """Return the queries' features with all low ones at one rate, natural ones at that rate beyond their own.
 
     Args:
         engine: of the network that gave ``query``.
@@ -207,7 +217,7 @@ def queries_at(engine: XresMixin, query: FeatureSet, rate: float) -> FeatureSet:
         rate: 1 or more.
 
     Raises:
-        ValueError: for a set whose low resolution is natural.
+        ValueError: for a set of the host, which has no rates, or a rate below 1.
     """
     loader = engine.datamanager.query_loader(query.dataset, rate)
     features, facts = engine._features(loader, False)
