@@ -71,7 +71,7 @@ def share_left(steps, lr, optimizer=torch.optim.Adam, **options):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return float(loss / (low - truth).abs().mean())
+    return loss.item() / float((low - truth).abs().mean())
 
 
 def test_it_learns_to_restore():
