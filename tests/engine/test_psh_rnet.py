@@ -116,44 +116,22 @@ def test_the_front_end_learns_to_restore(student):
     truth = clouds(len(data["img"]), height, width)
     data |= {"img_hr": normalize(truth), "img_lr": normalize(round_trip(truth, (height // 2, width // 2)))}
     data["rate_lr"] = torch.full_like(data["rate_lr"], 2.0)
-    found = [engine.step(data)["sr"] for _ in range(8)]
+    found = [engine.step(data)["sr"] for _ in range(6)]
     assert found[-1] < 0.99 * float((data["img_lr"] - data["img_hr"]).abs().mean())
 
 
 def test_only_low_views_are_reconstructed_unless_all_are_asked_for(student):
-    found = {}
-    for views in ("low", "all"):
-        engine = student(loss__sr__views=views)
-        engine.set_model_mode("eval")
-        data = next(iter(engine.train_loader))  # of all, the pairs at rate 1, too
-        low = data["rate_lr"] > 1
-        with torch.no_grad():
-            restored = engine.model(data["img_lr"], full=True).restored
-            found[views] = engine.losses(data)["sr"]
-        counted = low if views == "low" else torch.ones_like(low)
-        torch.testing.assert_close(found[views], (restored - data["img_hr"])[counted].abs().mean())
+    engine = student(loss__sr__views="all", loss__ps__weight=0.0)
+    engine.set_model_mode("eval")
+    data = next(iter(engine.train_loader))  # of all, the pairs at rate 1, too
+    low = data["rate_lr"] > 1
     assert 0 < low.sum() < len(low)
-    data["rate_lr"] = torch.ones_like(data["rate_lr"])
-    engine = student()
-    assert "sr" not in engine.losses(data)
-
-
-@pytest.mark.slow
-def test_the_front_ends_optimiser_is_part_of_the_state(tiny_config, tmp_path, monkeypatch):
-    changes = {**CHANGES, **OWN, "train__max_epoch": 2}
-    whole = run_job(tiny_config(**changes, data__save_dir=str(tmp_path / "whole")))
-    real = XresEngine.forward_backward
-
-    def stop(self, data):
-        if type(self) is psh_rnet.PSHRNetEngine and self.epoch == 1:
-            raise KeyboardInterrupt
-        return real(self, data)
-
-    cfg = tiny_config(**changes, data__save_dir=str(tmp_path / "stopped"))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(XresEngine, "forward_backward", stop)
-        run_job(cfg)
-    assert [r["weights_sha256"] for r in run_job(cfg)] == [r["weights_sha256"] for r in whole]
+    with torch.no_grad():
+        error = (engine.model(data["img_lr"], full=True).restored - data["img_hr"]).abs()
+        torch.testing.assert_close(engine.losses(data)["sr"], error.mean())
+        engine.sr_views = "low"
+        torch.testing.assert_close(engine.losses(data)["sr"], error[low].mean())
+        assert "sr" not in engine.losses({**data, "rate_lr": torch.ones_like(data["rate_lr"])})
 
 
 def test_the_ps_loss_is_zero_for_a_twin_that_sees_the_same(student):
@@ -281,7 +259,7 @@ def test_the_teacher_learns_from_the_high_resolution_view(student, tiny_config):
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["teacher", "student"])
 def test_a_run_stopped_in_either_phase_ends_like_a_whole_one(tiny_config, tmp_path, monkeypatch, phase):
-    changes = {**CHANGES, "train__max_epoch": 2}
+    changes = {**CHANGES, **OWN, "train__max_epoch": 2}
     whole = run_job(tiny_config(**changes, data__save_dir=str(tmp_path / "whole")))
 
     real = XresEngine.forward_backward
