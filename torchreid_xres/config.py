@@ -31,8 +31,8 @@ MOST_BYTES = 2**20  # of a file
 # Keys that came after records were kept: at their default a configuration is the one that it was without them.
 ADDED = (
     "data.camera", "data.grey_bits", "data.part", "data.random_rates", "data.random_share", "data.validation",
-    "loss.asymmetric", "loss.sr.feature", "loss.sr.plain", "loss.sr.views", "model.gallery_run", "train.patience",
-    "train.sr_lr", "train.sr_optimizer",
+    "loss.asymmetric", "loss.sr.coupling", "loss.sr.feature", "loss.sr.plain", "loss.sr.views", "model.gallery_run",
+    "train.patience", "train.sr_lr", "train.sr_optimizer",
 )  # fmt: skip
 
 

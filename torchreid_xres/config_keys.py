@@ -26,6 +26,7 @@ CHOICES = {
     "loss.name": ("softmax", "triplet"),
     "loss.sr.name": ("l1", "mse"),
     "loss.sr.views": ("low", "all"),
+    "loss.sr.coupling": ("joint", "detached"),
     "loss.heatmap.name": ("l1", "mse"),
     "loss.msifla.coupling": ("alternate", "joint", "detached"),
     "loss.asymmetric.gallery": ("frozen", "trained", "shared"),
@@ -223,6 +224,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.loss.sr.weight = 1.0
     # Views that it counts: low; all: also images that are their own pair, whose answer is what came in.
     cfg.loss.sr.views = "low"
+    cfg.loss.sr.coupling = "joint"  # psh_rnet, sr_reid: detached: all other losses spare the front end
     cfg.loss.sr.feature = 0.0  # sr_reid: 1 - cosine of the re-ID network's features, as it starts, in place of pixels
     cfg.loss.sr.plain = 0.0  # sr_reid: identity loss of low views that no front end has restored, SING's third term
 

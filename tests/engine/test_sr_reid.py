@@ -62,6 +62,21 @@ def test_features_are_compared_by_a_copy_that_does_not_move(engine_with):
     assert not engine.teacher.training
 
 
+@pytest.mark.parametrize("weights", [{"weight": 1.0}, {"weight": 0.0, "feature": 1.0}, {"weight": 0.0}])
+def test_detached_only_reconstruction_reaches_the_front_end_if_it_counts(engine_with, weights):
+    engine = engine_with(loss__sr=weights | {"coupling": "detached"}, train__sr_optimizer="adam")
+    engine.set_model_mode("train")
+    data = next(iter(engine.train_loader))
+    losses = engine.losses(data)
+    parameters = list(engine.model.front_end.parameters())
+    identity = torch.autograd.grad(losses["identity"], parameters, retain_graph=True, allow_unused=True)
+    assert all(grad is None for grad in identity) == (weights != {"weight": 0.0})
+    before = [p.detach().clone() for p in parameters]
+    engine.step({**data, "rate_lr": torch.ones_like(data["rate_lr"])})  # nothing is restored
+    engine.step(data)
+    assert not any(torch.equal(p, kept) for p, kept in zip(parameters, before, strict=True))
+
+
 def test_features_need_a_network_that_has_learned_something(tiny_config):
     cfg = tiny_config(loss__sr__feature=1.0)
     with pytest.raises(ConfigError, match=r"the re-ID network that would see the features starts from random weights"):

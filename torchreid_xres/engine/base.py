@@ -338,8 +338,9 @@ class XresEngine(XresMixin, host.Engine):
             optimizer.zero_grad()
         self.scaler.scale(losses["loss"]).backward()
         for optimizer in self._stepped:
-            self.scaler.unscale_(optimizer)
-            self.scaler.step(optimizer)
+            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):  # else fp16 stops
+                self.scaler.unscale_(optimizer)
+                self.scaler.step(optimizer)
         self.scaler.update()
         return summary
 

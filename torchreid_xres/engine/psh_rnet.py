@@ -92,6 +92,9 @@ class PSHRNetEngine(HRNetReIDEngine):
         weight_sr: factor of the reconstruction loss.
         sr_loss: ``l1`` (eq. 5) or ``mse``.
         sr_views: images that it counts, as :func:`~torchreid_xres.engine.base.counts_restored` takes them.
+        sr_coupling: ``joint``, or ``detached``: the front end learns from the reconstruction loss alone, if that has a
+            weight. Beside the identity loss its gradient is some 50 times smaller, and a front end that learns from
+            both restores nothing.
         weight_ps: factor of the pseudo-siamese loss; at 0 no teacher is loaded or run.
         terms: outputs that follow the teacher's: of seq1 .. seq5 and logits.
         **kwargs: see :class:`HRNetReIDEngine`.
@@ -111,6 +114,7 @@ class PSHRNetEngine(HRNetReIDEngine):
         weight_sr: float = 0.5,
         sr_loss: str = "l1",
         sr_views: str = "low",
+        sr_coupling: str = "joint",
         weight_ps: float = 0.5,
         terms: Sequence[str] = ("seq1", "seq4", "seq5", "logits"),
         **kwargs: Any,
@@ -118,6 +122,7 @@ class PSHRNetEngine(HRNetReIDEngine):
         super().__init__(*args, **kwargs)
         self.weight_sr, self.weight_ps, self.terms = weight_sr, weight_ps, tuple(terms)
         self.reconstruction, self.sr_views = PIXELWISE[sr_loss], sr_views
+        self.detached = sr_coupling == "detached" and weight_sr > 0
         self.require_pairs()
         self.teacher = None
         if weight_ps:
@@ -158,12 +163,13 @@ class PSHRNetEngine(HRNetReIDEngine):
             "weight_sr": cfg.loss.sr.weight,
             "sr_loss": cfg.loss.sr.name,
             "sr_views": cfg.loss.sr.views,
+            "sr_coupling": cfg.loss.sr.coupling,
             "weight_ps": 0.0 if cfg.test.evaluate else cfg.loss.ps.weight,  # at test the teacher may be gone
             "terms": cfg.loss.ps.terms,
         }
 
     def losses(self, data: dict) -> dict[str, Tensor]:
-        output: PSHRNetOutput = self.model(data["img_lr"], full=True)
+        output: PSHRNetOutput = self.model(data["img_lr"], full=True, detached=self.detached)
         losses = self.identity_losses(output.reid, data["pid"])
         total = losses.pop("loss")
         known = has_original(data)

@@ -32,6 +32,8 @@ class SRReIDEngine(XresEngine):
         weight_sr: factor of the reconstruction loss.
         sr_loss: ``l1`` or ``mse``, on [0, 1] images.
         sr_views: images that it counts, as :func:`~torchreid_xres.engine.base.counts_restored` takes them.
+        sr_coupling: ``joint``, or ``detached``: the front end learns from the reconstruction losses alone, if one has a
+            weight.
         weight_feature: factor of :func:`~torchreid_xres.losses.regression.regression` between the restored image and
             the original, seen by a frozen copy of the re-ID network as it starts; at 0 there is none.
         weight_plain: factor of the identity loss of low views that pass the front end by, SING's third term; at 0 the
@@ -50,6 +52,7 @@ class SRReIDEngine(XresEngine):
         weight_sr: float = 1.0,
         sr_loss: str = "l1",
         sr_views: str = "low",
+        sr_coupling: str = "joint",
         weight_feature: float = 0.0,
         weight_plain: float = 0.0,
         **kwargs: Any,
@@ -59,6 +62,7 @@ class SRReIDEngine(XresEngine):
         self.triplet = host.TripletLoss(margin=margin) if loss == "triplet" else None
         self.weight_sr, self.weight_feature, self.weight_plain = weight_sr, weight_feature, weight_plain
         self.reconstruction, self.sr_views = PIXELWISE[sr_loss], sr_views
+        self.detached = sr_coupling == "detached" and weight_sr + weight_feature > 0
         self.require_pairs()
         self.teacher = None
         if weight_feature:
@@ -99,13 +103,15 @@ class SRReIDEngine(XresEngine):
             "weight_sr": cfg.loss.sr.weight,
             "sr_loss": cfg.loss.sr.name,
             "sr_views": cfg.loss.sr.views,
+            "sr_coupling": cfg.loss.sr.coupling,
             "weight_feature": 0.0 if cfg.test.evaluate else cfg.loss.sr.feature,
             "weight_plain": cfg.loss.sr.plain,
         }
 
     def losses(self, data: dict) -> dict[str, Tensor]:
         pids = data["pid"]
-        output: SRReIDOutput = self.model(data["img_lr"], data["img_hr"], plain=bool(self.weight_plain))
+        how = {"plain": bool(self.weight_plain), "detached": self.detached}
+        output: SRReIDOutput = self.model(data["img_lr"], data["img_hr"], **how)
         both = torch.cat((pids, pids))  # LR views, then HR views
         logits, features = output.identity if self.triplet else (output.identity, None)
         several = logits if isinstance(logits, (list, tuple)) else (logits,)  # of PCB and HACNN, for instance

@@ -100,19 +100,21 @@ class SRReID(nn.Module):
         """Pass normalised images (N, 3, H, W) through the front end; the result is in [0, 1]."""
         return restored_images(self.front_end, self.normalize, img)
 
-    def forward(self, img: Tensor, img_hr: Tensor | None = None, plain: bool = False) -> Any:
+    def forward(self, img: Tensor, img_hr: Tensor | None = None, plain: bool = False, detached: bool = False) -> Any:
         """Return features (evaluation), identity outputs (training), or all views' outputs (training on pairs).
 
         Args:
             img: (N, 3, H, W), normalised; all go through the front end.
             img_hr: (N, 3, H, W), normalised: the same images at high resolution; training only.
             plain: let the re-ID network see the low views as they came, too.
+            detached: let no gradient of the identity outputs reach the front end.
         """
         restored = self.restore(img)
         if img_hr is None:
             return self._identity(self.normalize(restored))
         # (2N or 3N, 3, H, W): one pass, so that batch normalisation sees all views
-        views = torch.cat((self.normalize(restored).to(img_hr.dtype), img_hr, *([img] if plain else [])))
+        seen = self.normalize(restored.detach() if detached else restored)
+        views = torch.cat((seen.to(img_hr.dtype), img_hr, *([img] if plain else [])))
         return SRReIDOutput(self._identity(views), restored, self.normalize.undo(img_hr))
 
     def extract(self, batch: Mapping[str, Any]) -> Tensor:
