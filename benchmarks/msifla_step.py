@@ -33,7 +33,8 @@ from torchreid_xres.config import load_config
 from torchreid_xres.engine.msifla import MSIFLAEngine
 from torchreid_xres.features.record import versions
 from torchreid_xres.files import write_json
-from torchreid_xres.jobs.run import model_options, optimizer_options
+from torchreid_xres.jobs.optimizers import optimizer_options
+from torchreid_xres.jobs.run import model_options
 from torchreid_xres.models.msifla import MSIFLA, MSIFLAOutput
 
 

@@ -54,9 +54,11 @@ def plain_step(engine: XresEngine, data: dict, other: dict) -> None:
         student = output.reid.named()
         ps = sum(F.l1_loss(student[term].float(), target[term].float()) for term in engine.terms)
         loss = losses["loss"] + engine.weight_sr * sr + engine.weight_ps * ps
-    engine.optimizer.zero_grad()
+    for optimizer in engine._optims.values():
+        optimizer.zero_grad()
     loss.backward()
-    engine.optimizer.step()
+    for optimizer in engine._optims.values():
+        optimizer.step()
 
 
 def seconds(work: Callable[[], None], use_gpu: bool) -> float:

@@ -110,6 +110,7 @@ FROZEN = {
 }  # fmt: skip
 # Models that give images or maps, so that no engine for identities can train them.
 NO_IDENTITIES = {"dgrl_restorer", "prpr_restorer", "hourglass_vehicle20"}
+RESTORING = {"sr_reid", "psh_rnet", "dgrl", "kgnet", "msifla", "prpr"}  # their records say what it gains
 
 every_model = pytest.mark.parametrize("name", CASES)
 every_method = pytest.mark.parametrize("name", [name for name in CASES if name not in NO_IDENTITIES])
@@ -267,6 +268,7 @@ def test_it_evaluates(name, stepped, tmp_path):
     (record,) = engine.records.values()
     assert json.loads(next(tmp_path.rglob("results/*.json")).read_text()) == json.loads(json.dumps(record))
     kept = ("rank1", "mAP") if name not in NO_IDENTITIES else ("psnr", "pck")
+    assert ("restoration" in record) == (name in RESTORING)
     figures = {key for key in record if key.startswith(kept)}
     assert figures and all(0 <= record[key] <= 100 for key in figures)
 

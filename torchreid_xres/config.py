@@ -14,6 +14,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ MOST_BYTES = 2**20  # of a file
 # Keys that came after records were kept: at their default a configuration is the one that it was without them.
 ADDED = (
     "data.camera", "data.grey_bits", "data.padding", "data.part", "data.random_rates", "data.random_share",
-    "data.validation", "loss.asymmetric", "model.gallery_run", "train.patience", "train.seed_offset",
+    "data.validation", "loss.asymmetric", "loss.msifla.cascade_epochs", "loss.msifla.unit", "loss.sr.coupling",
+    "loss.sr.feature", "loss.sr.plain", "loss.sr.views", "model.gallery_run", "train.patience", "train.seed_offset",
+    "train.sr_lr", "train.sr_optimizer",
 )  # fmt: skip
 
 
@@ -406,9 +409,10 @@ def _deciding(cfg: CfgNode) -> dict:
     # An official border is what every configuration had before there was a choice.
     plain["data"]["padding"] = "" if padding_of(cfg) == "official" else "reflect"
     for key in ADDED:
-        group, name = key.split(".")
-        if plain[group][name] == value_of(get_config(), key):
-            plain[group].pop(name)
+        *groups, name = key.split(".")
+        group = reduce(dict.__getitem__, groups, plain)
+        if group[name] == value_of(get_config(), key):
+            group.pop(name)
     plain["model"].pop("resume")
     for key in ("print_freq", "liveness"):
         plain["train"].pop(key)

@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 _HOST_SAMPLERS = (
     "RandomSampler", "SequentialSampler", "RandomIdentitySampler", "RandomDomainSampler", "RandomDatasetSampler",
 )  # fmt: skip
+_OPTIMIZERS = ("adam", "amsgrad", "sgd", "rmsprop", "radam")
 
 CHOICES = {
     "data.type": ("image",),
@@ -25,11 +26,14 @@ CHOICES = {
     "sampler.train_sampler_t": _HOST_SAMPLERS,
     "loss.name": ("softmax", "triplet"),
     "loss.sr.name": ("l1", "mse", "mse_imagenet"),
+    "loss.sr.views": ("low", "all"),
+    "loss.sr.coupling": ("joint", "detached"),
     "loss.heatmap.name": ("l1", "mse"),
     "loss.msifla.coupling": ("alternate", "joint", "detached"),
     "loss.asymmetric.gallery": ("frozen", "trained", "shared"),
     "loss.asymmetric.classifier": ("trained", "frozen"),
-    "train.optim": ("adam", "amsgrad", "sgd", "rmsprop", "radam"),
+    "train.optim": _OPTIMIZERS,
+    "train.sr_optimizer": ("", *_OPTIMIZERS),
     "train.lr_scheduler": ("single_step", "multi_step", "cosine"),
     "train.precision": ("auto", "fp32", "bf16", "bf16_unchecked", "fp16"),
     "train.warmup_shape": ("linear", "constant"),
@@ -64,7 +68,8 @@ LIMITS: dict[str, tuple[float, float]] = {
             "train.lr", "train.weight_decay", "train.max_epoch", "train.patience", "train.start_epoch",
             "train.fixbase_epoch", "train.base_lr_mult", "train.gamma", "train.warmup_epochs", "train.clip_grad",
             "sgd.momentum", "sgd.dampening", "loss.triplet.margin", "loss.triplet.weight_t", "loss.triplet.weight_x",
-            "loss.sr.weight", "loss.distill.weight", "loss.ps.weight",
+            "loss.sr.weight", "loss.sr.plain", "loss.sr.feature", "train.sr_lr",
+            "loss.distill.weight", "loss.ps.weight",
             "loss.asymmetric.absolute", "loss.asymmetric.relational", "loss.asymmetric.id", "loss.asymmetric.triplet",
             "loss.dgrl.l1", "loss.dgrl.id", "loss.dgrl.wrt", "loss.dgrl.kl", "loss.dgrl.side",
             "test.start_eval", "test.seed", "fusion.weights", "vpfa.lr", "vpfa.weight_decay", "vpfa.gamma",
@@ -222,6 +227,11 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.loss.sr = CfgNode()
     cfg.loss.sr.name = "l1"  # reconstruction loss: l1, mse
     cfg.loss.sr.weight = 1.0
+    # Views that it counts: low; all: also images that are their own pair, whose answer is what came in.
+    cfg.loss.sr.views = "low"
+    cfg.loss.sr.coupling = "joint"  # psh_rnet, sr_reid: detached: all other losses spare the front end
+    cfg.loss.sr.feature = 0.0  # sr_reid: 1 - cosine of the re-ID network's features, as it starts, in place of pixels
+    cfg.loss.sr.plain = 0.0  # sr_reid: identity loss of low views that no front end has restored, SING's third term
 
     cfg.loss.heatmap = CfgNode()
     cfg.loss.heatmap.name = "l1"  # of keypoint heat maps: l1, mse
@@ -265,6 +275,8 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.stages = CfgNode(**free)
     cfg.task = "train"  # what a stage does: train (and evaluate), or another name of engine.run.TASKS
 
+    cfg.train.sr_optimizer = ""  # of the front end of psh_rnet or sr_reid, without decay or warm-up; "": train.optim
+    cfg.train.sr_lr = 3e-4  # of that optimiser
     cfg.train.epoch_batches = 250  # batches of an epoch where the paper counts iterations (prpr_restorer)
     # Evaluations of the validation part (every test.eval_freq epochs) without gain after which the training ends; the
     # best epoch is then evaluated on the test. 0: train to max_epoch. A cosine schedule stays max_epoch long.

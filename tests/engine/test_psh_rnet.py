@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from pictures import clouds
 
 from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError
+from torchreid_xres.data.degrade import round_trip
 from torchreid_xres.engine import psh_rnet
 from torchreid_xres.engine.base import LAST, XresEngine
 from torchreid_xres.features.record import weights_hash
@@ -39,6 +41,7 @@ CHANGES = {
     "loss__triplet__weight_x": 1.15,
     "loss__sr__weight": 0.5,
 }
+OWN = {"stages__student__train": {"sr_optimizer": "adam"}, "sr__options": {"depth": 4, "features": 8, "squeezed": 2}}
 
 
 @pytest.fixture
@@ -78,11 +81,81 @@ def test_a_trained_student_needs_no_teacher(student, tiny_config, tmp_path):
     assert record["weights_sha256"] == weights_hash(engine.model)
 
 
-def test_the_front_end_learns_at_a_tenth(student):
+def test_as_published_the_front_end_learns_at_a_tenth(student):
     engine = student(train__lr=0.01)
     rates = {id(p): group["lr"] for group in engine.optimizer.param_groups for p in group["params"]}
     assert {rates[id(p)] for p in engine.model.reid.parameters()} == {0.01}
     assert all(rates[id(p)] == pytest.approx(0.001) for p in engine.model.front_end.parameters())
+
+
+def test_an_optimiser_of_its_own_has_the_front_end_alone_without_decay_or_warm_up(student):
+    engine = student(**OWN, train__lr=0.01, train__warmup_epochs=2, train__max_epoch=4, train__stepsize=[3])
+    parts = {
+        name: {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, optimizer in engine._optims.items()
+    }
+    assert parts["front_end"] == {id(p) for p in engine.model.front_end.parameters()}
+    assert parts["model"] == {id(p) for p in engine.model.reid.parameters()}
+    (group,) = engine._optims["front_end"].param_groups
+    assert isinstance(engine._optims["front_end"], torch.optim.Adam) and group["weight_decay"] == 0
+    seen = []
+    for _ in range(4):
+        seen.append((group["lr"], engine.optimizer.param_groups[-1]["lr"]))
+        engine.optimizer.step()
+        engine._optims["front_end"].step()
+        engine.update_lr()
+    assert [own for own, _ in seen] == pytest.approx([3e-4, 3e-4, 3e-4, 3e-5])
+    assert [rate for _, rate in seen] == pytest.approx([1e-3, 5.5e-3, 1e-2, 1e-3])
+
+
+@pytest.fixture
+def restorable(student):
+    """Return a detached engine without a teacher, and a batch of pictures from which its front end can learn."""
+    engine = student(**OWN, loss__sr__coupling="detached", loss__ps__weight=0.0, train__sr_lr=0.01)
+    data = next(iter(engine.train_loader))
+    normalize, (height, width) = engine.model.normalize, data["img_hr"].shape[2:]
+    truth = clouds(len(data["img"]), height, width)
+    data |= {"img_hr": normalize(truth), "img_lr": normalize(round_trip(truth, (height // 2, width // 2)))}
+    return engine, data | {"rate_lr": torch.full_like(data["rate_lr"], 2.0)}
+
+
+def test_detached_the_front_end_learns_from_the_reconstruction_loss_alone(restorable):
+    engine, data = restorable
+    parameters = list(engine.model.front_end.parameters())
+
+    def gradients():
+        losses = engine.losses(data)
+        return (
+            torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, parameters, retain_graph=True)])
+            for loss in (losses["loss"], engine.weight_sr * losses["sr"])
+        )
+
+    whole, own = gradients()
+    torch.testing.assert_close(whole, own)
+    engine.detached = False  # joint: the identity loss reaches it, too, and is far stronger
+    whole, own = gradients()
+    assert whole.norm() > 3 * own.norm()
+
+
+@pytest.mark.slow
+def test_the_front_end_learns_to_restore_while_the_student_learns_identities(restorable):
+    engine, data = restorable
+    plain = float((data["img_lr"] - data["img_hr"]).abs().mean())
+    assert [engine.step(data)["sr"] for _ in range(30)][-1] < 0.97 * plain
+
+
+def test_only_low_views_are_reconstructed_unless_all_are_asked_for(student):
+    engine = student(loss__sr__views="all", loss__ps__weight=0.0)
+    engine.set_model_mode("eval")
+    data = next(iter(engine.train_loader))  # of all, the pairs at rate 1, too
+    low = data["rate_lr"] > 1
+    assert 0 < low.sum() < len(low)
+    with torch.no_grad():
+        error = (engine.model(data["img_lr"], full=True).restored - data["img_hr"]).abs()
+        torch.testing.assert_close(engine.losses(data)["sr"], error.mean())
+        engine.sr_views = "low"
+        torch.testing.assert_close(engine.losses(data)["sr"], error[low].mean())
+        assert "sr" not in engine.losses({**data, "rate_lr": torch.ones_like(data["rate_lr"])})
 
 
 def test_the_ps_loss_is_zero_for_a_twin_that_sees_the_same(student):
@@ -119,7 +192,8 @@ def test_the_total_is_equations_5_to_12(student):
             positive = max(d[b] for b in range(count) if pids[b] == pids[a])
             negative = min(d[b] for b in range(count) if pids[b] != pids[a])
             triplet += max(0.0, 0.1 + positive - negative) / count
-    sr = float((out.restored - data["img_hr"]).abs().mean())  # eq. 5
+    low = data["rate_lr"] > 1
+    sr = float((out.restored - data["img_hr"])[low].abs().mean())  # eq. 5
     ps = 0.0  # eq. 11
     for mine, theirs in (
         (out.reid.seqs[0], target.seqs[0]), (out.reid.seqs[3], target.seqs[3]),
@@ -138,7 +212,8 @@ def test_the_reconstruction_loss_is_the_one_that_is_named(student):
     data = next(iter(engine.train_loader))
     with torch.no_grad():
         restored = engine.model(data["img_lr"], full=True).restored
-    assert engine.losses(data)["sr"].item() == pytest.approx(float(((restored - data["img_hr"]) ** 2).mean()), rel=1e-4)
+    error = (restored - data["img_hr"])[data["rate_lr"] > 1]
+    assert engine.losses(data)["sr"].item() == pytest.approx(float((error**2).mean()), rel=1e-4)
 
 
 def test_a_front_end_that_always_learns_cannot_be_frozen(student):
@@ -149,7 +224,7 @@ def test_a_front_end_that_always_learns_cannot_be_frozen(student):
 def test_at_the_start_the_sr_loss_is_the_distance_of_the_pair(student):
     engine = student(sr__options={})  # the paper's VDSR-CA
     data = next(iter(engine.train_loader))
-    pair = float((data["img_lr"] - data["img_hr"]).abs().mean())
+    pair = float((data["img_lr"] - data["img_hr"])[data["rate_lr"] > 1].abs().mean())
     assert pair > 0.05
     assert engine.losses(data)["sr"].item() == pytest.approx(pair, abs=0.01)
 
@@ -208,7 +283,7 @@ def test_the_teacher_learns_from_the_high_resolution_view(student, tiny_config):
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["teacher", "student"])
 def test_a_run_stopped_in_either_phase_ends_like_a_whole_one(tiny_config, tmp_path, monkeypatch, phase):
-    changes = {**CHANGES, "train__max_epoch": 2}
+    changes = {**CHANGES, **OWN, "train__max_epoch": 2}
     whole = run_job(tiny_config(**changes, data__save_dir=str(tmp_path / "whole")))
 
     real = XresEngine.forward_backward

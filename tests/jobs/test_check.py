@@ -58,7 +58,11 @@ def test_every_configuration_of_the_project_passes(repo):
         (["model.name", "sr_reid", "sr.name", "vdsr", "sr.options", {"dept": 3}],
          r"sr\.options: the front end 'vdsr' takes no option 'dept'; it takes: scale, .*depth, "),
         (["test.expected", {"folder": 60}], r"test\.expected\.folder holds the least value .*not 60"),
-        (["train.max_epoch", 0], r"train\.max_epoch must be at least 1, not 0"),
+        (["train.max_epoch", 0, "train.start_epoch", 1], r"train\.start_epoch is 1, so that nothing is left to train"),
+        (["train.max_epoch", 0, "train.patience", 2, "data.validation", 0.2, "test.eval_freq", 1],
+         r"train\.patience must be 0 where train\.max_epoch is 0: there is no epoch to choose"),
+        (["model.name", "resnet50", "train.sr_optimizer", "adam"],
+         r"train\.sr_optimizer is 'adam', but model\.name 'resnet50' has no front end .* all but psh_rnet, sr_reid"),
         (["train.max_epoch", 3, "train.start_epoch", 3], r"train\.start_epoch is 3, so that nothing is left to train"),
         (["test.expected", {"folder": {"rank2": 60}}],
          r"test\.expected\.folder names 'rank2'; there are rank1, rank5, rank10, rank20, mAP, mINP"),
@@ -86,11 +90,11 @@ def test_an_earlier_stage_on_sets_of_one_split_is_for_all_splits(given):
         check_names(given(*ten, "stages", {"a": {}, "b": one}))
 
 
-def test_a_task_without_training_and_an_evaluation_need_no_epoch(given):
+def test_no_epoch_is_needed(given):
+    check_names(given("train.max_epoch", 0))  # evaluated as loaded
     check_names(given("train.max_epoch", 0, "task", "fuse"))
     check_names(given("train.max_epoch", 0, "test.evaluate", True))
-    with pytest.raises(ConfigError, match="at least 1, not 0"):
-        check_names(given("train.max_epoch", 0, "task", "fuse", "compare.models", ["resnet50"]))
+    check_names(given("model.name", "sr_reid", "train.sr_optimizer", "adam"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.features.tables import accuracy_table
 from torchreid_xres.jobs.fresh import ASIDE
 from torchreid_xres.jobs.job import compared_runs, missed_figures, own_runs, run_job
-from torchreid_xres.jobs.run import Run, build_scheduler
+from torchreid_xres.jobs.optimizers import build_scheduler
+from torchreid_xres.jobs.run import Run
+from torchreid_xres.models import build_model
+from torchreid_xres.sr import build_front_end
 
 
 def test_every_model_of_the_comparison_is_trained_once(tiny_config, monkeypatch):
@@ -46,6 +49,28 @@ def test_evaluation_alone_reads_the_runs_own_weights_or_given_ones(tiny_config, 
     weights = Path(cfg.data.save_dir) / "split0" / "sr_reid" / "model" / "model.pth.tar-1"
     elsewhere = tiny_config(test__evaluate=True, model__load_weights=str(weights), data__save_dir=str(tmp_path / "e"))
     assert run_job(elsewhere)[0]["mAP"] == pytest.approx(trained["mAP"], abs=1e-6)
+
+
+def test_with_no_epoch_what_was_loaded_is_evaluated_and_kept(tiny_config, tmp_path, monkeypatch):
+    published = {
+        "front_end": build_front_end("vdsr", depth=3, features=4, channels=3),
+        "reid": build_model("tiny_net", num_classes=3, pretrained=False),
+    }
+    for name, network in published.items():
+        torch.save(network.state_dict(), tmp_path / f"{name}.pth")
+    files = {"sr__weights": str(tmp_path / "front_end.pth"), "model__reid_weights": str(tmp_path / "reid.pth")}
+    cfg = tiny_config(train__max_epoch=0, **files)
+    monkeypatch.setattr(XresMixin, "train", lambda self, **_: pytest.fail("an epoch was trained"))
+    (record,) = run_job(cfg)
+    kept = checkpoint.load(Path(cfg.data.save_dir) / "split0" / "sr_reid" / LAST)["models"]["model"]
+    for part, network in published.items():
+        for name, weights in network.state_dict().items():
+            assert "classifier" in name or torch.equal(kept[f"{part}.{name}"], weights)
+    assert record["epoch"] == record["epochs"] == 0 and run_job(cfg) == [record]
+    cfg.test.evaluate = True
+    assert run_job(cfg)[0]["weights_sha256"] == record["weights_sha256"]
+    monkeypatch.undo()
+    assert run_job(tiny_config(train__max_epoch=1, **files))[0]["epoch"] == 1  # made longer
 
 
 def test_evaluation_without_weights_says_what_is_needed(tiny_config):

@@ -280,6 +280,7 @@ def test_the_registry_tells_the_published_count(name):
     rounded = info.parameters and info.parameters % 10_000 == 0
     near = [count(front_end), count(front_end, filters_only=True)]
     assert info.parameters in near or (rounded and abs(near[0] / info.parameters - 1) < 0.02)
+    assert front_end.info == info
     assert info.counted
 
 

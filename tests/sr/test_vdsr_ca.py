@@ -2,9 +2,12 @@
 
 import math
 
+import pytest
 import torch
+from pictures import clouds
 from torch import nn
 
+from torchreid_xres.data.degrade import round_trip
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.sr import build_front_end
 from torchreid_xres.sr.rcan import ChannelAttention
@@ -50,8 +53,54 @@ def test_untrained_it_answers_with_the_image_it_got():
 
 
 def test_its_convolutions_start_after_he_with_the_fan_of_their_outputs():
-    net = build_front_end("vdsr_ca", depth=4)
+    net = build_front_end("vdsr_ca", depth=4, start="official")
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 10_000:
             expected = math.sqrt(2 / (layer.kernel_size[0] ** 2 * layer.out_channels))
             assert abs(layer.weight.std().item() / expected - 1) < 0.05
+
+
+def share_left(steps, lr, optimizer=torch.optim.Adam, **options):
+    """Train a net on low views of two pictures, and return the last L1 as a share of the views' own."""
+    net = build_front_end("vdsr_ca", **options)
+    optimizer = optimizer(net.parameters(), lr)
+    truth = clouds(2, 24, 24)
+    low = round_trip(truth, (12, 12))
+    for _ in range(steps):
+        loss = (net(low, size=(24, 24)) - truth).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return loss.item() / float((low - truth).abs().mean())
+
+
+def test_it_learns_to_restore():
+    assert share_left(30, 0.01, depth=4, features=8) < 0.95
+
+
+@pytest.mark.slow
+def test_it_learns_to_restore_at_the_papers_size():
+    assert share_left(20, 3e-4) < 0.95
+    # As published, gates near one half leave neither features nor gradients: the identity, whoever steps.
+    assert share_left(5, 3e-4, start="official") == pytest.approx(1, abs=1e-3)
+    assert share_left(5, 8.5e-4, torch.optim.SGD, start="official") == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(("start", "least", "largest"), [("open", 0.1, 10), ("official", 0, 1e-4)])
+def test_features_keep_their_scale_from_an_open_start(start, least, largest):
+    body = build_front_end("vdsr_ca", start=start).body
+    with torch.no_grad():
+        first = body[1](body[0](torch.randn(1, 3, 16, 8)))
+        last = body[2:-1](first.clone())
+    assert least <= float(last.std() / first.std()) < largest
+
+
+def test_gates_start_open_and_the_last_layer_small_unless_official():
+    for start, gate in (("open", 0.98), ("official", 0.5)):
+        body = build_front_end("vdsr_ca", depth=3, start=start).body
+        with torch.no_grad():
+            found = body[3].conv_du(torch.zeros(1, 64, 1, 1))
+        assert found.mean() == pytest.approx(gate, abs=0.05)
+        assert (body[-1].weight.std() < 0.01) == (start == "open")
+    with pytest.raises(ValueError, match="VDSR-CA has no start 'closed'; allowed: open, official"):
+        build_front_end("vdsr_ca", start="closed")

@@ -106,7 +106,7 @@ def test_a_mistake_with_fresh_removes_nothing(train, mistaken, tmp_path):
     kept = tmp_path / "log" / "stages.json"
     kept.parent.mkdir()
     kept.write_text('{"key": "x", "done": {}}')
-    for mistake in (("model.name", "sr_ried"), ("train.max_epoch", "0"), ("sr.weights", "none.pth")):
+    for mistake in (("model.name", "sr_ried"), ("train.max_epoch", "-1"), ("sr.weights", "none.pth")):
         mistaken("--fresh", *FOLDER, *mistake)
         assert kept.exists() and len(list(kept.parent.iterdir())) == 1
 

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +60,13 @@ class XresMixin(Choosing, Continuing, Evaluation):
         liveness: tell after the first epoch which parts of the network learn (see ``engine/liveness.py``).
         run_facts: what each record repeats (model name, configuration hash, seeds).
         **kwargs: the host engine's own keywords.
+
+    Attributes:
+        parts_front_end: the model has a part ``front_end`` that can have an optimiser of its own.
     """
 
     scales_loss = False
+    parts_front_end: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -102,7 +106,11 @@ class XresMixin(Choosing, Continuing, Evaluation):
     def register_model(self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None) -> None:
         """Register as the host does; with ``clip_grad`` the optimiser's steps are clipped."""
         super().register_model(name, model, optim, sched)
-        if self.clip_grad > 0 and optim is not None:
+        if optim is not None:
+            self._clipped(optim)
+
+    def _clipped(self, optim: torch.optim.Optimizer) -> None:
+        if self.clip_grad > 0:
             # As a hook it also reaches the host's engines, whose step is out of our hands.
             optim.register_step_pre_hook(lambda opt, args, kwargs: _clip(opt, self.clip_grad))
 
@@ -115,7 +123,7 @@ class XresMixin(Choosing, Continuing, Evaluation):
 
         Args:
             save_dir: folder of the run.
-            max_epoch: last epoch.
+            max_epoch: last epoch; 0: the network is saved and evaluated as it was loaded.
             start_epoch: first epoch, counted from 0.
             resume: ``last.pth.tar`` of another run with the same settings of optimiser and schedule, or a checkpoint of
                 the host, to go on from.
@@ -153,8 +161,12 @@ class XresMixin(Choosing, Continuing, Evaluation):
         if not kwargs.get("test_only"):
             for part in ("results", *self.get_model_names()):  # now, not after the first epoch
                 distributed.on_main(lambda folder=self.save_dir / part: require_writable(folder))
+        as_loaded = not max_epoch and not resumed and not kwargs.get("test_only")
+        if as_loaded:
+            self.epoch = start_epoch - 1
+            distributed.on_main(self._save_state)
         try:
-            if resumed and self._owes_evaluation(start_epoch, max_epoch, **kwargs):
+            if (resumed or as_loaded) and self._owes_evaluation(start_epoch, max_epoch, **kwargs):
                 self._evaluate_epoch(start_epoch, max_epoch, **kwargs)
                 if start_epoch >= max_epoch:
                     self.writer.close()
@@ -278,6 +290,7 @@ class XresEngine(XresMixin, host.Engine):
         optimizer: its optimiser.
         scheduler: learning-rate schedule, stepped once an epoch; None for none.
         use_gpu: use the GPU if there is one.
+        front_end: optimiser and schedule of the front end alone, whose parameters ``optimizer`` does not have.
         **kwargs: see :class:`XresMixin`.
     """
 
@@ -290,12 +303,18 @@ class XresEngine(XresMixin, host.Engine):
         optimizer: torch.optim.Optimizer,
         scheduler: Any = None,
         use_gpu: bool = True,
+        front_end: tuple[torch.optim.Optimizer, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.model, self.optimizer, self.scheduler = None, None, None
         super().__init__(datamanager, use_gpu=use_gpu, **kwargs)
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
         self.register_model("model", model, optimizer, scheduler)
+        self._stepped = [optimizer]
+        if front_end is not None:
+            self._optims["front_end"], self._scheds["front_end"] = front_end
+            self._stepped.append(front_end[0])
+            self._clipped(front_end[0])
         self._step = parallel.synchronised(self)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.precision == "fp16")
 
@@ -356,12 +375,21 @@ class XresEngine(XresMixin, host.Engine):
             losses = self._step(data)
         summary = {name: value.item() for name, value in losses.items()}
         self._check_finite(summary, data)
-        self.optimizer.zero_grad()
+        for optimizer in self._stepped:
+            optimizer.zero_grad()
         self.scaler.scale(losses["loss"]).backward()
-        self.scaler.unscale_(self.optimizer)
-        self.scaler.step(self.optimizer)
+        for optimizer in self._stepped:
+            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):  # else fp16 stops
+                self.scaler.unscale_(optimizer)
+                self.scaler.step(optimizer)
         self.scaler.update()
         return summary
+
+    def update_lr(self, names: Any = None) -> None:
+        """Step the schedules as the host does, and that of the front end."""
+        super().update_lr(names)
+        if "front_end" in self._scheds:
+            self._scheds["front_end"].step()
 
 
 class SoftmaxEngine(XresMixin, host.ImageSoftmaxEngine):
@@ -388,6 +416,16 @@ def has_original(batch: Mapping[str, Tensor]) -> Tensor:
     An image that is low resolution by nature is the best there is of itself.
     """
     return ~batch["low"] | (batch["rate_lr"] > 1)
+
+
+def counts_restored(batch: Mapping[str, Tensor], views: str) -> Tensor:
+    """Return for each image of a batch of pairs whether the reconstruction loss counts it, (N,) bool.
+
+    Args:
+        batch: of pairs.
+        views: ``low``: those whose low view is smaller than the original; ``all``: also those that are their own pair.
+    """
+    return has_original(batch) if views == "all" else batch["rate_lr"] > 1
 
 
 def _clip(optimizer: torch.optim.Optimizer, limit: float) -> None:

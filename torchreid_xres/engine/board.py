@@ -37,7 +37,7 @@ def restored_grid(model: nn.Module, queries: CrossResolutionDataset, count: int 
     device = next(model.parameters()).device
     batch = collated([queries[i] for i in chosen])
     batch["img"] = batch["img"].to(device)
-    normalize = _normalization(queries).to(device)
+    normalize = normalization(queries).to(device)
     view = restored_view(model, batch, normalize)
     if view is None:
         return None
@@ -57,7 +57,8 @@ def show_restored(writer: SummaryWriter, name: str, model: nn.Module, queries: o
         writer.add_image(f"Test/{name}/restored", grid, epoch)
 
 
-def _normalization(dataset: CrossResolutionDataset) -> Normalization:
+def normalization(dataset: CrossResolutionDataset) -> Normalization:
+    """Return the normalisation of a data set's transform."""
     steps = getattr(dataset.transform, "transforms", [])
     step = next((step for step in steps if isinstance(step, (ToNormalized, Normalize))), None)
     if step is None:

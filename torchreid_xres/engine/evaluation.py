@@ -24,7 +24,7 @@ from torchreid_xres.data.io import BITS, FAST, read_image, save_image
 from torchreid_xres.devices import distributed, parallel
 from torchreid_xres.devices.proof import Proof
 from torchreid_xres.devices.threads import THREADS
-from torchreid_xres.engine import board
+from torchreid_xres.engine import board, restoration
 from torchreid_xres.engine.choosing import Choice
 from torchreid_xres.features.record import magnification, make_record, scores
 from torchreid_xres.files import write_json
@@ -209,6 +209,10 @@ class Evaluation:
             at = ranked(self.datamanager.query_loader(dataset_name, rate), verified=False)
             found = magnification(self.datamanager.height, at.facts["size"], at.facts["low"])["low"]
             record["curve"][f"{rate:g}"] = scores(at.result, ranks) | {"magnification": found}
+        with self.proof.autocast():
+            restored = restoration.restoration(unwrap(self.model), dataset)
+        if restored is not None:
+            record["restoration"] = restored
         self.records[dataset_name] = record
         if distributed.is_main():
             write_json(record, Path(save_dir or ".") / "results" / f"{dataset_name}.json")
@@ -216,6 +220,8 @@ class Evaluation:
             "%s: mAP %.1f %%, %s", dataset_name, record["mAP"],
             ", ".join(f"rank-{r} {record[f'rank{r}']:.1f} %" for r in ranks),
         )
+        if restored is not None:
+            restoration.tell(dataset_name, restored)
         gap = record.get("magnification", {}).get("low")
         if gap is not None and gap < LEAST_GAP:
             logger.warning(

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, as_dict, file_of
 from torchreid_xres.devices.parallel import shared
-from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
+from torchreid_xres.engine.base import ENGINES, XresEngine, counts_restored, has_original
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.batch_hard import batch_hard_triplet
 from torchreid_xres.losses.pixelwise import OF_IMAGES
@@ -91,6 +91,10 @@ class PSHRNetEngine(HRNetReIDEngine):
         reid: sizes of the teacher, the student's.
         weight_sr: factor of the reconstruction loss.
         sr_loss: ``l1`` (eq. 5) or ``mse``.
+        sr_views: images that it counts, as :func:`~torchreid_xres.engine.base.counts_restored` takes them.
+        sr_coupling: ``joint``, or ``detached``: the front end learns from the reconstruction loss alone, if that has a
+            weight. Beside the identity loss its gradient is some 50 times smaller, and a front end that learns from
+            both restores nothing.
         weight_ps: factor of the pseudo-siamese loss; at 0 no teacher is loaded or run.
         terms: outputs that follow the teacher's: of seq1 .. seq5 and logits.
         **kwargs: see :class:`HRNetReIDEngine`.
@@ -100,6 +104,8 @@ class PSHRNetEngine(HRNetReIDEngine):
         ValueError: if the training set gives no pairs, or the teacher's file does not fit.
     """
 
+    parts_front_end = True
+
     def __init__(
         self,
         *args: Any,
@@ -107,13 +113,16 @@ class PSHRNetEngine(HRNetReIDEngine):
         reid: Mapping[str, Any] | None = None,
         weight_sr: float = 0.5,
         sr_loss: str = "l1",
+        sr_views: str = "low",
+        sr_coupling: str = "joint",
         weight_ps: float = 0.5,
         terms: Sequence[str] = ("seq1", "seq4", "seq5", "logits"),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.weight_sr, self.weight_ps, self.terms = weight_sr, weight_ps, tuple(terms)
-        self.reconstruction = OF_IMAGES[sr_loss]
+        self.reconstruction, self.sr_views = OF_IMAGES[sr_loss], sr_views
+        self.detached = sr_coupling == "detached" and weight_sr > 0
         self.require_pairs()
         self.teacher = None
         if weight_ps:
@@ -153,18 +162,21 @@ class PSHRNetEngine(HRNetReIDEngine):
             "reid": as_dict(cfg.model.options),
             "weight_sr": cfg.loss.sr.weight,
             "sr_loss": cfg.loss.sr.name,
+            "sr_views": cfg.loss.sr.views,
+            "sr_coupling": cfg.loss.sr.coupling,
             "weight_ps": 0.0 if cfg.test.evaluate else cfg.loss.ps.weight,  # at test the teacher may be gone
             "terms": cfg.loss.ps.terms,
         }
 
     def losses(self, data: dict) -> dict[str, Tensor]:
-        output: PSHRNetOutput = self.model(data["img_lr"], full=True)
+        output: PSHRNetOutput = self.model(data["img_lr"], full=True, detached=self.detached)
         losses = self.identity_losses(output.reid, data["pid"])
         total = losses.pop("loss")
         known = has_original(data)
-        if self.weight_sr and known.any():
+        counted = counts_restored(data, self.sr_views)
+        if self.weight_sr and counted.any():
             # Eq. 5, on normalised images as in the published code.
-            losses["sr"] = self.reconstruction(output.restored[known].float(), data["img_hr"][known])
+            losses["sr"] = self.reconstruction(output.restored[counted].float(), data["img_hr"][counted])
             total = total + self.weight_sr * losses["sr"]
         if self.weight_ps and known.any():
             with torch.no_grad():

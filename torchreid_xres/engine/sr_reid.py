@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -10,15 +11,18 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from torchreid_xres import host
-from torchreid_xres.config import file_of
-from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
+from torchreid_xres.config import ConfigError, file_of
+from torchreid_xres.devices.parallel import shared
+from torchreid_xres.engine.base import ENGINES, XresEngine, counts_restored
+from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.pixelwise import OF_IMAGES
+from torchreid_xres.losses.regression import regression
 from torchreid_xres.models.sr_reid import SRReIDOutput
 
 
 @ENGINES.register("sr_reid")
 class SRReIDEngine(XresEngine):
-    """Minimise identity loss of both views plus weighted reconstruction loss.
+    """Minimise identity loss of both views plus weighted reconstruction losses.
 
     Args:
         *args: see :class:`XresEngine`.
@@ -27,8 +31,17 @@ class SRReIDEngine(XresEngine):
         margin: of the triplet loss.
         weight_sr: factor of the reconstruction loss.
         sr_loss: ``l1`` or ``mse``, on [0, 1] images.
+        sr_views: images that it counts, as :func:`~torchreid_xres.engine.base.counts_restored` takes them.
+        sr_coupling: ``joint``, or ``detached``: the front end learns from the reconstruction losses alone, if one has a
+            weight.
+        weight_feature: factor of :func:`~torchreid_xres.losses.regression.regression` between the restored image and
+            the original, seen by a frozen copy of the re-ID network as it starts; at 0 there is none.
+        weight_plain: factor of the identity loss of low views that pass the front end by, SING's third term; at 0 the
+            re-ID network does not see them.
         **kwargs: see :class:`XresEngine`.
     """
+
+    parts_front_end = True
 
     def __init__(
         self,
@@ -38,14 +51,23 @@ class SRReIDEngine(XresEngine):
         margin: float = 0.3,
         weight_sr: float = 1.0,
         sr_loss: str = "l1",
+        sr_views: str = "low",
+        sr_coupling: str = "joint",
+        weight_feature: float = 0.0,
+        weight_plain: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.smoothing = 0.1 if label_smooth else 0.0
         self.triplet = host.TripletLoss(margin=margin) if loss == "triplet" else None
-        self.weight_sr = weight_sr
-        self.reconstruction = OF_IMAGES[sr_loss]
+        self.weight_sr, self.weight_feature, self.weight_plain = weight_sr, weight_feature, weight_plain
+        self.reconstruction, self.sr_views = OF_IMAGES[sr_loss], sr_views
+        self.detached = sr_coupling == "detached" and weight_sr + weight_feature > 0
         self.require_pairs()
+        self.teacher = None
+        if weight_feature:
+            # Outside the model: neither the optimiser nor the host's train() and open_all_layers() reach it.
+            self.teacher = copy.deepcopy(unwrap(self.model).reid).requires_grad_(False).eval()
 
     @staticmethod
     def model_options(cfg: CfgNode) -> dict[str, Any]:
@@ -64,35 +86,58 @@ class SRReIDEngine(XresEngine):
 
     @staticmethod
     def engine_options(cfg: CfgNode) -> dict[str, Any]:
-        """Return this engine's own keywords from a configuration."""
+        """Return this engine's own keywords from a configuration.
+
+        Raises:
+            ConfigError: if features are to be compared by a network that has learned nothing.
+        """
+        if cfg.loss.sr.feature and not (cfg.model.reid_weights or cfg.model.load_weights or cfg.model.pretrained):
+            raise ConfigError(
+                f"loss.sr.feature is {cfg.loss.sr.feature}, and the re-ID network that would see the features starts "
+                "from random weights: name model.reid_weights, or set loss.sr.feature to 0"
+            )
         return {
             "loss": cfg.loss.name,
             "label_smooth": cfg.loss.softmax.label_smooth,
             "margin": cfg.loss.triplet.margin,
             "weight_sr": cfg.loss.sr.weight,
             "sr_loss": cfg.loss.sr.name,
+            "sr_views": cfg.loss.sr.views,
+            "sr_coupling": cfg.loss.sr.coupling,
+            "weight_feature": 0.0 if cfg.test.evaluate else cfg.loss.sr.feature,
+            "weight_plain": cfg.loss.sr.plain,
         }
 
     def losses(self, data: dict) -> dict[str, Tensor]:
         pids = data["pid"]
-        output: SRReIDOutput = self.model(data["img_lr"], data["img_hr"])
+        how = {"plain": bool(self.weight_plain), "detached": self.detached}
+        output: SRReIDOutput = self.model(data["img_lr"], data["img_hr"], **how)
         both = torch.cat((pids, pids))  # LR views, then HR views
         logits, features = output.identity if self.triplet else (output.identity, None)
-        identity = self._cross_entropy(logits, both)
-        known = has_original(data)
-        sr = self.reconstruction(output.restored[known].float(), output.original[known]) if known.any() else (
-            output.restored.sum() * 0.0
-        )
-        losses = {"identity": identity, "sr": sr}
-        total = identity + self.weight_sr * sr
+        several = logits if isinstance(logits, (list, tuple)) else (logits,)  # of PCB and HACNN, for instance
+        identity = self._cross_entropy([one[: len(both)] for one in several], both)
+        counted = counts_restored(data, self.sr_views)
+        restored, original = output.restored[counted].float(), output.original[counted]
+        nothing = output.restored.sum() * 0.0
+        losses = {"identity": identity, "sr": self.reconstruction(restored, original) if counted.any() else nothing}
+        total = identity + self.weight_sr * losses["sr"]
+        if self.teacher is not None:
+            losses["feature"] = self._unlikeness(restored, data["img_hr"][counted]) if counted.any() else nothing
+            total = total + self.weight_feature * losses["feature"]
+        if self.weight_plain:
+            losses["plain"] = self._cross_entropy([one[len(both) :] for one in several], pids)
+            total = total + self.weight_plain * losses["plain"]
         if self.triplet:
-            losses["triplet"] = self.triplet(features.float(), both)
+            losses["triplet"] = self.triplet(features[: len(both)].float(), both)
             total = total + losses["triplet"]
-        lead = logits[-1] if isinstance(logits, (list, tuple)) else logits
-        return {"loss": total, **losses, "acc": 100 * (lead[: len(pids)].argmax(1) == pids).float().mean()}
+        return {"loss": total, **losses, "acc": 100 * (several[-1][: len(pids)].argmax(1) == pids).float().mean()}
 
-    def _cross_entropy(self, logits: Any, pids: Tensor) -> Tensor:
-        """Return the identity loss; networks with several classifiers (PCB, HACNN) give the mean of theirs."""
-        several = logits if isinstance(logits, (list, tuple)) else (logits,)
+    def _unlikeness(self, restored: Tensor, img_hr: Tensor) -> Tensor:
+        with torch.no_grad():
+            target = shared(self.teacher, img_hr)
+        return regression(shared(self.teacher, unwrap(self.model).normalize(restored)), target)
+
+    def _cross_entropy(self, several: list[Tensor], pids: Tensor) -> Tensor:
+        """Return the identity loss; networks with several classifiers give the mean of theirs."""
         terms = [F.cross_entropy(one.float(), pids, label_smoothing=self.smoothing) for one in several]
         return torch.stack(terms).mean()

@@ -214,6 +214,12 @@ def _check_stage(cfg: CfgNode) -> None:
     checked(cfg)
     if cfg.task == "train":
         _check_epochs(cfg)
+        parts = [name for name in ENGINES if ENGINES[name].build.parts_front_end]
+        if cfg.train.sr_optimizer and cfg.model.name not in parts:
+            raise ConfigError(
+                f"train.sr_optimizer is {cfg.train.sr_optimizer!r}, but model.name {cfg.model.name!r} has no front end "
+                f"to be parted from the rest; it must be '' for all but {', '.join(parts)}"
+            )
     _refuse_file("data.save_dir", Path(cfg.data.save_dir))
     if cfg.use_gpu and not torch.cuda.is_available():
         raise ConfigError("use_gpu is True, and torch finds no GPU here; use_gpu False works on the CPU")
@@ -265,11 +271,9 @@ def _require(key: str, name: object, allowed: Collection[str]) -> None:
 
 
 def _check_epochs(cfg: CfgNode) -> None:
-    if cfg.train.max_epoch < 1 and not cfg.test.evaluate:
-        raise ConfigError(
-            f"train.max_epoch must be at least 1, not {cfg.train.max_epoch}; test.evaluate True evaluates only"
-        )
-    if cfg.train.start_epoch >= cfg.train.max_epoch and not cfg.test.evaluate:
+    if not cfg.train.max_epoch and cfg.train.patience:
+        raise ConfigError("train.patience must be 0 where train.max_epoch is 0: there is no epoch to choose")
+    if cfg.train.start_epoch >= max(1, cfg.train.max_epoch) and not cfg.test.evaluate:
         raise ConfigError(
             f"train.start_epoch is {cfg.train.start_epoch}, so that nothing is left to train up to train.max_epoch "
             f"{cfg.train.max_epoch}; test.evaluate True evaluates only"

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import lr_scheduler
 from torch.utils.data import Dataset
 from yacs.config import CfgNode
 
@@ -36,6 +35,7 @@ from torchreid_xres.engine.choosing import FOLDER as VALIDATION
 from torchreid_xres.engine.choosing import Choice
 from torchreid_xres.files import remove_scratch, whole_file, write_json, write_text
 from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.jobs.optimizers import build_scheduler, optimizer_options, part_front_end
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.weights import load_weights, without_starts
 from torchreid_xres.registry import Registry
@@ -182,6 +182,7 @@ class Run:
         engine = ENGINES[self.model_name].build if self.model_name in ENGINES else stock
         model = parallel.parallel(model, cfg.use_gpu, whole_step=issubclass(engine, XresEngine))
         optimizer = host.build_optimizer(model, **optimizer_options(cfg))
+        own = None if self.compared else part_front_end(cfg, model, optimizer)
         scheduler = build_scheduler(cfg, optimizer)
         return engine(
             datamanager,
@@ -209,6 +210,7 @@ class Run:
                 "train_identities": datamanager.num_train_pids,
             },
             **engine.engine_options(cfg),
+            **({"front_end": own} if own else {}),
         )
 
     def _on_gallery_run(self) -> CfgNode:
@@ -399,41 +401,4 @@ def ranking_options(cfg: CfgNode, dataset: str) -> dict[str, Any]:
         "distance": test.dist_metric,
         "normalize": test.normalize_feature,
         "rerank": test.rerank,
-    }
-
-
-def build_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the host's learning-rate schedule, after a warm-up if ``train.warmup_epochs`` asks for one."""
-    schedule = host.build_lr_scheduler(
-        optimizer,
-        lr_scheduler=cfg.train.lr_scheduler,
-        stepsize=cfg.train.stepsize,
-        gamma=cfg.train.gamma,
-        max_epoch=cfg.train.max_epoch,
-    )
-    if not cfg.train.warmup_epochs:
-        return schedule
-    factor, epochs = cfg.train.warmup_factor, cfg.train.warmup_epochs
-    if cfg.train.warmup_shape == "constant":
-        warmup = lr_scheduler.ConstantLR(optimizer, factor=factor, total_iters=epochs)
-    else:
-        warmup = lr_scheduler.LinearLR(optimizer, start_factor=factor, total_iters=epochs)
-    return lr_scheduler.ChainedScheduler([schedule, warmup], optimizer=optimizer)
-
-
-def optimizer_options(cfg: CfgNode) -> dict[str, Any]:
-    """Return the host's keywords for building an optimiser."""
-    return {
-        "optim": cfg.train.optim,
-        "lr": cfg.train.lr,
-        "weight_decay": cfg.train.weight_decay,
-        "momentum": cfg.sgd.momentum,
-        "sgd_dampening": cfg.sgd.dampening,
-        "sgd_nesterov": cfg.sgd.nesterov,
-        "rmsprop_alpha": cfg.rmsprop.alpha,
-        "adam_beta1": cfg.adam.beta1,
-        "adam_beta2": cfg.adam.beta2,
-        "staged_lr": cfg.train.staged_lr,
-        "new_layers": list(cfg.train.new_layers),
-        "base_lr_mult": cfg.train.base_lr_mult,
     }

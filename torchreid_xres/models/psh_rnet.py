@@ -81,13 +81,14 @@ class PSHRNet(nn.Module):
         """Pass normalised images (N, 3, H, W) through the front end G; the result is in [0, 1]."""
         return restored_images(self.front_end, self.normalize, img)
 
-    def forward(self, img: Tensor, full: bool = False) -> Any:
+    def forward(self, img: Tensor, full: bool = False, detached: bool = False) -> Any:
         """Return the descriptor (evaluation), what the host's loss wants (training), or everything.
 
         Args:
             img: (N, 3, H, W), normalised; sides that are multiples of 32.
             full: return a :class:`PSHRNetOutput`.
+            detached: let no gradient of the student's outputs reach the front end.
         """
         restored = self.normalize(self.restore(img))
-        output = self.reid(restored, full)
+        output = self.reid(restored.detach() if detached else restored, full)
         return PSHRNetOutput(output, restored) if full else output

@@ -61,6 +61,11 @@ def restored_view(model: nn.Module, batch: Mapping[str, Any], normalize: Normali
     return view
 
 
+def restores(model: nn.Module) -> bool:
+    """Return whether a model has a front end whose images :func:`restored_view` returns."""
+    return _front_end(model) is not None
+
+
 def _restored_ones(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Return which images go through the front end, (N,) bool, as the models' own ``extract`` has it."""
     if isinstance(model, Asymmetric):  # the query encoder has no front end

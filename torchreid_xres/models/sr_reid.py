@@ -24,9 +24,9 @@ from torchreid_xres.sr import build_front_end
 
 
 class SRReIDOutput(NamedTuple):
-    """What a training step needs: both views' identity outputs (LR first), and the restored images."""
+    """What a training step needs: all views' identity outputs (restored, HR, plain LR), and the restored images."""
 
-    identity: Any  # the re-ID network's output for 2N images: (2N, classes), or with features, as its loss asks
+    identity: Any  # the re-ID network's output for 2N or 3N images: (2N, classes), or with features, as its loss asks
     restored: Tensor  # (N, 3, H, W), [0, 1] up to overshoot
     original: Tensor  # (N, 3, H, W), [0, 1]
 
@@ -105,19 +105,22 @@ class SRReID(nn.Module):
         """Pass normalised images (N, 3, H, W) through the front end; the result is in [0, 1]."""
         return restored_images(self.front_end, self.normalize, img)
 
-    def forward(self, img: Tensor, img_hr: Tensor | None = None) -> Any:
-        """Return features (evaluation), identity outputs (training), or both views' outputs (training on pairs).
+    def forward(self, img: Tensor, img_hr: Tensor | None = None, plain: bool = False, detached: bool = False) -> Any:
+        """Return features (evaluation), identity outputs (training), or all views' outputs (training on pairs).
 
         Args:
             img: (N, 3, H, W), normalised; all go through the front end.
             img_hr: (N, 3, H, W), normalised: the same images at high resolution; training only.
+            plain: let the re-ID network see the low views as they came, too.
+            detached: let no gradient of the identity outputs reach the front end.
         """
         restored = self.restore(img)
         if img_hr is None:
             return self._identity(self.normalize(restored))
-        # (2N, 3, H, W): one pass, so that batch normalisation sees both views
-        both = torch.cat((self.normalize(restored).to(img_hr.dtype), img_hr))
-        return SRReIDOutput(self._identity(both), restored, self.normalize.undo(img_hr))
+        # (2N or 3N, 3, H, W): one pass, so that batch normalisation sees all views
+        seen = self.normalize(restored.detach() if detached else restored)
+        views = torch.cat((seen.to(img_hr.dtype), img_hr, *([img] if plain else [])))
+        return SRReIDOutput(self._identity(views), restored, self.normalize.undo(img_hr))
 
     def extract(self, batch: Mapping[str, Any]) -> Tensor:
         """Return features (N, D); only images that are low resolution by the protocol meet the front end.

@@ -60,10 +60,10 @@ class EDSR(ResidualNet):
         super().__init__(scale, body, features, pixel_range, residual)
 
 
-@FRONT_ENDS.register(
-    "edsr_baseline",
-    info=replace(INFO, parameters=1_500_000, counted="table 1, 1.5 M: 16 blocks x 64 at x4"),
-)
+BASELINE = replace(INFO, parameters=1_500_000, counted="table 1, 1.5 M: 16 blocks x 64 at x4")
+
+
+@FRONT_ENDS.register("edsr_baseline", info=BASELINE)
 def edsr_baseline(
     scale: int = 4,
     blocks: int = 16,
@@ -73,4 +73,6 @@ def edsr_baseline(
     residual: bool = False,
 ) -> EDSR:
     """Build the paper's baseline model: :class:`EDSR` at 16 blocks x 64 channels, branches not scaled."""
-    return EDSR(scale, blocks, features, gain, pixel_range, residual)
+    net = EDSR(scale, blocks, features, gain, pixel_range, residual)
+    net.info = BASELINE
+    return net
