@@ -229,7 +229,6 @@ def test_every_part_that_is_to_learn_learns(name, engine_of):
     assert [part for part, state in states.items() if state == "still"] == []
 
 
-@pytest.mark.xfail(strict=True, reason="eighteen gates near one half leave nothing of features, nor of gradients")
 def test_the_front_end_of_psh_rnet_learns_at_its_depth(engine_of):
     engine = engine_of("psh_rnet", sr__options={"depth": 20, "features": 4, "squeezed": 2})
     watch = Watch(engine.model, [engine.optimizer])
