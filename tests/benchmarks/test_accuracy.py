@@ -54,8 +54,9 @@ def test_rows_of_a_suite_have_one_budget_and_one_protocol(suites, name):
         data = last.data
         seen.append((
             tuple(data.sources), tuple(data.targets), data.kernel, data.interpolation, tuple(data.rates),
-            tuple(data.transforms), data.pad, str(data.options), last.train.max_epoch, last.train.batch_size,
-            last.train.precision, last.test.flip, last.test.dist_metric, last.model.pretrained,
+            tuple(data.transforms), data.pad, str(data.options),
+            last.train.max_epoch - last.loss.msifla.cascade_epochs, last.train.batch_size, last.train.precision,
+            last.test.flip, last.test.dist_metric, last.model.pretrained,
         ))  # fmt: skip
         if row.label != "hacnn":  # which takes one size only
             seen_sizes.add((data.height, data.width))
