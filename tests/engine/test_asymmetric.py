@@ -97,6 +97,7 @@ def test_the_loss_falls(engine_of):
 def test_a_frozen_gallery_encoder_is_asked_once_of_whole_images(engine_of, monkeypatch):
     engine = engine_of()
     data, network = batch_of(engine), engine.model
+    assert engine.train_loader.batch_size == len(data["pid"])  # as of any loader
     asked = []
     own = network.describe_gallery
     monkeypatch.setattr(network, "describe_gallery", lambda img: asked.append(len(img)) or own(img))

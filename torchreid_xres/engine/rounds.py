@@ -26,7 +26,7 @@ class Rounds:
     def __init__(self, loader: DataLoader, batches: int) -> None:
         if not len(loader):
             raise ValueError("the training set does not fill a batch; lower train.batch_size")
-        self.loader, self.batches = loader, batches
+        self.loader, self.batches, self.batch_size = loader, batches, loader.batch_size
 
     def __len__(self) -> int:
         return self.batches
