@@ -68,7 +68,7 @@ LIMITS: dict[str, tuple[float, float]] = {
             "train.lr", "train.weight_decay", "train.max_epoch", "train.patience", "train.start_epoch",
             "train.fixbase_epoch", "train.base_lr_mult", "train.gamma", "train.warmup_epochs", "train.clip_grad",
             "sgd.momentum", "sgd.dampening", "loss.triplet.margin", "loss.triplet.weight_t", "loss.triplet.weight_x",
-            "loss.sr.weight", "loss.sr.plain", "loss.sr.feature", "train.sr_lr",
+            "loss.msifla.cascade_epochs", "loss.sr.weight", "loss.sr.plain", "loss.sr.feature", "train.sr_lr",
             "loss.distill.weight", "loss.ps.weight",
             "loss.asymmetric.absolute", "loss.asymmetric.relational", "loss.asymmetric.id", "loss.asymmetric.triplet",
             "loss.dgrl.l1", "loss.dgrl.id", "loss.dgrl.wrt", "loss.dgrl.kl", "loss.dgrl.side",
