@@ -197,7 +197,7 @@ class AsymmetricEngine(XresEngine):
         network = unwrap(self.model)
         with checkpoint.random_state_kept(), torch.no_grad():
             for batch in self._plain(self._sharp):
-                img = batch["img"].to(network.length.device)
+                img = batch["img"].to(next(network.parameters()))
                 found = self.at_precision(lambda img=img: network.describe_gallery(img), img.shape)
                 self._indexed.update(zip(batch["impath"], found.float().cpu(), strict=True))
         logger.info("the gallery encoder has described %d sharp images", len(self._sharp))
