@@ -362,6 +362,11 @@ def _pair(img_hr: Tensor, native: tuple[int, int], rate_lr: float, options: Mapp
     return {"img_hr": img_hr, "img_lr": img_lr, "rate_lr": rate_lr}
 
 
+def summands(dataset: Any) -> list[Any]:
+    """Return the data sets of which one is the sum, or itself alone."""
+    return list(dataset.members) if isinstance(dataset, SummedDataset) else [dataset]
+
+
 class SummedDataset(host.ImageDataset):
     """Several training sets in a row, each still making its own items.
 
@@ -383,7 +388,7 @@ class SummedDataset(host.ImageDataset):
         for member in members:
             if not isinstance(member, host.ImageDataset):
                 raise TypeError(f"cannot add {type(member).__name__} to a sum of image data sets")
-            self.members += member.members if isinstance(member, SummedDataset) else [member]
+            self.members += summands(member)
         self._ours = [member for member in self.members if isinstance(member, CrossResolutionDataset)]
         self._check()
         self._ends = list(accumulate(len(member) for member in self.members))

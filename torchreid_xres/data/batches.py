@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, default_collate
 
-from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
+from torchreid_xres.data.base import CrossResolutionDataset, summands
 
 
 def with_native(loader: DataLoader) -> DataLoader:
@@ -17,8 +17,7 @@ def with_native(loader: DataLoader) -> DataLoader:
     Returns:
         The same loader.
     """
-    dataset = loader.dataset
-    members = dataset.members if isinstance(dataset, SummedDataset) else [dataset]
+    members = summands(loader.dataset)
     if all(isinstance(member, CrossResolutionDataset) for member in members):
         for member in members:
             member.native = True

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, RandomCrop, ToTensor
 
 from torchreid_xres import host
-from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, SummedDataset, dataset_options
+from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, SummedDataset, dataset_options, summands
 from torchreid_xres.data.batches import with_native
 from torchreid_xres.data.samplers import SAMPLERS, IdentitySampler
 
@@ -99,7 +99,7 @@ class XresDataManager(host.ImageDataManager):
     def sets(self) -> dict[str, Dataset]:
         """Return the data sets that are trained on, then the targets, each name once."""
         train = self.train_loader.dataset
-        found = list(train.members if isinstance(train, SummedDataset) else [train])
+        found = summands(train)
         found += [loaders["gallery"].dataset for loaders in self.test_loader.values()]
         return {getattr(dataset, "name", type(dataset).__name__): dataset for dataset in found}
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip, ToTensor
 from torchvision.transforms.functional import center_crop, pad, to_tensor
 
-from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
+from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset, summands
 from torchreid_xres.data.degrade import low_size
 from torchreid_xres.data.io import image_size, read_image
 from torchreid_xres.data.protocol import draw_rate
@@ -31,7 +31,7 @@ def members_of(dataset: Dataset) -> list[CrossResolutionDataset]:
     Raises:
         TypeError: if one of the host's is among them.
     """
-    members = list(dataset.members if isinstance(dataset, SummedDataset) else [dataset])
+    members = summands(dataset)
     for member in members:
         if not isinstance(member, CrossResolutionDataset):
             raise TypeError(f"torchreid's own {type(member).__name__} does not serve here, only sets of this package")

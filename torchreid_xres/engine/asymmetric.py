@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, as_dict, file_of
-from torchreid_xres.data.base import CrossResolutionDataset, SummedDataset
+from torchreid_xres.data.base import CrossResolutionDataset, summands
 from torchreid_xres.data.camera import SMALLEST, Camera
 from torchreid_xres.data.io import read_image
 from torchreid_xres.data.samplers import IdentitySampler
@@ -275,7 +275,7 @@ class _Plain(Dataset):
     """Training images as captured, without augmentation: ``img`` (3, H, W), ``size`` and ``impath``."""
 
     def __init__(self, dataset: Dataset, indices: Sequence[int], transform: Any) -> None:
-        every = [(member, path) for member in _members(dataset) for path, *_ in member.train]
+        every = [(member, path) for member in summands(dataset) for path, *_ in member.train]
         self.images, self.transform = [every[i] for i in indices], transform
 
     def __len__(self) -> int:
@@ -286,10 +286,6 @@ class _Plain(Dataset):
         read = member.read if isinstance(member, CrossResolutionDataset) else read_image
         img: PIL.Image.Image = read(path)
         return {"img": self.transform(img), "size": torch.tensor([img.height, img.width]), "impath": path}
-
-
-def _members(dataset: Dataset) -> list[Dataset]:
-    return list(dataset.members) if isinstance(dataset, SummedDataset) else [dataset]
 
 
 def _chosen(dataset: Dataset, sharp: Sequence[int], share: float) -> list[int]:
