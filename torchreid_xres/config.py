@@ -30,10 +30,10 @@ MOST_FILES = 100  # that a file may be built on
 MOST_BYTES = 2**20  # of a file
 # Keys that came after records were kept: at their default a configuration is the one that it was without them.
 ADDED = (
-    "data.camera", "data.grey_bits", "data.padding", "data.part", "data.random_rates", "data.random_share",
-    "data.validation", "loss.asymmetric", "loss.msifla.cascade_epochs", "loss.msifla.unit", "loss.sr.coupling",
-    "loss.sr.feature", "loss.sr.plain", "loss.sr.views", "model.gallery_run", "train.patience", "train.seed_offset",
-    "train.sr_lr", "train.sr_optimizer",
+    "data.camera", "data.grey_bits", "data.originals", "data.padding", "data.part", "data.random_rates",
+    "data.random_share", "data.validation", "loss.asymmetric", "loss.msifla.cascade_epochs", "loss.msifla.unit",
+    "loss.sr.coupling", "loss.sr.feature", "loss.sr.plain", "loss.sr.views", "model.gallery_run", "train.patience",
+    "train.seed_offset", "train.sr_lr", "train.sr_optimizer",
 )  # fmt: skip
 
 

@@ -199,6 +199,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.data.part = "test"  # what targets are evaluated on: test, or validation, those identities' images
     cfg.data.pairs = False  # training items carry the HR and LR view of one image
     cfg.data.pair_rates = []  # rates of LR views of HR images, drawn anew each time
+    cfg.data.originals = False  # training images are as captured, also those that the protocol makes low; without pairs
     cfg.data.random_rates = []  # least and largest rate at which training images are seen, log-uniform; without pairs
     cfg.data.random_share = 0.85  # of these images at such a rate, drawn each time; the others stay sharp
     cfg.data.camera = CfgNode()  # what asymmetric learns from: views as cameras of lower resolution would have

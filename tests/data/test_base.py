@@ -270,6 +270,23 @@ def test_training_images_at_random_rates(root):
     assert at_2 <= min(rough) and max(rough) <= at_8 and min(rough) < at_2 * 1.5 and max(rough) > at_8 * 0.7
 
 
+def test_originals_are_what_pairs_learn_from(root):
+    plain, paired = tiny(root), tiny(root, pairs=True)
+    whole = tiny(root, originals=True)
+    assert any(item["low"] for item in plain)
+    for item, pair, seen in zip(whole, paired, plain, strict=True):
+        native = whole.rate_of[item["impath"]] == "native"
+        assert torch.equal(item["img"], pair["img_hr"]) and item["low"] is native and item["rate"] == 1.0
+        assert torch.equal(item["img"], seen["img"]) == (native or not seen["low"])
+    drawn = tiny(root, originals=True, random_rates=[4, 4], random_share=1.0)
+    for item, sharp in zip(drawn, whole, strict=True):
+        expected = round_trip((sharp["img"] * 255).byte(), (HEIGHT // 4, WIDTH // 4)) / 255
+        assert torch.equal(item["img"], sharp["img"] if sharp["low"] else expected)
+    for role in ("query", "gallery"):
+        for one, other in zip(tiny(root, mode=role, originals=True), tiny(root, mode=role), strict=True):
+            assert torch.equal(one["img"], other["img"]) and one["low"] == other["low"]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -277,6 +294,8 @@ def test_training_images_at_random_rates(root):
         ({"random_rates": [4, 2]}, "least and the largest rate"),
         ({"random_rates": [1, 2], "pairs": True}, "pairs have low views already"),
         ({"random_rates": [1, 2], "random_share": 1.5}, "from 0 to 1, not 1.5"),
+        ({"originals": True, "pairs": True}, "pairs have the originals already"),
+        ({"originals": 1}, "'originals' is of type bool, not 1"),
     ],
 )
 def test_random_rates_that_cannot_be(root, given, message):

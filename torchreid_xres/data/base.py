@@ -276,6 +276,8 @@ class CrossResolutionDataset(host.ImageDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, pid, camid, dsetid = self.data[index]
         rate, low = self.down_sampling(path), self.rate_of[path] != 1.0
+        if self.options["originals"] and self.mode == "train":
+            rate, low = 1.0, self.rate_of[path] == "native"
         img, (height, width) = self._picture(index, path)
         native = {"native": np.asarray(img)} if self.native else {}
         if self.options["random_rates"] and self.mode == "train" and not low:
@@ -293,7 +295,7 @@ class CrossResolutionDataset(host.ImageDataset):
         return item
 
     def _picture(self, index: int, path: str) -> tuple[PIL.Image.Image, tuple[int, int]]:
-        """Return what the camera saw, or with pairs its original, and the size of that.
+        """Return what the camera saw, or in training with pairs or originals its original, and the size of that.
 
         A cached picture is at the network's size already, which leaves nothing to the transform's resize.
         """
@@ -301,8 +303,8 @@ class CrossResolutionDataset(host.ImageDataset):
         def read() -> PIL.Image.Image:
             if self.options["pictures"]:  # those are what the camera saw, or made from it
                 return read_image(Path(self.options["pictures"]) / f"{self.names[path]}.png")
-            paired = self.options["pairs"] and self.mode == "train"
-            return self.read(path) if paired else self.seen(path)
+            whole = (self.options["pairs"] or self.options["originals"]) and self.mode == "train"
+            return self.read(path) if whole else self.seen(path)
 
         if self._cache is not None and not self.native:
             return self._cache.get(range(len(self.data))[index], read)

@@ -30,6 +30,7 @@ COMMON_OPTIONS: dict[str, Any] = {
     "query_rate": None,  # one rate for all low queries, for resolution curves
     "pairs": False,  # training items carry img_hr, img_lr, rate_lr
     "pair_rates": None,  # rates of img_lr for images that are not low; None = rates
+    "originals": False,  # training images are as captured, also those that the protocol makes low
     "random_rates": (),  # least and largest rate of a training image that is not low, drawn anew each time; (): none
     "random_share": 0.85,  # of these images, drawn each time, the others stay sharp
     "cache_mb": 0,  # a training set that takes no more than so many MiB at the network's size is kept in memory
@@ -90,7 +91,7 @@ def resolve_options(
         raise ValueError(f"{name}: no interpolation {options['interpolation']!r}; allowed: {allowed}")
     check_grey_bits(options["grey_bits"])
     _check_validation(name, options["validation"], options["part"])
-    for key, kind in (("seed", int), ("pairs", bool), ("pictures", str), ("cache_mb", int)):
+    for key, kind in (("seed", int), ("pairs", bool), ("originals", bool), ("pictures", str), ("cache_mb", int)):
         if type(options[key]) is not kind:
             raise ValueError(f"{name}: the option {key!r} is of type {kind.__name__}, not {options[key]!r}")
     if options["rates"] is None:
@@ -107,6 +108,8 @@ def resolve_options(
         raise ValueError(f"{name}: the option 'random_rates' is {told}, not {list(options['random_rates'])}")
     if options["random_rates"] and options["pairs"]:
         raise ValueError(f"{name}: pairs have low views already, so the option 'random_rates' has to be empty")
+    if options["originals"] and options["pairs"]:
+        raise ValueError(f"{name}: pairs have the originals already, so the option 'originals' has to be False")
     if not 0 <= options["random_share"] <= 1:
         raise ValueError(f"{name}: the option 'random_share' is from 0 to 1, not {options['random_share']!r}")
     if options["query_rate"] is not None:

@@ -279,6 +279,8 @@ class Run:
             # The host's own models have no use for the second view.
             "pairs": cfg.data.pairs and not self.compared,
         }
+        if cfg.data.originals:
+            common["originals"] = True
         if cfg.data.random_rates:
             common |= {"random_rates": list(cfg.data.random_rates), "random_share": cfg.data.random_share}
         if cfg.data.validation:
