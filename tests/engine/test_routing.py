@@ -63,7 +63,8 @@ def test_the_threshold_is_found_where_the_gallery_encoder_loses_the_image():
     sizes = torch.tensor([[128, 64]] * 6)
     batches = [{"img": imgs[part], "size": sizes[part]} for part in (slice(4), slice(4, 6))]
     told = calibrate(model, batches, Camera(rates=(1.0, 16.0)), plain)
-    assert told["images"] == 6 and list(told["by_rate"]) == ["1", "1.41", "2", "2.83", "4", "5.66", "8", "11.3", "16"]
+    quarters = [f"{2 ** (step / 4):.3g}" for step in range(17)]
+    assert told["images"] == 6 and list(told["by_rate"]) == quarters
     sharp, low = (told["by_rate"][rate] for rate in ("1", "16"))
     assert (low["views"], low["magnification"]) == (6, 8.0)
     assert sharp["agreement"]["gallery"] > sharp["agreement"]["query"] and sharp["cosine"]["gallery"] == 1
@@ -95,7 +96,8 @@ def test_views_are_not_made_smaller_than_anybody_can_be_seen_in():
     batches = [{"img": img, "size": torch.tensor([[64, 32], [16, 8], [64, 32]])}]
     told = calibrate(model, batches, Camera(rates=(1.0, 8.0)), Normalization())
     assert {rate: part["views"] for rate, part in told["by_rate"].items()} == {
-        "1": 3, "1.41": 3, "2": 3, "2.83": 2, "4": 2, "5.66": 2, "8": 2,
+        "1": 3, "1.19": 3, "1.41": 3, "1.68": 3, "2": 3, "2.38": 2, "2.83": 2, "3.36": 2, "4": 2, "4.76": 2, "5.66": 2,
+        "6.73": 2, "8": 2,
     }  # fmt: skip
 
 

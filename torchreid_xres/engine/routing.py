@@ -111,8 +111,8 @@ def calibrate(
     Raises:
         ValueError: if there are fewer than three images.
     """
-    steps = math.ceil(2 * math.log2(camera.rates[1]))
-    rates = [*(2 ** (step / 2) for step in range(steps)), camera.rates[1]]  # half an octave apart
+    steps = math.ceil(4 * math.log2(camera.rates[1]))
+    rates = [*(2 ** (step / 4) for step in range(steps)), camera.rates[1]]  # a quarter of an octave apart
     batches = list(batches)
     sharp = [run(lambda img=batch["img"]: model.describe_gallery(img), batch["img"]).float() for batch in batches]
     everyone = torch.cat([*sharp, torch.zeros(0, model.dim, device=model.length.device)])
