@@ -63,6 +63,14 @@ def test_rows_of_a_suite_have_one_budget_and_one_protocol(suites, name):
     assert len(set(seen)) == 1 and len(seen_sizes) == 1
 
 
+@pytest.mark.parametrize("name", SUITES)
+def test_the_hosts_triplet_engine_is_given_the_identity_loss(suites, name):
+    """Its weight is 0 by default: batches of identities under triplets alone are no strong baseline."""
+    rows = suites.suite_of(name).rows.values()
+    stages = [stage for row in rows for stage in stage_configs(suites.configured(row, 1, [])).values()]
+    assert all(stage.loss.triplet.weight_x > 0 for stage in stages if stage.loss.name == "triplet")
+
+
 def test_all_front_ends_have_a_row(suites):
     from torchreid_xres.sr import FRONT_ENDS
 
