@@ -363,3 +363,24 @@ def test_what_cannot_be_trained(changes, told, engine_of):
 def test_a_run_that_is_not_there(engine_of, tmp_path):
     with pytest.raises(FileNotFoundError, match="is no folder of a run"):
         engine_of(model__gallery_run=str(tmp_path / "none"))
+
+
+@pytest.mark.slow
+def test_bad_crops_are_found_more_often_and_sharp_ones_as_often(shared_data, tmp_path):
+    """The archive without labels, in short: half of the sides, 200 steps, one half of CUHK03's persons to find."""
+    ours = load_config("configs/asymmetric_unlabelled_mlr_cuhk03_mini.yaml", [
+        "data.root", str(shared_data), "data.height", "256", "data.width", "128", "data.rates", "[1.0, 8.0]",
+        "data.options", "{mlr_cuhk03: {layout: one_pair, test_persons: 372}}", "test.query_rates", "[]",
+        "model.options", "{query_size: [128, 64]}", "train.max_epoch", "4", "train.precision", "fp32",
+    ])  # fmt: skip
+    found = {}
+    for label, epochs in (("before", 0), ("after", 4)):
+        cfg = ours.clone()
+        cfg.merge_from_list(["train.max_epoch", epochs, "data.save_dir", str(tmp_path / label)])
+        if not epochs:
+            cfg.model.name = cfg.model.reid
+            cfg.model.load_weights, cfg.model.options, cfg.data.pairs = cfg.model.reid_weights, None, False
+        (record,) = run_job(cfg)
+        found[label] = {rate: part["rank1"] for rate, part in record["by_rate"].items()}
+    assert found["after"]["8"] >= 1.3 * found["before"]["8"]
+    assert found["after"]["1"] >= found["before"]["1"] - 0.5
