@@ -33,6 +33,7 @@ def test_a_picture_gets_the_crop_and_flip_of_its_original(tiny_set, tmp_path):
     assert len(pairs) == len(tiny_set)
     for index in range(20):
         item = pairs[index]
+        assert "img_lr" not in item
         torch.testing.assert_close(item["img_sr"], item["img_hr"])
     doubled = RestoredPairs(tiny_set + tiny_set, tmp_path)
     assert len(doubled) == 2 * len(tiny_set)

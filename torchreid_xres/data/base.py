@@ -69,6 +69,7 @@ class CrossResolutionDataset(host.ImageDataset):
         defaults: the set's own options.
         added: those of them that manifests were kept without; at their default they are in none.
         options: all options as resolved.
+        low_views: whether pairs get their ``img_lr``; not where something made beforehand stands for it.
         native: whether items hold the camera's own pixels, too (see ``batches.py``).
         rate_of: path -> ``"native"`` or the rate, 1.0 for images that are not low.
         names: path -> the image's name in the manifest, relative to the set's folder.
@@ -92,6 +93,7 @@ class CrossResolutionDataset(host.ImageDataset):
     defaults: ClassVar[dict[str, Any]] = {}
     added: ClassVar[Sequence[str]] = ()
     native: bool = False
+    low_views: bool = True
 
     def __init__(self, root: str = "", split_id: int = 0, **kwargs: Any) -> None:
         self.options = resolve_options(self.name, self.rates, self.defaults, kwargs)
@@ -286,8 +288,10 @@ class CrossResolutionDataset(host.ImageDataset):
         item |= {"rate": rate, "role": self.mode, "low": low, **native}
         if self.options["pairs"] and self.mode == "train":
             rate_lr = rate if low else _any_of(self.options["pair_rates"])
-            item |= _pair(self.transform(img), (height, width), rate_lr, self.options)
-            item["img"] = item["img_lr"] if low else item["img_hr"]
+            item |= {"img_hr": self.transform(img), "rate_lr": rate_lr}
+            if self.low_views:
+                item["img_lr"] = _low_view(item["img_hr"], (height, width), rate_lr, self.options)
+            item["img"] = item.get("img_lr", item["img_hr"]) if low else item["img_hr"]
             height, width = low_size(height, width, rate)
         else:
             item["img"] = img if self.transform is None else self._transform_image(self.transform, self.k_tfm, img)
@@ -358,10 +362,10 @@ def _any_of(rates: Sequence[float]) -> float:
     return rates[int(torch.randint(len(rates), ()))]
 
 
-def _pair(img_hr: Tensor, native: tuple[int, int], rate_lr: float, options: Mapping[str, Any]) -> dict[str, Any]:
-    size = low_size(*native, rate_lr)
-    img_lr = img_hr if rate_lr == 1.0 else round_trip(img_hr, size, options["kernel"], options["interpolation"])
-    return {"img_hr": img_hr, "img_lr": img_lr, "rate_lr": rate_lr}
+def _low_view(img_hr: Tensor, native: tuple[int, int], rate_lr: float, options: Mapping[str, Any]) -> Tensor:
+    if rate_lr == 1.0:
+        return img_hr
+    return round_trip(img_hr, low_size(*native, rate_lr), options["kernel"], options["interpolation"])
 
 
 def summands(dataset: Any) -> list[Any]:
@@ -434,7 +438,9 @@ class SummedDataset(host.ImageDataset):
         extra = {"rate": 1.0, "size": torch.tensor([height, width]), "role": "train", "low": False}
         options = self._ours[0].options
         if options["pairs"]:
-            extra |= _pair(item["img"], (height, width), _any_of(options["pair_rates"]), options)
+            rate = _any_of(options["pair_rates"])
+            low = _low_view(item["img"], (height, width), rate, options)
+            extra |= {"img_hr": item["img"], "img_lr": low, "rate_lr": rate}
         return extra
 
     def __add__(self, other: host.ImageDataset) -> SummedDataset:

@@ -117,7 +117,9 @@ def picture_name(dataset: CrossResolutionDataset, path: str) -> str:
 
 
 class RestoredPairs(Dataset):
-    """A training set of pairs whose items also hold ``img_sr``, the picture, with the crop and flip of ``img_hr``.
+    """A training set of pairs whose items hold ``img_sr``, the picture, with the crop and flip of ``img_hr``.
+
+    It is the low view, restored, so that ``img_lr`` is not made.
 
     Args:
         dataset: a set of this package that gives pairs, or a sum of such sets.
@@ -171,6 +173,7 @@ def _remembering(dataset: Dataset) -> Dataset:
         twin.members = [_remembering(member) for member in twin.members]
     else:
         twin.transform = _Remembered(twin.transform)
+        twin.low_views = False
     return twin
 
 
