@@ -1,8 +1,10 @@
 import copy
+import math
 
 import pytest
 import torch
 from doubles import cast, doubles_kept
+from tiny_jobs import IDENTITIES
 from torch.nn import functional as F
 
 from torchreid_xres import checkpoint
@@ -290,3 +292,13 @@ def test_wrong_couplings_rates_and_sets_are_refused(engine):
         engine(loss__msifla__coupling="both")
     with pytest.raises(ConfigError, match="different numbers above 1"):
         engine(loss__msifla__rates=[2.0, 1.0])
+
+
+@pytest.mark.slow
+def test_identities_are_learned_from_random_weights(engine):
+    """Beside the triplet loss, which on stripes of any length draws them together first: chance is parts * ln C."""
+    options = {"widths": [4, 8], "scales": [1], "cascade": False, "reduce_dim": 64}
+    made, _ = engine(model__options=options, loss__msifla__unit=True, train__lr=0.03)
+    for _ in range(30):
+        ce = [made.forward_backward(batch)["ce"] for batch in made.train_loader]
+    assert sum(ce) / len(ce) < 0.95 * 4 * math.log(IDENTITIES)
