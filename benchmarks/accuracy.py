@@ -7,6 +7,9 @@
     xres bench --suite synth_person --finished  # the tables of what was run so far
     xres bench --suite vehicle2cam --list
     xres bench --suite cuhk03_mini --root DATA --row mine=mine.yaml   # or mine=FOLDER with features
+    xres bench --suite cuhk03_mini --root DATA --row mine=mine.yaml --submit mine/   # to be sent to others
+    xres bench check mine/      # whether what was sent says what it shows
+    xres bench verify --suite vehicle2cam --root DATA --cell dgrl:2   # whether a kept cell comes out again
 
 The suites are in suites.yaml: rows with what they have in common (manifest, input size, epochs, batch, augmentation). A
 cell is a row under one seed; it is run once, and one that fails is recorded with its reason and tried again by the next
@@ -48,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="say which rows the suite has, and stop")
     parser.add_argument("--out", type=Path, help="folder of cells and runs; log/accuracy_<suite> if left out")
     parser.add_argument("--keep", type=Path, help="also write the collected result to this JSON file")
+    parser.add_argument("--submit", type=Path, metavar="FOLDER", help="also write the one --row there, for others")
     parser.add_argument("--style", default="github", help="a table format of tabulate: github, simple, latex_booktabs")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="keys changed in every row")
     return parser
@@ -58,15 +62,30 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] in (["check"], ["verify"]):
+        return other_command(*argv)
     args = parse(argv)
     from torchreid_xres.jobs.command import carried_out
 
     return carried_out(lambda: bench(args), "the same command goes on with the cells that are left")
 
 
+def other_command(name: str, *argv: str) -> int:
+    """Carry out ``check`` or ``verify``, and return the exit status."""
+    from submission import check
+    from verify import verify
+
+    from torchreid_xres.jobs.command import carried_out
+
+    work = {"check": check, "verify": verify}[name]
+    return carried_out(lambda: work(list(argv)), "the same command begins again")
+
+
 def bench(args: argparse.Namespace) -> int:
     """Run what is not done yet, print the tables, and return the exit status: 1 if no cell is finished."""
     from collect import collected, run_suite, tables, write_result
+    from submission import submit
     from suites import given_row, quoted_blocks, suite_of
 
     from torchreid_xres.config import ConfigError
@@ -78,6 +97,8 @@ def bench(args: argparse.Namespace) -> int:
         raise ConfigError(f"--seeds are whole numbers, not {', '.join(wrong)}")
     suite = suite_of(args.suite)
     own = [given_row(suite, text) for text in args.given]
+    if args.submit and len(own) != 1:
+        raise ConfigError(f"--submit writes the row of one --row, and there are {len(own)}")
     suite = suite._replace(rows=suite.rows | {row.label: row for row in own})
     unknown = set(args.only or []) - set(suite.rows)
     if unknown:
@@ -106,6 +127,8 @@ def bench(args: argparse.Namespace) -> int:
         write_result(result, arrays, args.keep)
     quoted = quoted_blocks()
     print("\n" + tables(result, [quoted[name] for name in suite.quoted], args.style))
+    if args.submit:
+        submit(suite, own[0], cells, more, result["command"], args.submit)
     print(f"\nnext: each cell's figures are in {out}/cells, what it trained in {out}/runs")
     return 0 if result["rows"] else 1
 

@@ -88,13 +88,17 @@ def kept(path: Path, facts: dict[str, Any], work: Callable[[], dict], finished: 
         return with_arrays(cell, path.with_suffix(".npz"))
     try:
         cell = facts | work() | {"status": "done"}
-        arrays = arrays_of(cell)
-        with whole_file(path.with_suffix(".npz")) as scratch, open(scratch, "wb") as file:
-            np.savez_compressed(file, **arrays)
+        write_arrays(arrays_of(cell), path.with_suffix(".npz"))
     except Exception as error:  # whatever is wrong with one cell is no reason to leave the others out
         cell = failed(facts, error)
     write_json(without_arrays(cell), path)
     return cell
+
+
+def write_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Write arrays by name into a file, whole or not at all."""
+    with whole_file(path) as scratch, open(scratch, "wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def arrays_of(part: Any, key: str = "") -> dict[str, np.ndarray]:
@@ -194,8 +198,7 @@ def manifests_of(cells: list[dict]) -> dict[tuple[str, int], str]:
 
 def write_result(result: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> None:
     """Write a collected result, and the figures by query into the ``.npz`` beside it."""
-    with whole_file(path.with_suffix(".npz")) as scratch, open(scratch, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    write_arrays(arrays, path.with_suffix(".npz"))
     write_json(result, path)
 
 

@@ -232,7 +232,8 @@ suites:
 
 
 @pytest.mark.slow
-def test_a_whole_suite(accuracy, suites, tiny_root, tmp_path, monkeypatch, capsys):
+def test_a_whole_suite(accuracy, suites, benchmark_module, tiny_root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark_module("provenance"), "commit", lambda: "0" * 12)  # not that of changed files
     (tmp_path / "suites.yaml").write_text(TINY, encoding="utf-8")
     monkeypatch.setattr(suites, "SUITES", tmp_path / "suites.yaml")
     argv = ["--suite", "tiny", "--root", str(tiny_root), "--out", str(tmp_path), "--style", "latex_booktabs"]
@@ -255,6 +256,15 @@ def test_a_whole_suite(accuracy, suites, tiny_root, tmp_path, monkeypatch, capsy
     state = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("runs/*/split0/*/last.pth.tar"))]
     given = next(tmp_path.glob("runs/bicubic_*/split0/*/features"))
     assert accuracy.main([*argv, "--row", f"mine={given}"]) == 0
+    # A row of one's own, to be sent, checked, and run once more.
+    (tmp_path / "own.yaml").write_text("model: {name: osnet_x0_5, pretrained: false}\ndata: {pairs: false}\n")
+    own = ["--suite", "tiny", "--root", str(tiny_root), "--out", str(tmp_path / "other"), "--only", "osnet_x0_25"]
+    own += ["--row", f"own={tmp_path / 'own.yaml'}", "--submit", str(tmp_path / "s")]
+    own += ["train", "{max_epoch: 1, batch_size: 16, precision: fp32}", "use_gpu", "false", "test.batch_size", "5"]
+    assert accuracy.main(own) == 0 and accuracy.main(["check", str(tmp_path / "s")]) == 0
+    again = ["verify", "--suite", "tiny", "--root", str(tiny_root), "--kept", str(tmp_path / "kept.json")]
+    assert accuracy.main([*again, "--cell", "bicubic:1", "--out", str(tmp_path / "again")]) == 0
+    assert capsys.readouterr().out.count(": the same\n") == 2
     rows = {row["label"]: row for row in json.loads((tmp_path / "kept.json").read_text())["rows"]}
     assert rows["mine"]["records"][0]["mAP"] == pytest.approx(rows["bicubic"]["records"][0]["mAP"], abs=1e-6)
     assert rows["mine"]["costs"] == [] and rows["mine"]["records"][0]["magnification"]["low"] > 0
