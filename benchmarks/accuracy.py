@@ -118,6 +118,7 @@ def bench(args: argparse.Namespace) -> int:
     more = [*(["data.root", args.root] if args.root else []), *args.opts]
     cells = run_suite(suite, wanted, more, out, args.vpfa, args.finished)
     result, arrays = collected(suite, cells)
+    result["about"] += f" Changed in every row: {shlex.join(args.opts)}." if args.opts else ""
     given = ["--suite", suite.name, *(["--root", "DATA"] if args.root else [])]
     given += [*(["--seeds", *args.seeds] if args.seeds else []), *(["--only", *args.only] if args.only else [])]
     given += [part for text in args.given for part in ("--row", text)]

@@ -30,7 +30,7 @@ from torchreid_xres.jobs.run import Run
 from torchreid_xres.jobs.tasks.panning import load_panning, moved
 from torchreid_xres.jobs.tasks.vpfa import opened
 from torchreid_xres.models.vpfa import PANNINGS
-from torchreid_xres.report.complexity import complexity
+from torchreid_xres.report.complexity import Complexity, complexity
 from torchreid_xres.report.lists import RankedLists
 
 TIMED = 2  # batches of training, and of queries and gallery each, that are timed
@@ -186,7 +186,7 @@ def cost_of(folder: Path) -> dict[str, float]:
     _, engine = trained_engine(folder)
     loaders = engine.test_loader[run.cfg.data.targets[0]]
     return {
-        "parameters": sum(p.numel() for p in unwrap(engine.model).parameters()),
+        "parameters": parameters(engine, loaders["query"].dataset, loaders["gallery"].dataset),
         "multiply_adds": multiply_adds(engine, loaders["query"].dataset),
         "train_speed": round(train_speed, 1),
         "extraction_speed": round(extraction_speed(engine, loaders), 1),
@@ -203,17 +203,32 @@ def training_speed(run: Run) -> float:
 
 
 @torch.no_grad()
+def parameters(engine: XresMixin, queries: Any, gallery: Any) -> int:
+    """Return how many a query of some rate, or a gallery image, reads: what only training has does not count."""
+    seen = [queries[index] for index in first_of_rates(queries)]
+    found = counted(engine, [*seen, gallery[0]])
+    return found.parameters - found.unused
+
+
+@torch.no_grad()
 def multiply_adds(engine: XresMixin, dataset: Any) -> float:
     """Return those of one query, the mean over the rates that queries have; the first of each rate is taken."""
-    model = unwrap(engine.model)
+    return float(np.mean([counted(engine, [dataset[index]]).multiply_adds for index in first_of_rates(dataset)]))
+
+
+def first_of_rates(dataset: Any) -> list[int]:
+    """Return the first image of each rate."""
     rates: dict[float, int] = {}
     for index, (path, *_) in enumerate(dataset.data):
         rates.setdefault(dataset.rate_of[path], index)
-    counts = []
-    for index in rates.values():
-        batch = to_device(collated([dataset[index]]), next(model.parameters()).device)
-        counts.append(complexity(model, batch if hasattr(model, "extract") else batch["img"], depth=0).multiply_adds)
-    return float(np.mean(counts))
+    return list(rates.values())
+
+
+def counted(engine: XresMixin, items: list[dict]) -> Complexity:
+    """Return what a network needs for a few images."""
+    model = unwrap(engine.model)
+    batch = to_device(collated(items), next(model.parameters()).device)
+    return complexity(model, batch if hasattr(model, "extract") else batch["img"], depth=0)
 
 
 @torch.no_grad()

@@ -157,7 +157,10 @@ def collected(suite: Suite, cells: list[dict]) -> tuple[dict[str, Any], dict[str
                 "seeds": [cell["seed"] for cell in own],
                 "records": slim(record for cell in own for record in cell["records"]),
                 "costs": [cell["cost"] for cell in own if cell["cost"]],
-                "cells": [{"seed": cell["seed"], **cell.get("origin", {})} for cell in own],
+                "cells": [
+                    {"seed": cell["seed"], "config_sha256": cell.get("config_sha256", ""), **cell.get("origin", {})}
+                    for cell in own
+                ],
                 "without_arrays": sum(cell.get("queries") is None for cell in own),
                 "difference": told.get(label),
             })  # fmt: skip

@@ -11,20 +11,29 @@ from typing import Any
 
 import torch
 
+import torchreid_xres
 from torchreid_xres.features.record import versions
 from torchreid_xres.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def commit() -> str:
-    """Return the commit of this checkout, with ``-dirty`` where files differ from it; outside of one the version."""
+def _commit(folder: Path) -> str:
     try:
-        asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        asked = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         done = subprocess.run(asked, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return f"version {__version__}"
     return done.stdout.strip()
+
+
+def _of_both() -> str:
+    """Return the commit of this program's checkout, and where the package is of another one that one's, too."""
+    own, package = _commit(ROOT), _commit(Path(torchreid_xres.__file__).resolve().parents[1])
+    return own if own == package else f"{own}, package {package}"
+
+
+COMMIT = _of_both()  # of what was loaded, whatever is committed while it runs
 
 
 def processor_name() -> str:
@@ -49,7 +58,7 @@ def origin(record: Mapping[str, Any]) -> dict[str, Any]:
         record: the record of its last stage.
     """
     return {
-        "commit": commit(),
+        "commit": COMMIT,
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "precision": record.get("precision", "fp32"),

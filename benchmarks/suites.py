@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import yaml
 from yacs.config import CfgNode
 
-from torchreid_xres.config import ConfigError, get_config, load_config, stage_configs, value_of
+from torchreid_xres.config import ConfigError, file_says, load_config, stage_configs, value_of
 from torchreid_xres.config_files import config_folder
 from torchreid_xres.jobs.run import model_options
 from torchreid_xres.models import MODELS
@@ -20,6 +20,7 @@ QUOTED = Path(__file__).with_name("quoted.yaml")
 PROTOCOL = (
     "data.sources", "data.targets", "data.options", "data.rates", "data.kernel", "data.protocol_seed", "data.grey_bits",
     "data.split_id", "data.num_splits", "data.combineall", "data.load_train_targets", "data.height", "data.width",
+    "data.part", "data.pictures",
     "test.metric", "test.draws", "test.seed", "cuhk03.labeled_images", "cuhk03.classic_split",
     "cuhk03.use_metric_cuhk03", "market1501.use_500k_distractors",
 )  # fmt: skip
@@ -99,7 +100,7 @@ def suite_of(name: str) -> Suite:
 def given_row(suite: Suite, text: str) -> Row:
     """Return the row that a user names as ``LABEL=CONFIG``, or ``LABEL=FOLDER[,FOLDER...]`` with features.
 
-    What its configuration leaves as it is by default, the suite says: which images, at which rates, at which size.
+    What its configuration does not say the suite does: which images, at which rates, at which size.
 
     Raises:
         ConfigError: for a text of another form, a label that is taken, or a configuration of another protocol.
@@ -116,15 +117,19 @@ def given_row(suite: Suite, text: str) -> Row:
         counted = list(range(1, len(folders) + 1))
         row = Row(label, "given", source, [], suite.rows[_strongest(suite)].label, counted, features=True)
         return row._replace(height=protocol.data.height)
-    own, plain = load_config(source), get_config()
+    own = load_config(source)
+    stages = {f"stages.{name}.": stage for name, stage in stage_configs(own).items() if name}
     changes = []
     for key in PROTOCOL:
-        wanted, said = value_of(protocol, key), value_of(own, key)
-        if said not in (wanted, value_of(plain, key)):
-            raise ConfigError(
-                f"--row {label}: {source} has {key} {said}, and {suite.name} is measured with {wanted}; rows of "
-                f"another protocol do not stand in its table. Leave the key out, or set it to {wanted}"
-            )
+        wanted = value_of(protocol, key)
+        said = [(key, value_of(own, key))] if file_says(source, key) else []
+        said += [(f"{at}{key}", value_of(one, key)) for at, one in stages.items() if file_says(source, f"{at}{key}")]
+        for where, value in said:
+            if value != wanted:
+                raise ConfigError(
+                    f"--row {label}: {source} has {where} {value}, and {suite.name} is measured with {wanted}; rows of "
+                    f"another protocol do not stand in its table. Leave the key out, or set it to {wanted}"
+                )
         changes += [key, wanted]
     return Row(label, "given", str(Path(source).resolve()), changes, _strongest(suite), seeds)
 

@@ -70,6 +70,25 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     return cfg
 
 
+def says(part: Any, key: str) -> bool:
+    """Return whether keys and values, nested, say anything of a dotted key.
+
+    Example:
+        >>> says({"data": {"height": 64}}, "data.height"), says({"data": {"height": 64}}, "data.width")
+        (True, False)
+    """
+    for name in key.split("."):
+        if not isinstance(part, Mapping) or name not in part:
+            return False
+        part = part[name]
+    return True
+
+
+def file_says(path: str | Path, key: str) -> bool:
+    """Return whether a configuration's file, or one that it is built on, sets a dotted key, to whatever value."""
+    return any(says(part, key) for part, _ in _chain(config_path(path)))
+
+
 def _parse(text: Any, cfg: CfgNode, key: str) -> Any:
     """Return a command-line value; for keys that hold text it is taken as it stands, else read as YAML."""
     held: Any = cfg

@@ -57,7 +57,8 @@ def test_training_anew_counts_as_much_as_seeds_say():
     found = gain(own, other, range(200))
     error = (4 / 3 + 16 / 3) ** 0.5  # of the two means, from their variances 4 and 16
     assert found.points == pytest.approx(8)
-    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.12)
+    # Student's quantile at 2.94 degrees of freedom, by Welch and Satterthwaite.
+    assert found.high - found.low == pytest.approx(2 * 3.22 * error, rel=0.12)
     # A few points from one seed to the next, the same for both: only where they are pairs that says nothing.
     paired = gain(own, own - 3, range(200), same_training=True)
     assert (paired.low, paired.high) == (pytest.approx(3), pytest.approx(3))
@@ -66,12 +67,23 @@ def test_training_anew_counts_as_much_as_seeds_say():
         gain(own, own[:2], range(200), same_training=True)
 
 
+@pytest.mark.parametrize("counts", [(2, 2), (3, 3), (3, 5)])
+def test_models_that_are_alike_are_told_apart_as_rarely_as_is_said(counts):
+    """Trainings that differ by chance alone, over queries that are equally hard for all."""
+    generator = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(150):
+        one, other = (np.repeat(generator.normal(50, 2, (runs, 1)), 40, axis=1) for runs in counts)
+        wrong += gain(one, other, range(40)).verdict != "not told apart"
+    assert wrong / 150 <= 0.10
+
+
 def test_splits_are_trainings():
     split = np.repeat([0, 1, 2], 100)
     own = np.repeat([[42.0, 44.0, 46.0]], 100, axis=1)
     found = gain(own, np.full((1, 300), 40.0), range(300), split)
     assert found.points == pytest.approx(4)
-    assert found.high - found.low == pytest.approx(2 * 1.96 * (4 / 3) ** 0.5, rel=0.12)
+    assert found.high - found.low == pytest.approx(2 * 4.30 * (4 / 3) ** 0.5, rel=0.12)  # at 2 degrees
 
 
 def cell(label, seed, figures, pid=None):

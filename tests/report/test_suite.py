@@ -60,7 +60,7 @@ def test_under_the_table_stands_what_it_means_and_what_made_it(result):
         made = {"commit": "abc", "processor": "P (AVX2)", "threads": 1, "precision": "fp32"}
         row["cells"] = [{"seed": seed, **made} for seed in row["seeds"]]
     text = suite_table(result)
-    assert "Compared: 2 with stock. Those with one row share its chance" in text
+    assert "Compared: 2 with stock, each in rank-1 and mAP. Those with one row share its chance" in text
     assert "so without an interval: worse." in text and "standard deviation over as many seeds" in text
     assert "4 cells, commit abc; processor P (AVX2); precision fp32; threads 1." in text
     result["rows"][2]["cells"][0] |= {"commit": "def", "threads": 2}

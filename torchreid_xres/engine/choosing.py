@@ -83,7 +83,8 @@ class Choosing:
     def test(self, *args: Any, **kwargs: Any) -> float:
         """Evaluate on every target; with patience only at the end of the training, and until then on its validation."""
         if not self.patience or self.writer is None:  # nothing is trained
-            return super().test(*args, **kwargs)
+            with self.stopwatch.stopped():
+                return super().test(*args, **kwargs)
         rank1 = 0.0
         if not self.choice.over and self.choice.seen != self.epoch + 1:
             self._validate(**kwargs)
@@ -91,7 +92,8 @@ class Choosing:
             self._take_best()
         if self.choice.over:
             self.epoch = self.choice.epoch - 1
-            rank1 = super().test(*args, **kwargs)
+            with self.stopwatch.stopped():
+                rank1 = super().test(*args, **kwargs)
         return rank1
 
     def save_model(self, epoch: int, rank1: float, save_dir: str, is_best: bool = False) -> None:

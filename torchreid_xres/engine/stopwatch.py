@@ -1,9 +1,10 @@
-"""How long a run has taken, over all the times that it was started."""
+"""How long a training has taken, over all the times that it was started."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 
 class Stopwatch:
@@ -23,6 +24,15 @@ class Stopwatch:
     def read(self) -> dict[str, float]:
         """Return both: ``seconds`` and ``processor_seconds``, the latter of all threads."""
         return {key: self._before[key] + now - self._start[key] for key, now in self._now().items()}
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Do not count what is done inside the ``with``."""
+        begun = self._now()
+        try:
+            yield
+        finally:
+            self._start = {key: self._start[key] + now - begun[key] for key, now in self._now().items()}
 
     def go_on_from(self, read: Mapping[str, float]) -> None:
         """Add what another one had read; a state written before the processor's were kept has none of them."""

@@ -38,8 +38,9 @@ def gain(
 
     Both stand before the same queries, so these are drawn for both at once: what counts is how much the differences of
     single queries spread. Queries of one identity are hard or easy together, so identities are drawn, with all their
-    queries. Training anew changes figures, too: the runs of each model are drawn as well, those of several splits as
-    pairs, and their spread is enlarged to what it would be of many (n / (n - 1) in variance). Interval: percentiles.
+    queries. Training anew changes figures, too. How much is known from few runs only, so that part is drawn from
+    Student's distribution, with the degrees of freedom of Welch and Satterthwaite; of runs of several splits, or of one
+    network before and after, the differences count. Interval: percentiles.
 
     Args:
         own: a figure of each query, in per cent, (runs, Q), NaN for a query without a match; a run for each seed.
@@ -84,25 +85,29 @@ def gain(
             found[:, :, which] = weights @ sums.T / np.maximum(count, 1e-9)[:, None]
         return found
 
-    def spread(figures: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the mean of runs (draws, runs) as of runs drawn anew; of one run there is no spread."""
-        count = figures.shape[1]
-        return figures.mean(axis=1) + ((weights - 1 / count) * figures).sum(axis=1) * (count / max(1, count - 1)) ** 0.5
-
-    def runs(count: int) -> np.ndarray:
-        return generator.multinomial(count, np.full(count, 1 / count), DRAWS) / count
-
-    points = float((means(own, everyone).mean(axis=1) - means(other, everyone).mean(axis=1)).mean())
     ours, theirs = means(own, drawn), means(other, drawn)
+    found = ours.mean(axis=(1, 2)) - theirs.mean(axis=(1, 2))
+    sides = means(own, everyone)[0], means(other, everyone)[0]  # (runs, splits) each
+    points = float(sides[0].mean() - sides[1].mean())
     if part.max():
-        differences = ours.mean(axis=1) - theirs.mean(axis=1)  # (draws, splits)
-        found = spread(differences, runs(differences.shape[1]))
+        groups = [sides[0].mean(axis=0) - sides[1].mean(axis=0)]
     elif same_training:
-        found = spread(ours[:, :, 0] - theirs[:, :, 0], runs(len(own)))
+        groups = [sides[0][:, 0] - sides[1][:, 0]]
     else:
-        found = spread(ours[:, :, 0], runs(len(own))) - spread(theirs[:, :, 0], runs(len(other)))
+        groups = [side[:, 0] for side in sides]
+    found = found + _of_runs(groups, generator)
     low, high = np.quantile(found, ((1 - LEVEL) / 2, (1 + LEVEL) / 2)).tolist()
     return Gain(points, low, high)
+
+
+def _of_runs(groups: Sequence[np.ndarray], generator: np.random.Generator) -> np.ndarray | float:
+    """Return draws of what training anew may change; 0 where no model, or pair of models, has two runs."""
+    groups = [runs for runs in groups if len(runs) > 1]
+    variances = np.array([runs.var(ddof=1) / len(runs) for runs in groups])
+    if not variances.sum():
+        return 0.0
+    degrees = variances.sum() ** 2 / sum(v**2 / (len(runs) - 1) for v, runs in zip(variances, groups, strict=True))
+    return variances.sum() ** 0.5 * generator.standard_t(degrees, DRAWS)
 
 
 def gains(

@@ -67,9 +67,10 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         shared = ", ".join(f"{count} with {label}" for label, count in against.most_common())
         found += [
             "A gain is in points, with the interval that holds it in 95 % of draws: of identities, with their queries, "
-            'for both models alike, and of each model\'s runs. "Better" is said where the interval excludes 0.',
-            f"Compared: {shared}. Those with one row share its chance, and of 20 comparisons without any difference "
-            "one would be called better or worse.",
+            "for both models alike, and of what training anew may change, as far as the seeds tell. "
+            '"Better" is said where the interval of mAP excludes 0.',
+            f"Compared: {shared}, each in rank-1 and mAP. Those with one row share its chance, and of 20 intervals "
+            "without any difference one would exclude 0.",
         ]
     if any("error" in one["mAP"] for one in told):
         found += ["A difference has its standard error, paired over queries, identities drawn, with the seeds' spread."]
