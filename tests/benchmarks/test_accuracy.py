@@ -9,7 +9,6 @@ import yaml
 
 from torchreid_xres.config import config_hash, padding_of, stage_configs
 from torchreid_xres.jobs.command import part_pairs
-from torchreid_xres.jobs.job import own_runs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SUITES = yaml.safe_load((BENCHMARKS / "suites.yaml").read_text(encoding="utf-8"))["suites"]

@@ -138,6 +138,8 @@ def cost_table(result: Mapping[str, Any], style: str = "github") -> str:
 def vpfa_table(result: Mapping[str, Any], style: str = "github") -> str:
     """Return a row for each model and module of VPFA: its figures, and the difference to the queries as they are.
 
+    Under it stands which trained models were not moved.
+
     Args:
         result: as ``benchmarks/accuracy.py`` writes it.
         style: a table format of ``tabulate``.
@@ -151,7 +153,9 @@ def vpfa_table(result: Mapping[str, Any], style: str = "github") -> str:
                 line[name] = spread([record[key] for record in row["records"][module]])
                 line[f"{name}, difference"] = _signed(told[key])
             lines.append(line | {"mAP is": told["mAP"]["verdict"]})
-    return text_table(lines, style)
+    moved = {row["label"] for row in result["vpfa"]}
+    bare = [row["label"] for row in result["rows"] if row["label"] not in moved]
+    return text_table(lines, style) + (f"\n\nTrained, and not moved: {', '.join(bare)}." if bare else "")
 
 
 def forecast_table(results: Sequence[Mapping[str, Any]], style: str = "github") -> str:
