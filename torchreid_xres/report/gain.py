@@ -118,14 +118,13 @@ def gains(
     Args:
         cells: finished runs: ``label``, ``seed``, and ``queries``: arrays of each query's ``pid``, ``split``, and
             figures by the names of :data:`COMPARED`, in per cent, NaN for one without a match; None for a run of which
-            these were not kept.
+            these were not kept, which is left out.
         against: label -> label of the model it is compared with; both need a finished run, or the row is left out.
         same_training: see :func:`gain`.
 
     Returns:
         label -> {"against": label, figure: {"points", "low", "high", "verdict"}}. The verdict is ``one seed`` where one
-        of the two has but one training; of a run without figures by query only ``points`` is there, and the verdict
-        says so.
+        of the two has but one training. A model without figures by query is in none.
 
     Raises:
         ValueError: if runs are not of the same queries.
