@@ -84,14 +84,15 @@ def test_hits_near_enough_are_marked(run_tool, tool, run_folder, images, tmp_pat
 
 
 def test_an_adapted_gallery_answers_low_queries_by_itself(run_tool, tool, run_folder, images, tmp_path, capsys):
+    query_encoder = sys.modules["search_query"].query_encoder
     place, found, low = tmp_path / "gallery", tmp_path / "found.json", tmp_path / "low.png"
     assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0
     low_image = read_image(images / "010" / "010_c2_1.png").resize((6, 12))
     low_image.save(low)
     (place / FOLDER).mkdir()  # as one that was refused leaves it
-    assert tool.query_encoder(Gallery(place)) is None and not capsys.readouterr().err
+    assert query_encoder(Gallery(place)) is None and not capsys.readouterr().err
     (place / FOLDER / TRAINING).touch()
-    assert tool.query_encoder(Gallery(place)) is None and "not finished; xres search adapt" in capsys.readouterr().err
+    assert query_encoder(Gallery(place)) is None and "not finished; xres search adapt" in capsys.readouterr().err
     status, out, err = run_tool("adapt", "--gallery", place, "--steps", 1)
     assert status == 0 and "18 images are few to learn from: below 200" in err
     assert "| enlarged " in out and "| 1 times " in out and f"next: xres search query PICTURE --gallery {place}" in out
