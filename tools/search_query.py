@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search_build import tell_if_drawn
+
 if TYPE_CHECKING:
     import PIL.Image
 
@@ -22,7 +24,9 @@ def query(args: argparse.Namespace) -> int:
     from torchreid_xres.files import require_other_file, write_json
     from torchreid_xres.inference import Gallery
     from torchreid_xres.inference.acceptance import acceptance
+    from torchreid_xres.inference.checks import Checks
     from torchreid_xres.inference.extractor import native_rate
+    from torchreid_xres.inference.filters import Filters, groups
     from torchreid_xres.terminal import printable
 
     gallery = Gallery(args.gallery)
@@ -36,9 +40,14 @@ def query(args: argparse.Namespace) -> int:
         require_other_file(path, [*args.images, gallery.images, args.gallery], "--sheet")
     if args.json:
         require_other_file(args.json, [*files, args.gallery], "--json")
+    among, by = Filters(args.camera, args.not_camera, args.after, args.before).among(gallery)
+    grouped = groups(gallery, args.group) if args.group else None
+    by += [f"{args.group} by {grouped.source}"] if grouped else []
     learned = None if args.no_adapt else query_encoder(gallery)
     how = {"device": args.device, "precision": args.precision, "query_encoder": learned}
     extractor = gallery.make_extractor(args.run or "", **how)
+    tell_if_drawn(extractor)
+    checks = Checks(gallery, extractor)
     records, told = [], []
     for start in range(0, len(files), extractor.batch_size):
         read = []
@@ -49,13 +58,17 @@ def query(args: argparse.Namespace) -> int:
                 if not several:
                     raise
                 print(f"left out: {printable(error)}", file=sys.stderr)
-        found = gallery.search(extractor.describe([one for *_, one in read]), args.top) if read else []
+        features = extractor.describe([one for *_, one in read]) if read else []
+        found = gallery.search(features, args.top, among, grouped and grouped.values) if read else []
         for (number, file, prepared), hits in zip(read, found, strict=True):
+            for line in checks.told(file, prepared, args.box):
+                print(f"note: {f'{printable(file)}, ' * several}{line}", file=sys.stderr)
             low, rate = extractor.is_low(prepared.size), native_rate(prepared.size, extractor.full_size)
             adapted = bool(extractor.by_query_encoder([prepared]))
             if sheets:
                 restored = extractor.restored(prepared) if low and not adapted else None
-                save_image(sheet(extractor, picture(extractor, file, args.box), restored, hits, limit), sheets[number])
+                img = picture(extractor, file, args.box)
+                save_image(sheet(gallery, extractor, img, restored, hits, limit), sheets[number])
             asked_for = {"file": str(file), "box": args.box, "size": list(prepared.size), "rate": rate, "low": low}
             encoder = ""
             if learned:
@@ -68,12 +81,16 @@ def query(args: argparse.Namespace) -> int:
             name = f"{printable(file)}, " if several else ""
             told.append(f"query: {name}{height}x{width}, {kind.format(*extractor.full_size)}{encoder}")
             told.append(shown(hits, limit))
+    if by:
+        searched = len(gallery) if among is None else int(among.sum())
+        told.insert(0, f"searched: {searched} of {len(gallery)} images; {', '.join(by)}")
     if not records:
         raise ValueError(f"none of the {len(files)} pictures can be read")
     if args.json:
         about = {"gallery": str(args.gallery), "images": len(gallery)}
         about |= {key: gallery.about[key] for key in ("model", "weights_sha256", "metric")}
         about |= {} if limit is None else {"accept": limit._asdict()}
+        about |= {"searched": searched, "by": by} if by else {}
         if learned:
             own = extractor.query_encoder.about
             about["query_encoder"] = {key: own[key] for key in ("weights_sha256", "threshold")}
@@ -133,6 +150,8 @@ def asked(images: list[Path], without: Path) -> list[Path]:
 def hit_record(hit: Hit, limit: Acceptance | None) -> dict:
     """Return a hit as JSON holds it."""
     record = {"rank": hit.rank, "score": hit.score, "file": str(hit.path), "size": list(hit.size)}
+    more = {name: getattr(hit, name) for name in ("frame", "box", "time", "camera", "track", "identity")}
+    record |= {name: value for name, value in more.items() if value}
     return record if limit is None else record | {"accepted": limit.accepts(hit)}
 
 
@@ -148,18 +167,25 @@ def shown(hits: list[Hit], limit: Acceptance | None) -> str:
     """Return what was found, and what of it is near enough, as text."""
     from torchreid_xres.text import text_table
 
-    rows = [[hit.rank, hit.score, hit.name] for hit in hits]
-    headers = ["rank", "score", "file"]
+    more = [name for name in ("camera", "time") if any(getattr(hit, name) for hit in hits)]
+    rows = [[hit.rank, hit.score, *(getattr(hit, name) for name in more), called(hit)] for hit in hits]
+    headers = ["rank", "score", *more, "file"]
     if limit is not None:
         rows = [[*row, "yes" if limit.accepts(hit) else "no"] for row, hit in zip(rows, hits, strict=True)]
         headers.append("accepted")
-    text = text_table(rows, headers=headers, floatfmt=".4f", disable_numparse=[2])
+    text = text_table(rows, headers=headers, floatfmt=".4f", disable_numparse=[*range(2, len(headers))])
     if limit is not None:
         text += f"\naccepted: {sum(map(limit.accepts, hits))} of {len(hits)}, from score {limit.score:.4f} on"
     return text
 
 
+def called(hit: Hit) -> str:
+    """Return the name of a hit; of a track with the frame that shows it best."""
+    return f"{hit.name} ({hit.frame}#{','.join(map(str, hit.box))})" if hit.track and hit.box else hit.name
+
+
 def sheet(
+    gallery: Gallery,
     extractor: Extractor,
     img: PIL.Image.Image,
     restored: PIL.Image.Image | None,
@@ -178,7 +204,7 @@ def sheet(
         width = max(1, round(restored.height * img.width / img.height))  # the network's input has another shape
         cells.append(Cell(restored.resize((width, restored.height)), "restored", "blue"))
     for hit in hits:
-        picture = extractor.image(hit.path) if hit.path.is_file() else None
+        picture = gallery.picture(hit, extractor.image) if hit.path.is_file() else None
         frame = "green" if limit and limit.accepts(hit) else ""
-        cells.append(Cell(picture, f"{hit.rank}: {hit.score:.3f}\n{printable(hit.name)}", frame))
+        cells.append(Cell(picture, f"{hit.rank}: {hit.score:.3f}\n{printable(called(hit))}", frame))
     return contact_sheet(cells, COLUMNS, HEIGHT)

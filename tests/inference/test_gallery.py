@@ -284,8 +284,7 @@ def test_damaged_files_are_named(built):
 
 
 def test_a_gallery_in_use_is_said(built, images, monkeypatch):
-    connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, timeout=0.05, **kwargs))
+    monkeypatch.setattr("torchreid_xres.inference.storage._PATIENCE", 0.05)
     with sqlite3.connect(built.folder / DATABASE) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(OSError, match=r"gallery\.sqlite: database is locked"):
