@@ -11,13 +11,13 @@
 
 ``build`` fetches the weights that ``--model`` names, once, and the gallery remembers them. In their place it takes the
 folder of a trained run, or a checkpoint: one in a run's folder, one of torchreid with ``--model`` and ``--size``, or
-any with ``--config-file``. With ``--boxes`` not images are taken but boxes in them, or in a video's frames. It may be stopped at any time and goes on where it was; later it adds
-only new and changed images and drops those that are gone. ``query`` takes pictures of any sizes, or a box of one, and
-chooses front end and branch by each picture's resolution. A search always finds something; ``--accept`` marks what is
-near enough, by the evaluation of the gallery's run. For data that is smaller than the network's input even at full
-resolution, ``build`` wants to know ``--full-size`` (Market-1501: 128 64). ``adapt`` learns from the gallery's images,
-without labels, to describe bad crops as the sharp images are described; ``query`` then does so by itself, and the
-gallery's features stay as they are.
+any with ``--config-file``. With ``--boxes`` it takes boxes in images, or in a video's frames, in place of whole images.
+It may be stopped at any time and goes on where it was; later it adds only new and changed images and drops those that
+are gone. ``query`` takes pictures of any sizes, or a box of one, and chooses front end and branch by each picture's
+resolution. A search always finds something; ``--accept`` marks what is near enough, by the evaluation of the gallery's
+run. For data that is smaller than the network's input even at full resolution, ``build`` wants to know ``--full-size``
+(Market-1501: 128 64). ``adapt`` learns from the gallery's images, without labels, to describe bad crops as the sharp
+images are described; ``query`` then does so by itself, and the gallery's features stay as they are.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import sys
 from pathlib import Path
 
 from choices import GROUPS, PICTURES, PRECISIONS
+from lazily import load_late
 from program import ending, new_parser, tool
 from search_adapt import adapt
 from search_build import build
@@ -116,4 +117,5 @@ def main(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    load_late()
     sys.exit(main())

@@ -72,10 +72,11 @@ def extractor_of(args: argparse.Namespace) -> Extractor:
 def tell_if_drawn(extractor: Extractor) -> None:
     """Say in a line on standard error of a network that has never seen a photograph that it has not."""
     from torchreid_xres.inference.checks import drawn_sources
-    from torchreid_xres.inference.published import DEFAULT
 
     drawn = drawn_sources(extractor)
     if drawn:
+        from torchreid_xres.inference.published import DEFAULT
+
         print(
             f"{extractor.about['model']} has learned from drawn images alone ({', '.join(drawn)}): expect little of it "
             f"on photographs, for which there is --model {DEFAULT}", file=sys.stderr,
