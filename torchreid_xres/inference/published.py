@@ -8,7 +8,7 @@ from torchreid_xres.data.catalogue import catalogue
 from torchreid_xres.data.download import DownloadError, fetch
 from torchreid_xres.files import cache_folder
 
-# The one of those whose checksum is published that finds most on photographs (docs/search.md).
+# Of those whose checksum is published the one that our benchmark's networks start from.
 DEFAULT = "osnet_x0_25_msmt17"
 
 
