@@ -180,8 +180,8 @@ def test_a_box_of_a_scene(run_tool, run_folder, images, tmp_path):
     query = ("query", tmp_path / "scene.png", "--gallery", place)
     status, out, _ = run_tool(*query, "--box", 120, 70, 32, 64)
     assert status == 0 and "009/009_c2_0.png" in out.splitlines()[3] and "query: 64x32" in out
-    status, out, _ = run_tool(*query, "--box", 290, -10, 20, 30)  # cut at the picture's edges
-    assert status == 0 and "query: 20x10" in out
+    status, out, err = run_tool(*query, "--box", 290, -10, 20, 30)
+    assert status == 2 and "reaches out of the picture" in err and "inside of it is 290 0 10 20" in err and not out
     status, _, err = run_tool(*query, "--box", 300, 70, 32, 64)
     assert status == 2 and "lies outside of the picture, which is 300 wide and 200 high" in err
 
