@@ -6,10 +6,11 @@ import argparse
 import shlex
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchreid_xres.inference import Extractor
+    from torchreid_xres.inference import Extractor, Gallery
 
 SHOWN = 10  # unusable files, and boxes, that are named one by one
 
@@ -33,7 +34,7 @@ def build(args: argparse.Namespace) -> int:
         raise ValueError(f"none of the images in {args.images} can be used; the first is {name}: {fault}")
     new = done.added + done.changed
     print(
-        f"{args.gallery}: {len(gallery)} images by {gallery.about['model']}; {done.added} new, {done.changed} changed, "
+        f"{args.gallery}: {held(gallery)} by {gallery.about['model']}; {done.added} new, {done.changed} changed, "
         f"{done.removed} gone, {len(gallery.faults.keys() | done.faults.keys())} that cannot be used"
         + f", {done.unseen} kept that could not be looked for" * bool(done.unseen)
         + f", {len(done.listed)} boxes that cannot be used" * bool(done.listed)
@@ -67,6 +68,12 @@ def extractor_of(args: argparse.Namespace) -> Extractor:
     if not held.weights.exists() and is_published(held.weights):
         fetch_network(held.weights.stem, held.weights.parent)
     return held.make_extractor(**how)
+
+
+def held(gallery: Gallery) -> str:
+    """Return what a gallery holds, in words."""
+    kinds = Counter("tracks" if row.track else "boxes" if row.box else "images" for row in gallery.rows)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
 def tell_if_drawn(extractor: Extractor) -> None:

@@ -23,7 +23,7 @@ def test_a_file_that_is_there_is_checked_and_taken(offered, tmp_path):
     (tmp_path / "net.pth").write_bytes(b"weights")
     assert published.fetch_network("net_msmt17", tmp_path) == ("net", tmp_path / "net.pth")
     (tmp_path / "net.pth").write_bytes(b"others")
-    with pytest.raises(DownloadError, match="not .*, as published; remove it to fetch it again$"):
+    with pytest.raises(DownloadError, match=r"not .*, as published; remove it to fetch it again$"):
         published.fetch_network("net_msmt17", tmp_path)
 
 

@@ -80,9 +80,10 @@ def video_images(path: Path, numbers: Sequence[int]) -> Iterator[tuple[int, PIL.
         rate, start = float(stream.average_rate), float((stream.start_time or 0) * stream.time_base)
         wanted = iter(numbers)
         number = next(wanted, None)
-        now = 1
+        now, sought = 1, 0
         while number is not None:
-            if number < now or number > now + _FAR:
+            if number > now + _FAR:
+                sought = number
                 container.seek(int((start + (number - 1.5) / rate) / stream.time_base), stream=stream)
             for frame in container.decode(stream):
                 now = round((frame.time - start) * rate) + 1
@@ -91,7 +92,7 @@ def video_images(path: Path, numbers: Sequence[int]) -> Iterator[tuple[int, PIL.
                 if number == now:
                     yield number, frame.to_image()
                     number = next(wanted, None)
-                if number is None or number > now + _FAR:
+                if number is None or (number > now + _FAR and number != sought):
                     break
             else:
                 return
