@@ -54,8 +54,8 @@ def test_times_are_of_the_list_then_of_exif_then_of_the_file():
     seconds = gallery(("a", {"time": "1.5"}), ("b", {"time": "3"}))
     assert kept(Filters(after="1.5", before="2"), seconds) == ([True, False], ["time by the list of boxes"])
     for filters, of_kind, message in (
-        (Filters(after="3"), of, "--after 3 is in seconds, and the times of images here are dates"),
-        (Filters(before="2024-01-01"), seconds, "is a date, and the times of images here are seconds"),
+        (Filters(after="3"), of, "--after 3 is in seconds, and times of images here are dates"),
+        (Filters(before="2024-01-01"), seconds, "is a date, and times of images here are seconds"),
         (Filters(before="noon"), seconds, "neither seconds nor a date"),
     ):
         with pytest.raises(ValueError, match=message):

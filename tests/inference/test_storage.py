@@ -55,7 +55,7 @@ def old(tmp_path):
     sql(path, *OLD)
     with closing(sqlite3.connect(path)) as database, database:
         database.executemany("INSERT INTO facts VALUES (?, ?)", [*FACTS.items(), ("format", 1)])
-        database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", ROWS)
+        database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", [row[:7] for row in ROWS])
     return path
 
 

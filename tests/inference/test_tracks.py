@@ -65,7 +65,7 @@ def test_the_wrong_ones_of_many_boxes_are_named_and_cost_no_other(frames, tmp_pa
     assert len(gallery) == done.added == 10
     assert {where: why.split(",")[0] for where, why in done.listed.items()} == {
         "line 12": "there is no frame 9", "line 13": "a box has a width and a height",
-        "line 14": "a box is four numbers", "line 16": "it is listed twice", "line 17": "it is listed twice",
+        "line 14": "frame", "line 16": "it is listed twice", "line 17": "it is listed twice",
     }  # fmt: skip
     assert {name: why.split(" (")[0] for name, why in done.faults.items()} == {
         "000001.png#234,4,20,40": "the box 234 4 20 40", "000002.png#-1,4,9,9": "the box -1 4 9 9",

@@ -141,14 +141,16 @@ def _mot_box(line: str, number: int) -> Box:
     parts = [part.strip() for part in line.split(",")] if "," in line else line.split()
     if len(parts) < 6:
         raise ValueError(f"{len(parts)} numbers; frame, id, left, top, width and height are needed")
-    frame = float(parts[0])
-    if frame != int(frame) or frame < 0:
+    try:
+        frame, track, left, top, width, height = map(float, parts[:6])
+    except ValueError:
+        raise ValueError(f"frame, id and box are six numbers, not {', '.join(parts[:6])}") from None
+    if not math.isfinite(frame) or frame != int(frame) or frame < 0:
         raise ValueError(f"the frame is {parts[0]}, which is no number of a frame")
-    if len(parts) == 9 and float(parts[6]) == 0:
+    if len(parts) == 9 and parts[6].removesuffix(".0") == "0":
         raise ValueError("it is marked as one that does not count (0 in the seventh column)")
-    left, top = float(parts[2]) - 1, float(parts[3]) - 1
-    track = "" if float(parts[1]) < 0 else parts[1].removesuffix(".0")
-    return Box(f"line {number}", "", int(frame), corners(left, top, parts[4], parts[5]), track=track)
+    name = "" if track < 0 else parts[1].removesuffix(".0")
+    return Box(f"line {number}", "", int(frame), corners(left - 1, top - 1, width, height), track=name)
 
 
 def _table(file: Path, text: str) -> Iterator:

@@ -73,11 +73,10 @@ class Filters:
             known = times(gallery)
             limits = [moment(one) if one else None for one in (self.after, self.before)]
             for limit, flag in zip(limits, ("after", "before"), strict=True):
-                others = {kind for kind, _ in known.values} - {limit[0]} if limit else set()
-                if others:
+                if limit and any(kind != limit[0] for kind, _ in known.values):
+                    own, others = ("in seconds", "dates") if limit[0] == "seconds" else ("a date", "seconds")
                     raise ValueError(
-                        f"--{flag} {getattr(self, flag)} is {_article(limit[0])}, and the times of images here are "
-                        f"{others.pop()}{'s' * ('date' in others)}"
+                        f"--{flag} {getattr(self, flag)} is {own}, and times of images here are {others}"
                     )
             least, most = ((one[1] if one else end) for one, end in zip(limits, (-math.inf, math.inf), strict=True))
             kept &= torch.tensor([least <= time <= most for _, time in known.values])
@@ -203,7 +202,3 @@ def _remedy(what: str) -> str:
     if what == "track":
         return "a list of boxes with tracks does (build --boxes)"
     return f"a list of boxes does (build --boxes), or their names do: build --names '(?P<{what}>...)'"
-
-
-def _article(kind: str) -> str:
-    return "a date" if kind == "date" else "in seconds"
