@@ -11,9 +11,6 @@ import inspect
 import re
 from dataclasses import dataclass
 
-import timm
-import torchvision
-
 from torchreid_xres import host
 from torchreid_xres.data.datasets.drawn import DrawnDataset
 from torchreid_xres.data.options import DATASETS
@@ -79,6 +76,7 @@ class Offer:
         use: where the file goes in a configuration; empty for an archive.
         sha256: checksum, or the first digits of it, where known.
         folder: folder below the root of the sets that the archive becomes; empty for weights.
+        network: of torchreid, trained for re-ID, that the weights are of; empty for all else.
     """
 
     name: str
@@ -89,6 +87,7 @@ class Offer:
     use: str = ""
     sha256: str = ""
     folder: str = ""
+    network: str = ""
 
 
 def catalogue() -> dict[str, Offer]:
@@ -104,6 +103,9 @@ def catalogue() -> dict[str, Offer]:
 
 
 def _imagenet_trunks() -> list[Offer]:
+    import timm  # these take seconds
+    import torchvision
+
     offers = []
     for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"):
         url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
@@ -146,7 +148,7 @@ def _reid_trunks() -> list[Offer]:
         Offer(
             name, DRIVE + number, f"{name}.pth", f"{network} of torchreid, re-ID on {training}",
             "MIT (torchreid); the training set is for research only",
-            "model.reid_weights", _SHA256.get(name, ""),
+            "model.reid_weights", _SHA256.get(name, ""), network=network,
         )
         for name, number in _ZOO.items()
         for network, training in [re.fullmatch(r"(.+?)_(market1501|msmt17(?:_all)?)", name).groups()]
