@@ -2,15 +2,16 @@
 
     xres search build log/sr_reid/split0/sr_reid path/to/images --gallery log/gallery
     xres search query path/to/picture.jpg --gallery log/gallery --top 10
-    xres search query path/to/pictures another.jpg --gallery log/gallery --accept 0.001 --json hits.json
-    xres search query scene.jpg --box 310 84 42 96 --gallery log/gallery --sheet hits.jpg --json hits.json
+    xres search query path/to/pictures another.jpg --gallery log/gallery --accept 0.001 --out hits.json
+    xres search query scene.jpg --box 310 84 42 96 --gallery log/gallery --out hits.html --out hits.csv
     xres search adapt --gallery log/gallery
 
 ``build`` takes the folder of a trained run, or a checkpoint: one in a run's folder, one of torchreid with ``--model``
 and ``--size``, or any with ``--config-file``. It may be stopped at any time and goes on where it was; later it adds
 only new and changed images and drops those that are gone. ``query`` takes pictures of any sizes, or a box of one, and
-chooses front end and branch by each picture's resolution. A search always finds something; ``--accept`` marks what is
-near enough, by the evaluation of the gallery's run. For data that is smaller than the network's input even at full
+chooses front end and branch by each picture's resolution. A search always finds something; ``strangers``
+says how many images of others the archive is expected to have that are as near, and ``--accept`` marks what is near
+enough by the evaluation of the gallery's run. For data that is smaller than the network's input even at full
 resolution, ``build`` wants to know ``--full-size`` (Market-1501: 128 64). ``adapt`` learns from the gallery's images,
 without labels, to describe bad crops as the sharp images are described; ``query`` then does so by itself, and the
 gallery's features stay as they are.
@@ -22,11 +23,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from choices import PICTURES, PRECISIONS
-from program import ending, new_parser, tool
+from choices import PRECISIONS
+from program import new_parser, tool
 from search_adapt import adapt
 from search_build import build
-from search_query import query
+from search_query import query, query_options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,11 +52,7 @@ def parser() -> argparse.ArgumentParser:
         "positive rate, a share such as 0.001",
     )  # fmt: skip
     query.add_argument("--dataset", default="", help="the evaluated set --accept is of, for a run with several")
-    query.add_argument("--json", type=Path, metavar="FILE", help="write what was found there, too")
-    query.add_argument(
-        "--sheet", type=ending("pictures", PICTURES), metavar="FILE",
-        help="draw a contact sheet of what was found; for several pictures one each, their names numbered",
-    )  # fmt: skip
+    query_options(query)
     query.add_argument("--no-adapt", action="store_true", help="leave aside what adapt has learned")
     adapt = commands.add_parser("adapt", help="learn from a gallery's images to describe low-resolution queries")
     adapt.add_argument("--run", type=Path, help="where run or checkpoint are now, if they were moved")

@@ -12,6 +12,7 @@ SHOWN = 10  # unusable files that are named one by one
 def build(args: argparse.Namespace) -> int:
     from torchreid_xres.devices.memory import keep_freed_memory
     from torchreid_xres.inference import Extractor, Gallery
+    from torchreid_xres.inference.strangers import is_measured, measure
     from torchreid_xres.jobs.command import tell_of_others
     from torchreid_xres.terminal import printable
 
@@ -36,5 +37,7 @@ def build(args: argparse.Namespace) -> int:
         f"{done.removed} gone, {len(gallery.faults.keys() | done.faults.keys())} that cannot be used"
         + f", {done.unseen} kept that could not be looked for" * bool(done.unseen)
     )
+    if done.added or done.changed or done.removed or not is_measured(gallery, extractor):
+        measure(gallery, extractor)
     print(f"next: xres search query PICTURE --gallery {shlex.quote(str(args.gallery))}")
     return 0

@@ -7,22 +7,44 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from choices import PICTURES
+from program import ending
+
 if TYPE_CHECKING:
     import PIL.Image
 
     from torchreid_xres.inference import Extractor, Gallery, Hit
     from torchreid_xres.inference.acceptance import Acceptance
+    from torchreid_xres.inference.extractor import Prepared
+    from torchreid_xres.inference.strangers import Strangers
+    from torchreid_xres.report.answers import Found
 
-COLUMNS, HEIGHT = 6, 192  # of a contact sheet
 MANY_OTHERS = 0.2  # share of the gallery's images, above which it is worth while to adapt again
 
 
+def query_options(query: argparse.ArgumentParser) -> None:
+    """Add what says where the hits go."""
+    endings = (".html", ".csv", ".json", *PICTURES)
+    query.add_argument(
+        "--out", type=ending("hits", endings), action="append", default=[], metavar="FILE",
+        help="hand over what was found, too: one page that prints (hits.html), a table (.csv), .json, or a contact "
+        "sheet (.jpg, ...; of several pictures one each, numbered); may be given more than once",
+    )  # fmt: skip
+    for flag, kind in (("--json", "hits.json"), ("--sheet", "hits.jpg")):
+        query.add_argument(flag, action=_Replaced, const=kind, help=argparse.SUPPRESS)
+
+
+class _Replaced(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace, values, option_string=None) -> None:
+        parser.error(f"{option_string} is now --out, and the file's ending says what it holds: --out {self.const}")
+
+
 def query(args: argparse.Namespace) -> int:
-    from torchreid_xres.data.io import save_image
-    from torchreid_xres.files import require_other_file, write_json
+    from torchreid_xres.files import require_other_file, require_place
     from torchreid_xres.inference import Gallery
     from torchreid_xres.inference.acceptance import acceptance
-    from torchreid_xres.inference.extractor import native_rate
+    from torchreid_xres.inference.strangers import notes
+    from torchreid_xres.report.answers import TABLES, Answer, numbered, write_answers
     from torchreid_xres.terminal import printable
 
     gallery = Gallery(args.gallery)
@@ -31,62 +53,107 @@ def query(args: argparse.Namespace) -> int:
     if several and args.box:
         raise ValueError("--box is a part of one picture: name that one alone")
     files = asked(args.images, args.gallery)
-    sheets = sheet_files(args.sheet, len(files), several) if args.sheet else []
-    for path in sheets:
-        require_other_file(path, [*args.images, gallery.images, args.gallery], "--sheet")
-    if args.json:
-        require_other_file(args.json, [*files, args.gallery], "--json")
+    several = len(files) if several else 0
+    for out in args.out:
+        drawn = out.suffix.lower() not in TABLES
+        for path in [numbered(out, n, several) for n in range(1, several + 1)] if several and drawn else [out]:
+            require_other_file(path, [*(args.images if drawn else files), gallery.images, args.gallery], "--out")
+        require_place(out)
     learned = None if args.no_adapt else query_encoder(gallery)
     how = {"device": args.device, "precision": args.precision, "query_encoder": learned}
     extractor = gallery.make_extractor(args.run or "", **how)
-    records, told = [], []
+    strangers = known_strangers(gallery, extractor)
+    answers, told = [], []
     for start in range(0, len(files), extractor.batch_size):
         read = []
-        for number, file in enumerate(files[start : start + extractor.batch_size], start):
+        for number, file in enumerate(files[start : start + extractor.batch_size], start + 1):
             try:
-                read.append((number, file, extractor.prepare(picture(extractor, file, args.box))))
+                img = picture(extractor, file, args.box)
+                read.append((number, file, img, extractor.prepare(img)))
             except OSError as error:
                 if not several:
                     raise
                 print(f"left out: {printable(error)}", file=sys.stderr)
         found = gallery.search(extractor.describe([one for *_, one in read]), args.top) if read else []
-        for (number, file, prepared), hits in zip(read, found, strict=True):
-            low, rate = extractor.is_low(prepared.size), native_rate(prepared.size, extractor.full_size)
-            adapted = bool(extractor.by_query_encoder([prepared]))
-            if sheets:
-                restored = extractor.restored(prepared) if low and not adapted else None
-                save_image(sheet(extractor, picture(extractor, file, args.box), restored, hits, limit), sheets[number])
-            asked_for = {"file": str(file), "box": args.box, "size": list(prepared.size), "rate": rate, "low": low}
-            encoder = ""
-            if learned:
-                magnification = extractor.size[0] / prepared.size[0]
-                asked_for |= {"magnification": magnification, "encoder": "query" if adapted else "gallery"}
-                encoder = f"; enlarged {magnification:.1f} times, answered by the {asked_for['encoder']} encoder"
-            records.append({"query": asked_for, "hits": [hit_record(hit, limit) for hit in hits]})
-            height, width = prepared.size
-            kind = f"low resolution, {rate:.1f} times smaller than {{}}x{{}}" if low else "full resolution for {}x{}"
-            name = f"{printable(file)}, " if several else ""
-            told.append(f"query: {name}{height}x{width}, {kind.format(*extractor.full_size)}{encoder}")
-            told.append(shown(hits, limit))
-    if not records:
+        for (number, file, img, prepared), hits in zip(read, found, strict=True):
+            asked_for, words = way(extractor, file, args.box, prepared)
+            known = judged(gallery, extractor, hits, prepared, strangers, limit, pictures=bool(args.out))
+            adapted = asked_for.get("encoder") == "query"
+            restored = extractor.restored(prepared) if args.out and asked_for["low"] and not adapted else None
+            answers.append(Answer(asked_for, words, img, restored, known, number))
+            told.append(f"query: {printable(file)}, {words}" if several else f"query: {words}")
+            told.append(shown(known, limit))
+    if not answers:
         raise ValueError(f"none of the {len(files)} pictures can be read")
-    if args.json:
-        about = {"gallery": str(args.gallery), "images": len(gallery)}
-        about |= {key: gallery.about[key] for key in ("model", "weights_sha256", "metric")}
-        about |= {} if limit is None else {"accept": limit._asdict()}
-        if learned:
-            own = extractor.query_encoder.about
-            about["query_encoder"] = {key: own[key] for key in ("weights_sha256", "threshold")}
-        write_json(about | ({"queries": records} if several else records[0]), args.json)
+    about = {"gallery": str(args.gallery), "images": len(gallery)}
+    about |= {key: gallery.about[key] for key in ("model", "weights_sha256", "metric")}
+    about |= {"strangers": strangers is not None}
+    about |= {} if limit is None else {"accept": limit._asdict()}
+    if learned:
+        own = extractor.query_encoder.about
+        about["query_encoder"] = {key: own[key] for key in ("weights_sha256", "threshold")}
+    written = [path for out in args.out for path in write_answers(out, about, answers, several)]
+    told += notes(strangers, len(gallery))
     if limit is not None:
         told.append(
             f"That score is of the test images of {limit.dataset}: {limit.tpr:.1f} % of the pairs of one identity and "
             f"at most {100 * limit.fpr:g} % of the others reach it; of other images other shares do."
             + " It was measured without the query encoder." * bool(learned)
         )
-    what = f"look at {printable(sheets[0])}" if sheets else "--sheet FILE draws what was found"
+    what = f"look at {printable(written[0])}" if written else "--out hits.html hands over what was found"
     print("\n".join([*told, f"next: {what}"]))
     return 0
+
+
+def way(extractor: Extractor, file: Path, box: list[int] | None, prepared: Prepared) -> tuple[dict, str]:
+    """Return what is known of a query, as JSON holds it, and in words."""
+    from torchreid_xres.inference.extractor import native_rate
+
+    low, rate = extractor.is_low(prepared.size), native_rate(prepared.size, extractor.full_size)
+    asked_for = {"file": str(file), "box": box, "size": list(prepared.size), "rate": rate, "low": low}
+    kind = f"low resolution, {rate:.1f} times smaller than {{}}x{{}}" if low else "full resolution for {}x{}"
+    words = "{}x{}, {}".format(*prepared.size, kind.format(*extractor.full_size))
+    if extractor.query_encoder is not None:
+        magnification = extractor.size[0] / prepared.size[0]
+        encoder = "query" if bool(extractor.by_query_encoder([prepared])) else "gallery"
+        asked_for |= {"magnification": magnification, "encoder": encoder}
+        words += f"; enlarged {magnification:.1f} times, answered by the {encoder} encoder"
+    return asked_for, words
+
+
+def known_strangers(gallery: Gallery, extractor: Extractor) -> Strangers | None:
+    """Return what is known of the strangers in a gallery; in a line, why nothing is."""
+    from torchreid_xres.inference.strangers import Strangers
+    from torchreid_xres.terminal import printable
+
+    try:
+        return Strangers.read(gallery, extractor)
+    except (OSError, ValueError) as error:
+        print(f"without expected strangers: {printable(error)}", file=sys.stderr)
+        return None
+
+
+def judged(
+    gallery: Gallery,
+    extractor: Extractor,
+    hits: list[Hit],
+    prepared: Prepared,
+    strangers: Strangers | None,
+    limit: Acceptance | None,
+    pictures: bool,
+) -> list[Found]:
+    """Return hits with what is said of each, and where it is wanted its picture, if its file is still there."""
+    from torchreid_xres.report.answers import Found
+
+    magnification = extractor.size[0] / prepared.size[0]
+    found = []
+    for hit in hits:
+        img = extractor.image(hit.path) if pictures and hit.path.is_file() else None
+        expected = None
+        if strangers is not None:
+            expected = strangers.expected(gallery.distance(hit.score), magnification, len(gallery))
+        found.append(Found(hit, img, expected, None if limit is None else limit.accepts(hit)))
+    return found
 
 
 def query_encoder(gallery: Gallery) -> Path | None:
@@ -112,13 +179,6 @@ def query_encoder(gallery: Gallery) -> Path | None:
     return folder
 
 
-def sheet_files(path: Path, count: int, several: bool) -> list[Path]:
-    """Return where the contact sheet of each picture goes: there, or of several numbered."""
-    if not several:
-        return [path]
-    return [path.with_stem(f"{path.stem}_{number:0{len(str(count))}}") for number in range(1, count + 1)]
-
-
 def asked(images: list[Path], without: Path) -> list[Path]:
     """Return the pictures named, and those in and below the folders named, but for the gallery's own."""
     from torchreid_xres.data.walk import images_at
@@ -130,12 +190,6 @@ def asked(images: list[Path], without: Path) -> list[Path]:
     return files
 
 
-def hit_record(hit: Hit, limit: Acceptance | None) -> dict:
-    """Return a hit as JSON holds it."""
-    record = {"rank": hit.rank, "score": hit.score, "file": str(hit.path), "size": list(hit.size)}
-    return record if limit is None else record | {"accepted": limit.accepts(hit)}
-
-
 def picture(extractor: Extractor, file: Path, box: list[int] | None) -> PIL.Image.Image:
     """Read a picture, or a box of it."""
     from torchreid_xres.inference.pictures import cropped
@@ -144,41 +198,18 @@ def picture(extractor: Extractor, file: Path, box: list[int] | None) -> PIL.Imag
     return cropped(img, tuple(box)) if box else img
 
 
-def shown(hits: list[Hit], limit: Acceptance | None) -> str:
-    """Return what was found, and what of it is near enough, as text."""
+def shown(found: list[Found], limit: Acceptance | None) -> str:
+    """Return what was found, and what is said of it, as text."""
+    from torchreid_xres.inference.strangers import in_words
     from torchreid_xres.text import text_table
 
-    rows = [[hit.rank, hit.score, hit.name] for hit in hits]
-    headers = ["rank", "score", "file"]
+    rows = [{"rank": one.hit.rank, "score": f"{one.hit.score:.4f}", "file": one.hit.name} for one in found]
+    for row, one in zip(rows, found, strict=True):
+        if one.strangers is not None:
+            row["strangers"] = in_words(one.strangers)
+        if one.accepted is not None:
+            row["accepted"] = "yes" if one.accepted else "no"
+    text = text_table(rows)
     if limit is not None:
-        rows = [[*row, "yes" if limit.accepts(hit) else "no"] for row, hit in zip(rows, hits, strict=True)]
-        headers.append("accepted")
-    text = text_table(rows, headers=headers, floatfmt=".4f", disable_numparse=[2])
-    if limit is not None:
-        text += f"\naccepted: {sum(map(limit.accepts, hits))} of {len(hits)}, from score {limit.score:.4f} on"
+        text += f"\naccepted: {sum(one.accepted for one in found)} of {len(found)}, from score {limit.score:.4f} on"
     return text
-
-
-def sheet(
-    extractor: Extractor,
-    img: PIL.Image.Image,
-    restored: PIL.Image.Image | None,
-    hits: list[Hit],
-    limit: Acceptance | None,
-) -> PIL.Image.Image:
-    """Draw the query as seen, restored if it was, then what was found, what is near enough in a green frame.
-
-    A file that is gone since leaves its place.
-    """
-    from torchreid_xres.report.sheet import Cell, contact_sheet
-    from torchreid_xres.terminal import printable
-
-    cells = [Cell(img, f"query, {img.height}x{img.width}", "blue")]
-    if restored is not None:
-        width = max(1, round(restored.height * img.width / img.height))  # the network's input has another shape
-        cells.append(Cell(restored.resize((width, restored.height)), "restored", "blue"))
-    for hit in hits:
-        picture = extractor.image(hit.path) if hit.path.is_file() else None
-        frame = "green" if limit and limit.accepts(hit) else ""
-        cells.append(Cell(picture, f"{hit.rank}: {hit.score:.3f}\n{printable(hit.name)}", frame))
-    return contact_sheet(cells, COLUMNS, HEIGHT)

@@ -361,6 +361,10 @@ class Gallery:
         """Return what a hit at a distance has as its score."""
         return (1 if self.about["metric"] == "cosine" else 0) - distance
 
+    def distance(self, score: float) -> float:
+        """Return the distance of a hit by its score."""
+        return self.score(0) - score
+
     def _nearest(self, queries: Tensor, k: int) -> tuple[Tensor | np.ndarray, Tensor | np.ndarray]:
         if len(self.names) >= LARGE and importlib.util.find_spec("faiss"):
             return self._index.search(queries, k)
