@@ -5,6 +5,7 @@
     xres search query path/to/pictures another.jpg --gallery log/gallery --accept 0.001 --out hits.json
     xres search query scene.jpg --box 310 84 42 96 --gallery log/gallery --out hits.html --out hits.csv
     xres search adapt --gallery log/gallery
+    xres search serve --gallery log/gallery
 
 ``build`` takes the folder of a trained run, or a checkpoint: one in a run's folder, one of torchreid with ``--model``
 and ``--size``, or any with ``--config-file``. It may be stopped at any time and goes on where it was; later it adds
@@ -14,7 +15,8 @@ says how many images of others the archive is expected to have that are as near,
 enough by the evaluation of the gallery's run. For data that is smaller than the network's input even at full
 resolution, ``build`` wants to know ``--full-size`` (Market-1501: 128 64). ``adapt`` learns from the gallery's images,
 without labels, to describe bad crops as the sharp images are described; ``query`` then does so by itself, and the
-gallery's features stay as they are.
+gallery's features stay as they are. ``serve`` does all that on a page in the browser, for this machine alone unless
+``--host`` says otherwise.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from program import new_parser, tool
 from search_adapt import adapt
 from search_build import build
 from search_query import query, query_options
+from search_serve import serve, serve_options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "--query-size", type=int, nargs=2, default=(), metavar=("H", "W"),
         help="input of the query encoder; half the network's costs a quarter (default: the network's)",
     )  # fmt: skip
-    for command in (build, query, adapt):
+    for command in (build, query, adapt, serve_options(commands)):
         command.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="where the gallery is kept")
         command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: the GPU if there is one")
         command.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: as the run was evaluated")
@@ -81,7 +84,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 @tool(parse, "the same command goes on from here")
 def main(args: argparse.Namespace) -> int:
-    return {"build": build, "query": query, "adapt": adapt}[args.command](args)
+    return {"build": build, "query": query, "adapt": adapt, "serve": serve}[args.command](args)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ from program import ending
 if TYPE_CHECKING:
     import PIL.Image
 
-    from torchreid_xres.inference import Extractor, Gallery, Hit
+    from torchreid_xres.inference import Extractor, Gallery
     from torchreid_xres.inference.acceptance import Acceptance
-    from torchreid_xres.inference.extractor import Prepared
     from torchreid_xres.inference.strangers import Strangers
     from torchreid_xres.report.answers import Found
 
@@ -42,13 +41,13 @@ class _Replaced(argparse.Action):
 def query(args: argparse.Namespace) -> int:
     from torchreid_xres.files import require_other_file, require_place
     from torchreid_xres.inference import Gallery
-    from torchreid_xres.inference.acceptance import acceptance
     from torchreid_xres.inference.strangers import notes
-    from torchreid_xres.report.answers import TABLES, Answer, numbered, write_answers
+    from torchreid_xres.report.answers import TABLES, numbered, write_answers
+    from torchreid_xres.report.asking import Archive, Query
     from torchreid_xres.terminal import printable
 
     gallery = Gallery(args.gallery)
-    limit = None if args.accept is None else acceptance(gallery, args.accept, args.run or "", args.dataset)
+    limit = None if args.accept is None else accepted(gallery, args)
     several = len(args.images) > 1 or args.images[0].is_dir()
     if several and args.box:
         raise ValueError("--box is a part of one picture: name that one alone")
@@ -62,38 +61,27 @@ def query(args: argparse.Namespace) -> int:
     learned = None if args.no_adapt else query_encoder(gallery)
     how = {"device": args.device, "precision": args.precision, "query_encoder": learned}
     extractor = gallery.make_extractor(args.run or "", **how)
-    strangers = known_strangers(gallery, extractor)
-    answers, told = [], []
+    archive = Archive(gallery, extractor, known_strangers(gallery, extractor), limit)
+    answers = []
     for start in range(0, len(files), extractor.batch_size):
         read = []
         for number, file in enumerate(files[start : start + extractor.batch_size], start + 1):
             try:
-                img = picture(extractor, file, args.box)
-                read.append((number, file, img, extractor.prepare(img)))
+                read.append(Query(str(file), picture(extractor, file, args.box), args.box, number))
             except OSError as error:
                 if not several:
                     raise
                 print(f"left out: {printable(error)}", file=sys.stderr)
-        found = gallery.search(extractor.describe([one for *_, one in read]), args.top) if read else []
-        for (number, file, img, prepared), hits in zip(read, found, strict=True):
-            asked_for, words = way(extractor, file, args.box, prepared)
-            known = judged(gallery, extractor, hits, prepared, strangers, limit, pictures=bool(args.out))
-            adapted = asked_for.get("encoder") == "query"
-            restored = extractor.restored(prepared) if args.out and asked_for["low"] and not adapted else None
-            answers.append(Answer(asked_for, words, img, restored, known, number))
-            told.append(f"query: {printable(file)}, {words}" if several else f"query: {words}")
-            told.append(shown(known, limit))
+        answers += archive.answers(read, args.top, pictures=bool(args.out))
     if not answers:
         raise ValueError(f"none of the {len(files)} pictures can be read")
-    about = {"gallery": str(args.gallery), "images": len(gallery)}
-    about |= {key: gallery.about[key] for key in ("model", "weights_sha256", "metric")}
-    about |= {"strangers": strangers is not None}
-    about |= {} if limit is None else {"accept": limit._asdict()}
-    if learned:
-        own = extractor.query_encoder.about
-        about["query_encoder"] = {key: own[key] for key in ("weights_sha256", "threshold")}
+    about = archive.about | {"gallery": str(args.gallery)}
     written = [path for out in args.out for path in write_answers(out, about, answers, several)]
-    told += notes(strangers, len(gallery))
+    told = []
+    for answer in answers:
+        name = f"{printable(answer.asked['file'])}, " if several else ""
+        told += [f"query: {name}{answer.told}", shown(answer.found, limit)]
+    told += notes(archive.strangers, len(gallery))
     if limit is not None:
         told.append(
             f"That score is of the test images of {limit.dataset}: {limit.tpr:.1f} % of the pairs of one identity and "
@@ -105,20 +93,11 @@ def query(args: argparse.Namespace) -> int:
     return 0
 
 
-def way(extractor: Extractor, file: Path, box: list[int] | None, prepared: Prepared) -> tuple[dict, str]:
-    """Return what is known of a query, as JSON holds it, and in words."""
-    from torchreid_xres.inference.extractor import native_rate
+def accepted(gallery: Gallery, args: argparse.Namespace) -> Acceptance:
+    """Return from which score on a hit is near enough, by the evaluation of the gallery's run."""
+    from torchreid_xres.inference.acceptance import acceptance
 
-    low, rate = extractor.is_low(prepared.size), native_rate(prepared.size, extractor.full_size)
-    asked_for = {"file": str(file), "box": box, "size": list(prepared.size), "rate": rate, "low": low}
-    kind = f"low resolution, {rate:.1f} times smaller than {{}}x{{}}" if low else "full resolution for {}x{}"
-    words = "{}x{}, {}".format(*prepared.size, kind.format(*extractor.full_size))
-    if extractor.query_encoder is not None:
-        magnification = extractor.size[0] / prepared.size[0]
-        encoder = "query" if bool(extractor.by_query_encoder([prepared])) else "gallery"
-        asked_for |= {"magnification": magnification, "encoder": encoder}
-        words += f"; enlarged {magnification:.1f} times, answered by the {encoder} encoder"
-    return asked_for, words
+    return acceptance(gallery, args.accept, args.run or "", args.dataset)
 
 
 def known_strangers(gallery: Gallery, extractor: Extractor) -> Strangers | None:
@@ -131,29 +110,6 @@ def known_strangers(gallery: Gallery, extractor: Extractor) -> Strangers | None:
     except (OSError, ValueError) as error:
         print(f"without expected strangers: {printable(error)}", file=sys.stderr)
         return None
-
-
-def judged(
-    gallery: Gallery,
-    extractor: Extractor,
-    hits: list[Hit],
-    prepared: Prepared,
-    strangers: Strangers | None,
-    limit: Acceptance | None,
-    pictures: bool,
-) -> list[Found]:
-    """Return hits with what is said of each, and where it is wanted its picture, if its file is still there."""
-    from torchreid_xres.report.answers import Found
-
-    magnification = extractor.size[0] / prepared.size[0]
-    found = []
-    for hit in hits:
-        img = extractor.image(hit.path) if pictures and hit.path.is_file() else None
-        expected = None
-        if strangers is not None:
-            expected = strangers.expected(gallery.distance(hit.score), magnification, len(gallery))
-        found.append(Found(hit, img, expected, None if limit is None else limit.accepts(hit)))
-    return found
 
 
 def query_encoder(gallery: Gallery) -> Path | None:

@@ -11,7 +11,8 @@ import torch
 
 from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.report.lists import RankedLists
-from torchreid_xres.report.queries import HEIGHT, changes, compared, listed, thumbnail
+from torchreid_xres.report.queries import changes, compared, listed
+from torchreid_xres.report.thumbnail import HEIGHT, thumbnail
 
 HOW = {"protocol": "market", "draws": 10, "seed": 0, "distance": "euclidean", "normalize": False, "rerank": False}
 

@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import PIL.Image
 
 from torchreid_xres.data.io import save_image
 from torchreid_xres.files import write_json, write_text
 from torchreid_xres.inference.gallery import Hit
 from torchreid_xres.inference.strangers import in_words
-from torchreid_xres.report.queries import thumbnail
 from torchreid_xres.report.sheet import Cell, contact_sheet
+from torchreid_xres.report.thumbnail import thumbnail
 from torchreid_xres.terminal import printable
 from torchreid_xres.version import __version__
 
@@ -154,6 +153,8 @@ def cell(value: Any) -> Any:
 
 def page(about: Mapping[str, Any], answers: Sequence[Answer]) -> str:
     """Return one HTML page that needs nothing else; whatever comes from names is escaped."""
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

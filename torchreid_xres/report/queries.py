@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import copy
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +21,8 @@ from torchreid_xres.jobs.extraction import engine_features, require_trained, tra
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view
 from torchreid_xres.report.lists import Place, RankedLists
+from torchreid_xres.report.thumbnail import thumbnail
 
-HEIGHT = 128  # pixels of a thumbnail
-WIDEST = 2  # times its height
-QUALITY = 80  # of its JPEG
 MOST = 10  # queries of each kind: with pictures of 128 x 128 that is a page of some 2.5 MB
 
 
@@ -117,23 +113,6 @@ class RunPictures:
         img = to_pil_image(found[0].cpu())
         height, width = item["size"].tolist()
         return img.resize((max(1, round(img.height * width / height)), img.height), PIL.Image.Resampling.BICUBIC)
-
-
-def thumbnail(img: PIL.Image.Image) -> str:
-    """Return a picture as a small JPEG in a data URI, without what its file told of it.
-
-    A small one is enlarged in squares, so that its pixels can be seen.
-
-    Args:
-        img: 8-bit RGB.
-    """
-    scale = min(HEIGHT / img.height, WIDEST * HEIGHT / img.width)
-    size = max(1, round(img.width * scale)), max(1, round(img.height * scale))
-    small = img.resize(size, PIL.Image.Resampling.NEAREST if scale >= 2 else PIL.Image.Resampling.BICUBIC)
-    small.info.clear()  # or Pillow writes a comment of the original file
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def run_queries(
