@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder of the data sets and weights")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--magnifications", type=float, nargs="+", default=[0, 4], help="of the queries; 0: as captured")
+    parser.add_argument("--magnifications", type=float, nargs="+", default=[0, 4], help="0: as captured")
     parser.add_argument("--work", type=Path, help="keep the galleries there, and go on with those of before")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="write the result to this JSON file")
