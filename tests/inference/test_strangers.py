@@ -116,6 +116,7 @@ def test_few_images_say_nothing(archive):
 
 def test_mates_up_to_their_share_change_nothing():
     rows = torch.special.ndtri((torch.arange(1000) + 0.5) / 1000)[None] * 0.1 + 0.5
+    rows = rows**3
     near = rows.clone()
     near[:, :45] = 0
     assert np.allclose(lower_half(rows), lower_half(near))

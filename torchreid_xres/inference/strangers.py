@@ -2,8 +2,9 @@
 
 Some of the archive's images, the probes, are degraded to several effective magnifications (the height of the network's
 input over their own) and compared with all others. The nearest share of these may show the probe's own identity; it is
-left out, and what strangers do there is read off the rest: the distances from that share to the median follow the lower
-half of a normal distribution, probe by probe, and the mean over the probes has the longer tail that archives have.
+left out, and what strangers do there is read off the rest, probe by probe. A distance is a sum of squares over many
+directions, so its cube root is nearly normal (Wilson and Hilferty 1931), which the distances from that share to the
+median tell; the mean over the probes has the longer tail that archives have.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Level:
 
     Attributes:
         magnification: of the probes.
-        centres: (P,) median distance of each probe's strangers.
-        spreads: (P,) standard deviation of their nearer half.
+        centres: (P,) of each probe's strangers, median of the cube root of their distances.
+        spreads: (P,) standard deviation of these in the nearer half.
     """
 
     magnification: float
@@ -55,7 +56,7 @@ class Level:
 
     def share(self, distance: float) -> float:
         """Return which share of all strangers, 0 to 1, is as near as a distance, mean over the probes."""
-        z = (distance - self.centres) / self.spreads
+        z = (np.cbrt(max(distance, 0.0)) - self.centres) / self.spreads
         return float(torch.special.ndtr(torch.from_numpy(z)).mean())
 
 
@@ -68,10 +69,10 @@ class Strangers:
         about: what it was measured with and on, as JSON holds it.
 
     Example:
-        A probe whose strangers are 0.5 away, give or take 0.1, in an archive of 1,000 images: at 0.3 are 23 of them.
+        A probe whose strangers are 0.512 away (0.8 cubed), half of 1,000 images nearer; at 0.216 are 23 of them.
 
-        >>> level = Level(2.0, np.array([0.5]), np.array([0.1]))
-        >>> round(Strangers([level], {"images": 1000}).expected(0.3, magnification=3.0), 1)
+        >>> level = Level(2.0, np.array([0.8]), np.array([0.1]))
+        >>> round(Strangers([level], {"images": 1000}).expected(0.216, magnification=3.0), 1)
         22.8
     """
 
@@ -214,7 +215,7 @@ def notes(strangers: Strangers | None, images: int) -> list[str]:
 
 
 def lower_half(distances: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return centre and spread of the normal distribution that the nearer half of strangers follows, row by row.
+    """Return centre and spread of the normal distribution of the cube roots of strangers' distances, row by row.
 
     Args:
         distances: (P, N) of probes to other images; up to the share ``MATES`` of each row may be mates, wherever they
@@ -225,11 +226,11 @@ def lower_half(distances: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
     Example:
         >>> rows = torch.special.ndtri((torch.arange(1000) + 0.5) / 1000)[None] * 0.1 + 0.5
-        >>> centre, spread = lower_half(rows)
-        >>> centre.round(3).tolist(), spread.round(3).tolist()
+        >>> centre, spread = lower_half(rows**3)
+        >>> centre.round(2).tolist(), spread.round(2).tolist()
         ([0.5], [0.1])
     """
-    at = np.quantile(distances.numpy(), SHARES, axis=1).astype(np.float64)
+    at = np.cbrt(np.quantile(distances.numpy(), SHARES, axis=1).astype(np.float64).clip(min=0))
     z = torch.special.ndtri(torch.tensor(SHARES, dtype=torch.float64)).numpy()[:, None]
     spread = ((z - z.mean()) * at).sum(0) / ((z - z.mean()) ** 2).sum()
     return at.mean(0) - spread * z.mean(), spread.clip(min=1e-6)
