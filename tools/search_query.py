@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from choices import PICTURES
+from choices import PICTURES, TABLES
 from program import ending
 
 if TYPE_CHECKING:
@@ -23,9 +23,8 @@ MANY_OTHERS = 0.2  # share of the gallery's images, above which it is worth whil
 
 def query_options(query: argparse.ArgumentParser) -> None:
     """Add what says where the hits go."""
-    endings = (".html", ".csv", ".json", *PICTURES)
     query.add_argument(
-        "--out", type=ending("hits", endings), action="append", default=[], metavar="FILE",
+        "--out", type=ending("hits", (*TABLES, *PICTURES)), action="append", default=[], metavar="FILE",
         help="hand over what was found, too: one page that prints (hits.html), a table (.csv), .json, or a contact "
         "sheet (.jpg, ...; of several pictures one each, numbered); may be given more than once",
     )  # fmt: skip
@@ -42,7 +41,7 @@ def query(args: argparse.Namespace) -> int:
     from torchreid_xres.files import require_other_file, require_place
     from torchreid_xres.inference import Gallery
     from torchreid_xres.inference.strangers import notes
-    from torchreid_xres.report.answers import TABLES, numbered, write_answers
+    from torchreid_xres.report.answers import numbered, write_answers
     from torchreid_xres.report.asking import Archive, Query
     from torchreid_xres.terminal import printable
 
