@@ -42,7 +42,7 @@ def test_as_many_are_counted_as_there_are(module, tmp_path):
         prepare=lambda img: SimpleNamespace(size=(img.height, img.width)),
     )  # fmt: skip
     split = module.Split([], [tmp_path / "a_2.png"], lambda name: name.split("_")[0])
-    strangers = Strangers([Level(1.0, np.cbrt([0.6]), np.array([1e-6]))], {"images": 4})
+    strangers = Strangers([Level(1.0, np.sqrt([0.6]), np.array([1e-6]))], {"images": 4})
     found = module.counted("set", split, gallery, extractor, strangers, 0)
     # Strangers are 0.6 and 0.9 away, the mate 0.1: at 0.6 and a bit one of three is as near, far beyond all are.
     assert [(row["expected"], row["counted"]) for row in found] == [(0.1, 1), (1.0, 1), (10.0, 3)]

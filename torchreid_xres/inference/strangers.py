@@ -3,8 +3,8 @@
 Some of the archive's images, the probes, are degraded to several effective magnifications (the height of the network's
 input over their own) and compared with all others. The nearest share of these may show the probe's own identity; it is
 left out, and what strangers do there is read off the rest, probe by probe. A distance is a sum of squares over many
-directions, so its cube root is nearly normal (Wilson and Hilferty 1931), which the distances from that share to the
-median tell; the mean over the probes has the longer tail that archives have.
+directions, so its root is nearly normal (Fisher), and the distances from that share to the median tell which normal
+distribution it is; the mean over the probes has the longer tail that archives have.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Level:
 
     Attributes:
         magnification: of the probes.
-        centres: (P,) of each probe's strangers, median of the cube root of their distances.
+        centres: (P,) of each probe's strangers, median of the root of their distances.
         spreads: (P,) standard deviation of these in the nearer half.
     """
 
@@ -56,7 +56,7 @@ class Level:
 
     def share(self, distance: float) -> float:
         """Return which share of all strangers, 0 to 1, is as near as a distance, mean over the probes."""
-        z = (np.cbrt(max(distance, 0.0)) - self.centres) / self.spreads
+        z = (math.sqrt(max(distance, 0.0)) - self.centres) / self.spreads
         return float(torch.special.ndtr(torch.from_numpy(z)).mean())
 
 
@@ -69,10 +69,10 @@ class Strangers:
         about: what it was measured with and on, as JSON holds it.
 
     Example:
-        A probe whose strangers are 0.512 away (0.8 cubed), half of 1,000 images nearer; at 0.216 are 23 of them.
+        A probe whose strangers are 0.64 away (0.8 squared), half of 1,000 images nearer; at 0.36 are 23 of them.
 
         >>> level = Level(2.0, np.array([0.8]), np.array([0.1]))
-        >>> round(Strangers([level], {"images": 1000}).expected(0.216, magnification=3.0), 1)
+        >>> round(Strangers([level], {"images": 1000}).expected(0.36, magnification=3.0), 1)
         22.8
     """
 
@@ -215,7 +215,7 @@ def notes(strangers: Strangers | None, images: int) -> list[str]:
 
 
 def lower_half(distances: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return centre and spread of the normal distribution of the cube roots of strangers' distances, row by row.
+    """Return centre and spread of the normal distribution of the roots of strangers' distances, row by row.
 
     Args:
         distances: (P, N) of probes to other images; up to the share ``MATES`` of each row may be mates, wherever they
@@ -226,11 +226,11 @@ def lower_half(distances: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
     Example:
         >>> rows = torch.special.ndtri((torch.arange(1000) + 0.5) / 1000)[None] * 0.1 + 0.5
-        >>> centre, spread = lower_half(rows**3)
+        >>> centre, spread = lower_half(rows**2)
         >>> centre.round(2).tolist(), spread.round(2).tolist()
         ([0.5], [0.1])
     """
-    at = np.cbrt(np.quantile(distances.numpy(), SHARES, axis=1).astype(np.float64).clip(min=0))
+    at = np.sqrt(np.quantile(distances.numpy(), SHARES, axis=1).astype(np.float64).clip(min=0))
     z = torch.special.ndtri(torch.tensor(SHARES, dtype=torch.float64)).numpy()[:, None]
     spread = ((z - z.mean()) * at).sum(0) / ((z - z.mean()) ** 2).sum()
     return at.mean(0) - spread * z.mean(), spread.clip(min=1e-6)
