@@ -60,18 +60,19 @@ class Archive:
             about["query_encoder"] = {key: encoder.about[key] for key in ("weights_sha256", "threshold")}
         return about
 
-    def answers(self, queries: Sequence[Query], top: int, pictures: bool = True) -> list[Answer]:
+    def answers(self, queries: Sequence[Query], top: int, pictures: bool = True, **search: Any) -> list[Answer]:
         """Return what is found for queries, all in one batch.
 
         Args:
             queries: any number.
             top: hits of each, at most.
             pictures: read those of the hits, and restore the queries, to be shown.
+            **search: what else :meth:`Gallery.search` takes.
         """
         if not queries:
             return []
         read = [self.extractor.prepare(query.picture) for query in queries]
-        found = self.gallery.search(self.extractor.describe(read), top)
+        found = self.gallery.search(self.extractor.describe(read), top, **search)
         return [self._answer(*one, pictures) for one in zip(queries, read, found, strict=True)]
 
     def _answer(self, query: Query, prepared: Prepared, hits: Sequence[Hit], pictures: bool) -> Answer:
