@@ -4,6 +4,7 @@ AGAINST = ("rate", "magnification")
 BOUNDS = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.98}
 DATA_ROOT = "reid-data"
 FIGURES = (".png", ".svg", ".pdf")
+GROUPS = ("identity", "track", "camera")
 FORMATS = ("png", "jpg")
 INPUTS = ("uint8", "float32")
 KINDS = ("models", "front-ends", "data-sets", "losses", "configs", "mends")

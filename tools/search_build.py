@@ -1,43 +1,103 @@
-"""``xres search build``: a gallery of a folder of images."""
+"""``xres search build``: a gallery of a folder of images, or of boxes in them."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
-SHOWN = 10  # unusable files that are named one by one
+if TYPE_CHECKING:
+    from torchreid_xres.inference import Extractor, Gallery
+
+SHOWN = 10  # unusable files, and boxes, that are named one by one
 
 
 def build(args: argparse.Namespace) -> int:
     from torchreid_xres.devices.memory import keep_freed_memory
-    from torchreid_xres.inference import Extractor, Gallery
+    from torchreid_xres.inference import Gallery
     from torchreid_xres.inference.strangers import is_measured, measure
     from torchreid_xres.jobs.command import tell_of_others
-    from torchreid_xres.terminal import printable
 
-    how = {"device": args.device, "precision": args.precision, "batch_size": args.batch, "full_size": args.full_size}
-    if args.model:
-        extractor = Extractor.of_host(args.model, args.run, tuple(args.size or (256, 128)), **how)
-    else:
-        extractor = Extractor(args.run, config=args.config_file, **how)
-    gallery = Gallery(args.gallery, extractor)
+    gallery = Gallery(args.gallery, extractor_of(args))
+    tell_if_drawn(gallery.extractor)
     keep_freed_memory()
-    done = gallery.update(args.images)
-    for name, fault in list(done.faults.items())[:SHOWN]:
-        print(f"left out: {printable(name)}: {printable(fault)}", file=sys.stderr)
-    if len(done.faults) > SHOWN:
-        print(f"left out: {len(done.faults) - SHOWN} more", file=sys.stderr)
+    start = time.perf_counter()
+    done = gallery.update(args.images, args.boxes or "", rate=args.rate, names=args.names)
+    seconds = time.perf_counter() - start
+    left_out("left out", done.faults)
+    left_out(f"left out of {args.boxes}", done.listed)
     tell_of_others(done.tree)
     if not len(gallery):
         name, fault = next(iter({**gallery.faults, **done.faults}.items()))
         raise ValueError(f"none of the images in {args.images} can be used; the first is {name}: {fault}")
+    new = done.added + done.changed
     print(
-        f"{args.gallery}: {len(gallery)} images by {gallery.about['model']}; {done.added} new, {done.changed} changed, "
+        f"{args.gallery}: {held(gallery)} by {gallery.about['model']}; {done.added} new, {done.changed} changed, "
         f"{done.removed} gone, {len(gallery.faults.keys() | done.faults.keys())} that cannot be used"
         + f", {done.unseen} kept that could not be looked for" * bool(done.unseen)
+        + f", {len(done.listed)} boxes that cannot be used" * bool(done.listed)
+        + f", {done.thinned} boxes in frames between those taken" * bool(done.thinned)
+        + f"; {new / seconds:.0f} images/s" * bool(new)
     )
-    if done.added or done.changed or done.removed or not is_measured(gallery, extractor):
-        measure(gallery, extractor)
+    if done.added or done.changed or done.removed or not is_measured(gallery, gallery.extractor):
+        measure(gallery, gallery.extractor)
     print(f"next: xres search query PICTURE --gallery {shlex.quote(str(args.gallery))}")
     return 0
+
+
+def extractor_of(args: argparse.Namespace) -> Extractor:
+    """Return the network that is asked for; where none is, the gallery's own, or the usual one for a new gallery."""
+    from torchreid_xres.inference import Extractor, Gallery
+    from torchreid_xres.inference.published import DEFAULT, fetch_network, is_published
+
+    how: dict[str, Any] = {"device": args.device, "precision": args.precision, "batch_size": args.batch}
+    if args.run is not None:
+        how |= {"full_size": args.full_size}
+        if args.model:
+            return Extractor.of_host(args.model, args.run, tuple(args.size or (256, 128)), **how)
+        return Extractor(args.run, config=args.config_file, **how)
+    try:
+        held = None if args.model else Gallery(args.gallery)
+    except FileNotFoundError:
+        held = None
+    if held is None:
+        network, weights = fetch_network(args.model or DEFAULT, args.weights)
+        return Extractor.of_host(network, weights, tuple(args.size or (256, 128)), full_size=args.full_size, **how)
+    if args.size or args.full_size:
+        raise ValueError(f"the gallery in {args.gallery} has its sizes already; others are for another gallery")
+    if not held.weights.exists() and is_published(held.weights):
+        fetch_network(held.weights.stem, held.weights.parent)
+    return held.make_extractor(**how)
+
+
+def held(gallery: Gallery) -> str:
+    """Return what a gallery holds, in words."""
+    kinds = Counter("tracks" if row.track else "boxes" if row.box else "images" for row in gallery.rows)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def tell_if_drawn(extractor: Extractor) -> None:
+    """Say in a line on standard error of a network that has never seen a photograph that it has not."""
+    from torchreid_xres.inference.checks import drawn_sources
+
+    drawn = drawn_sources(extractor)
+    if drawn:
+        from torchreid_xres.inference.published import DEFAULT
+
+        print(
+            f"{extractor.about['model']} has learned from drawn images alone ({', '.join(drawn)}): expect little of it "
+            f"on photographs, for which there is --model {DEFAULT}", file=sys.stderr,
+        )  # fmt: skip
+
+
+def left_out(what: str, faults: dict[str, str]) -> None:
+    """Name the first of what is left out in a line each on standard error, and count the others."""
+    from torchreid_xres.terminal import printable
+
+    for name, fault in list(faults.items())[:SHOWN]:
+        print(f"{printable(what)}: {printable(name)}: {printable(fault)}", file=sys.stderr)
+    if len(faults) > SHOWN:
+        print(f"{printable(what)}: {len(faults) - SHOWN} more", file=sys.stderr)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from choices import PICTURES, TABLES
 from program import ending
+from search_build import tell_if_drawn
 
 if TYPE_CHECKING:
     import PIL.Image
 
-    from torchreid_xres.inference import Extractor, Gallery
+    from torchreid_xres.inference import Extractor, Gallery, Hit
     from torchreid_xres.inference.acceptance import Acceptance
     from torchreid_xres.inference.strangers import Strangers
     from torchreid_xres.report.answers import Found
@@ -40,6 +41,8 @@ class _Replaced(argparse.Action):
 def query(args: argparse.Namespace) -> int:
     from torchreid_xres.files import require_other_file, require_place
     from torchreid_xres.inference import Gallery
+    from torchreid_xres.inference.checks import Checks
+    from torchreid_xres.inference.filters import Filters, groups
     from torchreid_xres.inference.strangers import notes
     from torchreid_xres.report.answers import numbered, write_answers
     from torchreid_xres.report.asking import Archive, Query
@@ -57,9 +60,14 @@ def query(args: argparse.Namespace) -> int:
         for path in [numbered(out, n, several) for n in range(1, several + 1)] if several and drawn else [out]:
             require_other_file(path, [*(args.images if drawn else files), gallery.images, args.gallery], "--out")
         require_place(out)
+    among, by = Filters(args.camera, args.not_camera, args.after, args.before).among(gallery)
+    grouped = groups(gallery, args.group) if args.group else None
+    by += [f"{args.group} by {grouped.source}"] if grouped else []
     learned = None if args.no_adapt else query_encoder(gallery)
     how = {"device": args.device, "precision": args.precision, "query_encoder": learned}
     extractor = gallery.make_extractor(args.run or "", **how)
+    tell_if_drawn(extractor)
+    checks = Checks(gallery, extractor)
     archive = Archive(gallery, extractor, known_strangers(gallery, extractor), limit)
     answers = []
     for start in range(0, len(files), extractor.batch_size):
@@ -71,12 +79,17 @@ def query(args: argparse.Namespace) -> int:
                 if not several:
                     raise
                 print(f"left out: {printable(error)}", file=sys.stderr)
-        answers += archive.answers(read, args.top, pictures=bool(args.out))
+        for one in read:
+            for line in checks.told(Path(one.name), extractor.prepare(one.picture), args.box):
+                print(f"note: {f'{printable(one.name)}, ' * bool(several)}{line}", file=sys.stderr)
+        answers += archive.answers(read, args.top, bool(args.out), among, grouped and grouped.values)
     if not answers:
         raise ValueError(f"none of the {len(files)} pictures can be read")
     about = archive.about | {"gallery": str(args.gallery)}
+    searched = len(gallery) if among is None else int(among.sum())
+    about |= {"searched": searched, "by": by} if by else {}
     written = [path for out in args.out for path in write_answers(out, about, answers, several)]
-    told = []
+    told = [f"searched: {searched} of {len(gallery)} images; {', '.join(by)}"] if by else []
     for answer in answers:
         name = f"{printable(answer.asked['file'])}, " if several else ""
         told += [f"query: {name}{answer.told}", shown(answer.found, limit)]
@@ -158,13 +171,22 @@ def shown(found: list[Found], limit: Acceptance | None) -> str:
     from torchreid_xres.inference.strangers import in_words
     from torchreid_xres.text import text_table
 
-    rows = [{"rank": one.hit.rank, "score": f"{one.hit.score:.4f}", "file": one.hit.name} for one in found]
-    for row, one in zip(rows, found, strict=True):
+    more = [name for name in ("camera", "time") if any(getattr(one.hit, name) for one in found)]
+    rows = []
+    for one in found:
+        row = {"rank": one.hit.rank, "score": f"{one.hit.score:.4f}"}
+        row |= {name: getattr(one.hit, name) for name in more} | {"file": called(one.hit)}
         if one.strangers is not None:
             row["strangers"] = in_words(one.strangers)
         if one.accepted is not None:
             row["accepted"] = "yes" if one.accepted else "no"
+        rows.append(row)
     text = text_table(rows)
     if limit is not None:
         text += f"\naccepted: {sum(one.accepted for one in found)} of {len(found)}, from score {limit.score:.4f} on"
     return text
+
+
+def called(hit: Hit) -> str:
+    """Return the name of a hit; of a track with the frame that shows it best."""
+    return f"{hit.name} ({hit.frame}#{','.join(map(str, hit.box))})" if hit.track and hit.box else hit.name

@@ -52,8 +52,14 @@ def test_features_are_the_extractors_and_come_back(built, images, extractor):
 
 def test_only_what_changed_is_read(built, images, monkeypatch):
     read = []
-    prepare = Extractor.prepare
-    monkeypatch.setattr(Extractor, "prepare", lambda self, path: read.append(path.name) or prepare(self, path))
+    image = Extractor.image
+
+    def seen(self, picture):
+        if isinstance(picture, os.PathLike):
+            read.append(picture.name)
+        return image(self, picture)
+
+    monkeypatch.setattr(Extractor, "image", seen)
     assert counts(built.update(images)) == (0, 0, 0, 18) and read == []
 
     first, second, third, *_ = sorted(images.rglob("*.png"))
@@ -284,8 +290,7 @@ def test_damaged_files_are_named(built):
 
 
 def test_a_gallery_in_use_is_said(built, images, monkeypatch):
-    connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, timeout=0.05, **kwargs))
+    monkeypatch.setattr("torchreid_xres.inference.storage._PATIENCE", 0.05)
     with sqlite3.connect(built.folder / DATABASE) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(OSError, match=r"gallery\.sqlite: database is locked"):

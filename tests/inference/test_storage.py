@@ -12,7 +12,7 @@ import pytest
 import torch
 from yacs.config import CfgNode
 
-from torchreid_xres.inference import Gallery
+from torchreid_xres.inference import Gallery, storage
 from torchreid_xres.inference.gallery import CONFIG, DATABASE
 from torchreid_xres.inference.storage import Row, Storage
 
@@ -55,7 +55,7 @@ def old(tmp_path):
     sql(path, *OLD)
     with closing(sqlite3.connect(path)) as database, database:
         database.executemany("INSERT INTO facts VALUES (?, ?)", [*FACTS.items(), ("format", 1)])
-        database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", ROWS)
+        database.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", [row[:7] for row in ROWS])
     return path
 
 
@@ -175,10 +175,29 @@ def test_a_file_of_before_opens_and_gets_checksums_at_its_next_change(old, path)
     assert found(old) == found(path) and Storage(old).facts()["format"] == "1"
     with Storage(old).changing():
         pass
-    assert Storage(old).facts()["format"] == "2" and Storage(old).rows() == ROWS
+    assert Storage(old).facts()["format"] == "3" and Storage(old).rows() == ROWS
     feature = bytes([ROWS[7].feature[0] ^ 1]) + ROWS[7].feature[1:]
     sql(old, "UPDATE images SET feature = ? WHERE name = ?", values=(feature, ROWS[7].name))
     refused(old, "1 of 60 images are not as they were written")
+
+
+def test_a_file_that_knew_less_of_its_images_opens(path):
+    """Format 2 had no columns behind the checksum."""
+    for column in ("frame", "box", "time", "taken", "camera", "track", "identity", "sharpness"):
+        sql(path, f"ALTER TABLE images DROP COLUMN {column}")
+    facts = Storage(path)
+    with closing(sqlite3.connect(path)) as database, database:
+        held = dict(database.execute("SELECT name, value FROM facts")) | {"format": "2"}
+        held.pop("checksum")
+        held["checksum"] = storage._facts_checksum(held)
+        database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", held.items())
+    assert facts.rows() == ROWS and facts.facts()["format"] == "2"
+    known = ROWS[0]._replace(frame="a.jpg", box="1,2,3,4", time="1.5", track="7", sharpness=0.1)
+    with facts.changing() as changes:
+        changes.make([known])
+    assert facts.facts()["format"] == "3" and facts.rows() == [known, *ROWS[1:]]
+    sql(path, f"UPDATE images SET box = '1,2,3,5' WHERE name = '{known.name}'")
+    refused(path, "1 of 60 images are not as they were written")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +283,10 @@ def extractor():
     return SimpleNamespace(
         query_encoder=None,
         about=ABOUT, weights=Path("/run/last.pth.tar"), batch_size=7, cfg=CfgNode({"a": 1}),
-        prepare=lambda path: SimpleNamespace(size=(64, 32), name=f"{path.parent.name}/{path.name}"),
+        image=lambda path: path,
+        prepare=lambda path: SimpleNamespace(
+            size=(64, 32), name=f"{path.parent.name}/{path.name}", pixels=torch.zeros(3, 4, 4)
+        ),
         describe=lambda read: torch.stack([features[one.name] for one in read]),
     )  # fmt: skip
 

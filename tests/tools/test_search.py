@@ -8,10 +8,11 @@ import sys
 import PIL.Image
 import pytest
 from adapted import with_threshold
+from archive import box_of, street
 from tiny_jobs import untrained_run
 
 from torchreid_xres import checkpoint
-from torchreid_xres.config import load_config
+from torchreid_xres.config import config_text, load_config
 from torchreid_xres.data.io import read_image
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.inference import Gallery
@@ -180,8 +181,8 @@ def test_a_box_of_a_scene(run_tool, run_folder, images, tmp_path):
     query = ("query", tmp_path / "scene.png", "--gallery", place)
     status, out, _ = run_tool(*query, "--box", 120, 70, 32, 64)
     assert status == 0 and "009/009_c2_0.png" in out.splitlines()[3] and "query: 64x32" in out
-    status, out, _ = run_tool(*query, "--box", 290, -10, 20, 30)  # cut at the picture's edges
-    assert status == 0 and "query: 20x10" in out
+    status, out, err = run_tool(*query, "--box", 290, -10, 20, 30)
+    assert status == 2 and "reaches out of the picture" in err and "inside of it is 290 0 10 20" in err and not out
     status, _, err = run_tool(*query, "--box", 300, 70, 32, 64)
     assert status == 2 and "lies outside of the picture, which is 300 wide and 200 high" in err
 
@@ -196,6 +197,75 @@ def test_a_checkpoint_of_torchreid(run_tool, images, tmp_path):
     status, out, _ = run_tool("query", images / "008" / "008_c2_0.png", "--gallery", place)
     assert status == 0 and "008/008_c2_0.png" in out.splitlines()[3] and "full resolution for 64x32" in out
     assert run_tool("build", weights, images, "--gallery", place, "--size", 32, 16)[0] == 2
+
+
+def test_two_commands_with_weights_by_their_name(run_tool, images, tmp_path, monkeypatch):
+    place, weights = tmp_path / "gallery", tmp_path / "weights" / "osnet_x0_25_msmt17.pth"
+    picture = images / "008" / "008_c2_0.png"
+    weights.parent.mkdir()
+    checkpoint.save_atomic(build_model("osnet_x0_25", 5, pretrained=False).state_dict(), weights)
+    asked = []
+
+    def fetched(name, folder=""):
+        asked.append((name, str(folder)))
+        return "osnet_x0_25", weights
+
+    monkeypatch.setattr("torchreid_xres.inference.published.fetch_network", fetched)
+    how = ("--gallery", place, "--size", 32, 16, "--weights", weights.parent)
+    status, out, err = run_tool("build", images, *how, "--model", "osnet_x0_25_msmt17")
+    assert status == 0 and "18 images by osnet_x0_25; 18 new" in out and not err
+    assert asked == [("osnet_x0_25_msmt17", str(weights.parent))]
+    status, out, _ = run_tool("query", picture, "--gallery", place, "--camera", 2, "--group", "identity")
+    assert status == 0 and "008/008_c2_0.png" in out
+    assert "searched: 18 of 18 images; camera by the name, identity by the name" in out
+    status, out, _ = run_tool("build", images, "--gallery", place)  # the gallery knows its model
+    assert status == 0 and "0 new, 0 changed" in out and len(asked) == 1
+    assert run_tool("build", images, *how)[0] == 2  # and its size
+    weights.rename(tmp_path / "gone.pth")
+    status, _, err = run_tool("query", picture, "--gallery", place)
+    assert status == 2 and "say where it is now (--run), or build the gallery again with it" in err
+    run_tool("build", images, "--gallery", place)
+    assert asked[1:] == [("osnet_x0_25_msmt17", str(weights.parent))]
+    run_tool("build", images, "--gallery", tmp_path / "other")
+    assert asked[2:] == [("osnet_x0_25_msmt17", "")]
+    assert run_tool("build", images, "--gallery", place, "--config-file", "a.yaml")[0] == 2
+
+
+def test_boxes_of_frames(run_tool, run_folder, tmp_path):
+    frames, place, found = street(tmp_path / "frames"), tmp_path / "gallery", tmp_path / "found.json"
+    boxes = tmp_path / "det.csv"
+    lines = [f"00000{n}.png,{','.join(map(str, box_of(p, n)))},{p},{n}.5,{p}" for n in range(1, 6) for p in (1, 2)]
+    header = "path,left,top,width,height,camera,time,identity"
+    boxes.write_text("\n".join([header, *lines, "9.png,1,1,5,5,,,", "000001.png,1,1,500,5,,,"]))
+    status, out, err = run_tool("build", run_folder, frames, "--boxes", boxes, "--gallery", place)
+    assert status == 0 and "10 boxes by sr_reid (vdsr); 10 new" in out and "1 boxes that cannot be used" in out
+    assert f"left out of {boxes}: line 12: there is no frame 9.png" in err
+    assert "left out: 000001.png#1,1,500,5: the box 1 1 500 5 (x, y, width, height) reaches out" in err
+    x, y, w, h = box_of(2, 4)
+    query = ("query", frames / "000004.png", "--box", x, y, w, h, "--gallery", place, "--out", found)
+    status, out, _ = run_tool(*query, "--out", tmp_path / "sheet.png")
+    hit = json.loads(found.read_text())["hits"][0]
+    assert status == 0 and hit["frame"] == "000004.png" and hit["box"] == [x, y, w, h] and hit["score"] > 0.999
+    assert (hit["camera"], hit["time"], hit["identity"], hit["file"]) == ("2", "4.5", "2", str(frames / "000004.png"))
+    assert [part.strip() for part in out.splitlines()[3].split("|")[3:6]] == ["2", "4.5", f"000004.png#{x},{y},{w},{h}"]
+    status, out, _ = run_tool(*query, "--not-camera", 1, "--after", 2, "--before", 3.5)
+    record = json.loads(found.read_text())
+    assert status == 0 and {hit["time"] for hit in record["hits"]} == {"2.5", "3.5"} and record["searched"] == 2
+    status, _, err = run_tool(*query, "--after", "2024-01-01")
+    assert status == 2 and "times of images here are seconds" in err
+    status, _, err = run_tool("query", frames / "000004.png", "--gallery", place)
+    assert status == 0 and "note: it looks like a whole scene (240x160" in err
+
+
+def test_a_network_of_drawn_images_says_so(run_tool, run_folder, images, tmp_path):
+    drawn = shutil.copytree(run_folder, tmp_path / "run")
+    config = drawn / "config.yaml"
+    cfg = load_config(config, ["data.sources", ["synth_person"]])
+    config.write_text(config_text(cfg))
+    place, told = tmp_path / "gallery", "has learned from drawn images alone (synth_person): expect little of it"
+    for argv in (("build", drawn, images), ("query", images / "008" / "008_c2_0.png")):
+        status, _, err = run_tool(*argv, "--gallery", place)
+        assert status == 0 and told in err, argv
 
 
 def test_it_says_what_is_wrong_and_leaves_nothing(run_tool, run_folder, images, tmp_path):

@@ -50,7 +50,10 @@ class Pictures(SimpleNamespace):
     def distance(self, score):
         return 1 - score
 
-    def search(self, queries, top=10):
+    def picture(self, of, image):
+        return image(of.path)
+
+    def search(self, queries, top=10, among=None, groups=None):
         found = []
         for row in queries @ self.features.T:
             order = row.argsort(descending=True)[:top].tolist()

@@ -14,7 +14,6 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from torchreid_xres.data.degrade import check_kernel, check_rate, degrade_tensor, log_uniform, low_size, resize_tensor
 
@@ -93,6 +92,8 @@ class Camera:
         return self._enlarged(self._small(image, low_size(*size, rate), kernel), image)
 
     def _view(self, image: Tensor, size: tuple[int, int], draw: Sequence[float]) -> tuple[Tensor, tuple[int, int]]:
+        from torchvision.transforms.v2.functional import gaussian_blur  # takes a second to import
+
         low, where, which, blurred, noisy, compressed, noise, quality = draw
         if low >= self.share:
             return image, size
@@ -101,7 +102,7 @@ class Camera:
         small = self._small(image, size, self.kernels[int(which * len(self.kernels))])
         # What is left of a draw below its share is uniform again.
         if blurred < self.blur and min(small.shape[-2:]) > 1:
-            small = F.gaussian_blur(small, kernel_size=[3, 3], sigma=[_between(BLUR, blurred / self.blur)] * 2)
+            small = gaussian_blur(small, kernel_size=[3, 3], sigma=[_between(BLUR, blurred / self.blur)] * 2)
         if noisy < self.noise:
             small = small + _between(NOISE, noise) * torch.randn(small.shape).to(small)
         small = small.clamp(0, 1)

@@ -79,6 +79,7 @@ class Offer:
         use: where the file goes in a configuration; empty for an archive.
         sha256: checksum, or the first digits of it, where known.
         folder: folder below the root of the sets that the archive becomes; empty for weights.
+        network: of torchreid, trained for re-ID, that the weights are of; empty for all else.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Offer:
     use: str = ""
     sha256: str = ""
     folder: str = ""
+    network: str = ""
 
 
 def catalogue() -> dict[str, Offer]:
@@ -146,7 +148,7 @@ def _reid_trunks() -> list[Offer]:
         Offer(
             name, DRIVE + number, f"{name}.pth", f"{network} of torchreid, re-ID on {training}",
             "MIT (torchreid); the training set is for research only",
-            "model.reid_weights", _SHA256.get(name, ""),
+            "model.reid_weights", _SHA256.get(name, ""), network=network,
         )
         for name, number in _ZOO.items()
         for network, training in [re.fullmatch(r"(.+?)_(market1501|msmt17(?:_all)?)", name).groups()]

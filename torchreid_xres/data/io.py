@@ -122,7 +122,7 @@ def _size(path: str, size: int, mtime: int) -> tuple[int, int]:
             notes = Path(path).read_bytes()
             turned = any(note in notes for note in _PNG_NOTES)
         else:
-            turned = _orientation(img) in _SIDEWAYS
+            turned = orientation(img) in _SIDEWAYS
         if not turned:
             return img.height, img.width
     upright = read_image(path)
@@ -201,11 +201,11 @@ def _eight_bits(img: PIL.Image.Image, bits: int, name: str) -> PIL.Image.Image:
 
 def _upright(img: PIL.Image.Image) -> PIL.Image.Image:
     img.load()  # a PNG's EXIF may come behind its pixels; a TIFF turns itself
-    turn = _TURNS.get(_orientation(img))
+    turn = _TURNS.get(orientation(img))
     return img if turn is None else img.transpose(turn)
 
 
-def _orientation(img: PIL.Image.Image) -> Any:
+def orientation(img: PIL.Image.Image) -> Any:
     """Return the EXIF orientation; 1, as stored, where EXIF is damaged: viewers show such a picture, too."""
     try:
         return img.getexif().get(_ORIENTATION, 1)

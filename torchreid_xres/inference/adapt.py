@@ -107,7 +107,7 @@ def plan(gallery: Gallery, extractor: Extractor, steps: int | None = None, query
     if steps is not None and steps < 1:
         raise ValueError(f"steps is {steps}; at least 1 is taken")
     sizes = dict(zip(gallery.names, gallery.sizes, strict=True))
-    there = [name for name in sizes if (gallery.images / name).is_file()]
+    there = [row.name for row in gallery.rows if gallery.file(row).is_file()]
     if not there:
         raise ValueError(f"of the gallery's {len(sizes)} images none is in {gallery.images}: build it where they are")
     sharp = [name for name in there if not extractor.is_low(sizes[name])]
@@ -256,7 +256,8 @@ class _Adaptation:
 
         The network sees no more of an image than its own input holds, so a larger one counts as one of that size.
         """
-        read = [self.extractor.prepare(self.gallery.images / name) for name in names]
+        rows = [self.gallery.rows[self.place[name]] for name in names]
+        read = [self.extractor.prepare(self.gallery.picture(row, self.extractor.image)) for row in rows]
         sizes = [[min(own, most) for own, most in zip(one.size, self.extractor.size, strict=True)] for one in read]
         return torch.stack([one.pixels for one in read]), torch.tensor(sizes)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from torchreid_xres.data.walk import FoundImages, walk_images
+from torchreid_xres.data.walk import OTHER, FoundImages, walk_images
+from torchreid_xres.inference.frames import is_video
 
 
 class ImageFile(NamedTuple):
@@ -16,12 +17,13 @@ class ImageFile(NamedTuple):
     mtime_ns: int
 
 
-def image_files(images: Path, without: Path) -> tuple[dict[str, ImageFile], FoundImages]:
+def image_files(images: Path, without: Path, videos: bool = False) -> tuple[dict[str, ImageFile], FoundImages]:
     """Find the images in and below a folder, see :func:`~torchreid_xres.data.walk.walk_images`, and their dates.
 
     Args:
         images: the folder, absolute.
         without: a folder that is not looked into, such as the gallery's own.
+        videos: take video files, too.
 
     Returns:
         Path below the folder, with forward slashes, to the file; and what else is there.
@@ -39,7 +41,14 @@ def image_files(images: Path, without: Path) -> tuple[dict[str, ImageFile], Foun
         >>> files["a.jpg"].bytes, found.left_out
         (0, {'other files': ['notes.txt']})
     """
-    found = walk_images(images, without=without).needed()
+    found = walk_images(images, without=without)
+    if videos:
+        others = found.left_out.pop(OTHER, [])
+        found.images |= {name: images / name for name in others if is_video(name)}
+        for name in others:
+            if not is_video(name):
+                found.leave_out(OTHER, name)
+    found.needed()
     files = {}
     for name, path in found.images.items():
         try:

@@ -1,4 +1,4 @@
-"""A folder of images as a gallery: their features kept in one file, brought up to date by what changed, searched.
+"""Images, boxes or tracks as a gallery: their features kept in one file, brought up to date by what changed, searched.
 
 Every batch of features is one change of the file. So a build that is stopped, at whatever moment, has lost no more than
 the batch it was at, and the next one goes on behind it. What is damaged in the file is told, not searched.
@@ -10,27 +10,29 @@ import importlib.util
 import json
 import logging
 import zlib
-from collections.abc import Container, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 
 from torchreid_xres.config import config_text
-from torchreid_xres.data.walk import FoundImages
 from torchreid_xres.files import require_regular, write_text
-from torchreid_xres.inference.extractor import Extractor, Prepared
-from torchreid_xres.inference.folder import ImageFile, image_files
-from torchreid_xres.inference.storage import Changes, Row, Storage
+from torchreid_xres.inference.boxes import read_boxes
+from torchreid_xres.inference.building import Update, add_entries
+from torchreid_xres.inference.entries import Corners, Entries, corners_of, find_entries
+from torchreid_xres.inference.extractor import Extractor
+from torchreid_xres.inference.filters import require_names
+from torchreid_xres.inference.frames import frame_file, read_frame
+from torchreid_xres.inference.pictures import as_image, cropped
+from torchreid_xres.inference.storage import Row, Storage
 from torchreid_xres.jobs.lock import sole_use
 from torchreid_xres.metrics.distance import distance_tiles
 from torchreid_xres.metrics.search import GalleryIndex
-from torchreid_xres.terminal import progress
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +47,13 @@ class Hit(NamedTuple):
     Attributes:
         rank: from 1.
         score: cosine similarity, at most 1; or minus the squared distance, if the run was evaluated by Euclidean ones.
-        name: path below the folder of images.
-        path: the file.
-        size: its height and width.
+        name: path below the folder of images; of a box also its place, of a track its number.
+        path: the file, of a box that of its frame.
+        size: height and width of the image, or the box.
+        frame: name of the frame that a box is in, of a track the one that shows it best; empty for an image.
+        box: left, top, width and height in it; None for the whole.
+        time: as a list of boxes or EXIF has it, empty if neither does.
+        camera, track, identity: as a list of boxes has them, empty if it does not.
     """
 
     rank: int
@@ -55,33 +61,16 @@ class Hit(NamedTuple):
     name: str
     path: Path
     size: tuple[int, int]
-
-
-@dataclass
-class Update:
-    """What a build did.
-
-    Attributes:
-        added: images that are new.
-        changed: images that were read again because the file changed.
-        removed: images whose file is gone.
-        kept: images, and files known to be unusable, that were left as they are.
-        unseen: images that stay although nobody could look whether they are still there.
-        faults: why files among the new and changed ones cannot be used, by name.
-        tree: what else is in the folder: what was left out, and what could not be looked at.
-    """
-
-    added: int = 0
-    changed: int = 0
-    removed: int = 0
-    kept: int = 0
-    unseen: int = 0
-    faults: dict[str, str] = field(default_factory=dict)
-    tree: FoundImages | None = None
+    frame: str = ""
+    box: Corners | None = None
+    time: str = ""
+    camera: str = ""
+    track: str = ""
+    identity: str = ""
 
 
 class Gallery:
-    """The features of a folder of images by one model.
+    """The features of the images in a folder, or of boxes or tracks in them, by one model.
 
     Args:
         folder: where the gallery is kept: ``gallery.sqlite`` and the model's ``config.yaml``. With an extractor it is
@@ -109,7 +98,7 @@ class Gallery:
         self._storage = Storage(self.folder / DATABASE)
         self.about: dict[str, Any]
         self.images: Path | None
-        facts = self._storage.facts()
+        self.facts = facts = self._storage.facts()
         if not facts:
             if extractor is None:
                 told = f"there is no gallery in {self.folder} (no {DATABASE}, or nothing in it)"
@@ -178,7 +167,13 @@ class Gallery:
             where = f"the {CONFIG} in {self.folder}"
             raise ValueError(f"{where} is not what the gallery was built with: build it again, which writes it anew")
         of = {"config": self.folder / CONFIG, "full_size": self.about["full_size"]}
-        extractor = Extractor(self.checkpoint(weights), **of, **kwargs)
+        path = self.checkpoint(weights)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"there is no run or checkpoint at {path}, with which the gallery in {self.folder} was made "
+                f"({self.about['model']}); say where it is now (--run), or build the gallery again with it"
+            )
+        extractor = Extractor(path, **of, **kwargs)
         self._refuse_another(extractor)
         return extractor
 
@@ -193,7 +188,9 @@ class Gallery:
 
     # -- building --------------------------------------------------------------------------------------------
 
-    def update(self, images: str | Path) -> Update:
+    def update(
+        self, images: str | Path, boxes: str | Path = "", *, rate: float = 0, names: str | None = None
+    ) -> Update:
         """Bring the gallery to what is in and below a folder now: new and changed files in, vanished ones out.
 
         Files that cannot be used are left out, with their reason, and tried again when they change. What could not be
@@ -201,32 +198,52 @@ class Gallery:
         nowhere now, and files that cannot be opened. On a terminal a bar shows the progress.
 
         Args:
-            images: the folder. It may have moved since the last time; what counts is a file's path below it.
+            images: the folder, or a video's file. It may have moved since the last time; what counts is a file's path
+                below it.
+            boxes: list of boxes, see :func:`~torchreid_xres.inference.boxes.read_boxes`: these are taken in place of
+                whole images. Boxes with a track become one entry, the mean of its clearest crops.
+            rate: frames of each second of a video that are taken; 0: all that boxes are in, without boxes one.
+            names: regular expression whose groups ``camera`` and ``identity`` are found in names; None: as before.
 
         Raises:
-            FileNotFoundError: if there is no such folder, or no image in it.
-            ValueError: if none of the gallery's images is in a folder other than the last.
+            FileNotFoundError: if there is no such folder or list, or no image in it.
+            ValueError: if none of the gallery's images is in a folder other than the last, the gallery is of boxes and
+                there is no list now or the other way round, the list has no box that can be used, or ``names`` is no
+                such expression.
             OSError: if another build of this gallery is at work, or nothing can be written.
         """
         if self.extractor is None:
             raise ValueError("a gallery is updated by the extractor that it was made with; give it one")
         if self.extractor.query_encoder is not None:
             raise ValueError("a gallery is updated by an extractor without a query encoder, which is for queries alone")
+        if names:
+            require_names(names)
         images = Path(images).expanduser().absolute()
-        found, tree = image_files(images, without=self.folder)
+        listed = read_boxes(boxes) if boxes else None
+        entries = find_entries(images, self.folder, listed, rate)
+        kept = {"boxes": "" if listed is None else str(listed.file)} | ({} if names is None else {"names": names})
         with sole_use(self.folder):
-            done = self._follow(images, found, tree)
+            done = self._follow(entries, kept)
         logger.info(
-            "%s: %d added, %d changed, %d removed, %d kept, %d unseen, %d faults; %s",
-            self.folder, done.added, done.changed, done.removed, done.kept, done.unseen, len(done.faults), tree.told(),
+            "%s: %d added, %d changed, %d removed, %d kept, %d unseen, %d faults, %d boxes that cannot be; %s",
+            self.folder, done.added, done.changed, done.removed, done.kept, done.unseen, len(done.faults),
+            len(done.listed), entries.tree.told(),
         )  # fmt: skip
         return done
 
-    def _follow(self, images: Path, found: dict[str, ImageFile], tree: FoundImages) -> Update:
-        if not self._storage.facts():
+    def _follow(self, entries: Entries, kept: dict[str, str]) -> Update:
+        images, found, tree = entries.base, entries.found, entries.tree
+        facts = self._storage.facts()
+        if not facts:
             self._begin(images)
         with self._storage.changing() as changes:
             held = changes.held
+            if held and bool(facts.get("boxes")) != bool(kept["boxes"]):
+                what = f"the boxes of {facts['boxes']}" if facts.get("boxes") else "whole images"
+                raise ValueError(
+                    f"the gallery in {self.folder} is of {what}: build it of these again, or name another folder for "
+                    "another gallery"
+                )
             if images != self.images and held and not held.keys() & found.keys():
                 raise ValueError(
                     f"the gallery in {self.folder} is of the images in {self.images}, and none of them is in {images}: "
@@ -234,128 +251,110 @@ class Gallery:
                 )
             unseen = {name for name in held.keys() - found.keys() if tree.is_unseen(name)}
             vanished = held.keys() - found.keys() - unseen
-            wanted = sorted(name for name, file in found.items() if held.get(name) != [file.bytes, file.mtime_ns])
-            changes.make(gone=vanished, images=str(images), config=self._keep_config(changes.facts))
-            self.images = images
-            for kept in ("_held", "_index"):
-                self.__dict__.pop(kept, None)
-            done = Update(removed=len(vanished), kept=len(found) - len(wanted), unseen=len(unseen), tree=tree)
-            self._add(changes, {name: found[name] for name in wanted}, held.keys(), done)
+            wanted = [name for name, entry in found.items() if held.get(name) != [entry.bytes, entry.mtime_ns]]
+            config = self._keep_config(changes.facts)
+            weights = str(self.extractor.weights)  # they may have moved
+            changes.make(gone=vanished, images=str(images), config=config, weights=weights, **kept)
+            self.images, self.weights, self.facts = images, self.extractor.weights, changes.facts
+            for cached in ("_held", "_index"):
+                self.__dict__.pop(cached, None)
+            done = Update(
+                removed=len(vanished), kept=len(found) - len(wanted), unseen=len(unseen), tree=tree,
+                listed=entries.faults, thinned=entries.thinned,
+            )  # fmt: skip
+            add_entries(self.extractor, changes, entries, sorted(wanted), held.keys(), done)
         return done
-
-    def _add(self, changes: Changes, files: dict[str, ImageFile], held: Container[str], done: Update) -> None:
-        names = list(files)
-        batches = [names[i : i + self.extractor.batch_size] for i in range(0, len(names), self.extractor.batch_size)]
-        # While the network works, the next batch is read.
-        with ThreadPoolExecutor(1) as reader, progress(total=len(names), unit="image") as bar:
-            ahead = None
-            for number, batch in enumerate(batches):
-                read = ahead or reader.submit(self._read, batch, files)
-                if number + 1 < len(batches):
-                    ahead = reader.submit(self._read, batches[number + 1], files)
-                pictures, unopened = read.result()
-                done.faults |= unopened
-                rows = self._rows(pictures, files)
-                changes.make(rows)
-                for row in rows:
-                    if row.fault:
-                        done.faults[row.name] = row.fault
-                    elif row.name in held:
-                        done.changed += 1
-                    else:
-                        done.added += 1
-                bar.update(len(batch))
-
-    def _read(
-        self, names: Sequence[str], files: dict[str, ImageFile]
-    ) -> tuple[dict[str, Prepared | str], dict[str, str]]:
-        """Return the pictures by name, or why a file is none; and why other files cannot be opened now."""
-        read: dict[str, Prepared | str] = {}
-        unopened = {}
-        for name in names:
-            try:
-                read[name] = self.extractor.prepare(files[name].path)
-            except OSError as error:
-                told = str(error).removeprefix(f"{files[name].path}: ")
-                # Of the file's content nothing is known if the system did not give it.
-                by_system = isinstance(error, FileNotFoundError) or getattr(error.__cause__, "errno", None)
-                (unopened if by_system else read)[name] = told
-        return read, unopened
-
-    def _rows(self, read: dict[str, Prepared | str], files: dict[str, ImageFile]) -> list[Row]:
-        pictures = {name: one for name, one in read.items() if not isinstance(one, str)}
-        features = iter(self.extractor.describe(list(pictures.values())) if pictures else ())
-        rows = []
-        for name, one in read.items():
-            stamp = name, files[name].bytes, files[name].mtime_ns
-            if isinstance(one, str):
-                rows.append(Row(*stamp, None, None, None, one))
-                continue
-            feature = next(features)
-            if not torch.isfinite(feature).all():
-                rows.append(Row(*stamp, *one.size, None, "the network gives no finite feature for it"))
-            else:
-                rows.append(Row(*stamp, *one.size, feature.numpy().tobytes(), None))
-        return rows
 
     # -- searching -------------------------------------------------------------------------------------------
 
     @cached_property
-    def _held(self) -> tuple[list[str], list[tuple[int, int]], Tensor, dict[str, str]]:
+    def _held(self) -> tuple[list[Row], Tensor, dict[str, str]]:
         rows = self._storage.rows()
         faults = {row.name: row.fault for row in rows if row.fault is not None}
         rows = [row for row in rows if row.feature is not None]
         features = torch.from_numpy(np.frombuffer(bytearray().join(row.feature for row in rows), dtype=np.float32))
         width = len(features) // max(1, len(rows))
-        sizes = [(row.height, row.width) for row in rows]
-        return [row.name for row in rows], sizes, features.view(len(rows), width), faults
+        return [row._replace(feature=None) for row in rows], features.view(len(rows), width), faults
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.rows)
+
+    @property
+    def rows(self) -> list[Row]:
+        """What is known of each image, box or track, in the order of :attr:`features`, which are not in them."""
+        return self._held[0]
 
     @property
     def names(self) -> list[str]:
-        """Paths of the images below their folder, in the order of :attr:`features`."""
-        return self._held[0]
+        """Paths of the images below their folder, in the same order; of boxes and tracks more."""
+        return [row.name for row in self.rows]
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
         """Height and width of each image in pixels, in the same order."""
-        return self._held[1]
+        return [(row.height, row.width) for row in self.rows]
 
     @property
     def features(self) -> Tensor:
         """(N, D), float32."""
-        return self._held[2]
+        return self._held[1]
 
     @property
     def faults(self) -> dict[str, str]:
         """Why files of the folder are not in the gallery, by name."""
-        return self._held[3]
+        return self._held[2]
 
-    def search(self, queries: Tensor, top: int = 10) -> list[list[Hit]]:
+    def file(self, row: Row) -> Path:
+        """Return the file that an image, or the frame of a box, is in; it may be gone."""
+        return self.images / frame_file(row.frame or row.name)
+
+    def picture(self, of: Row | Hit, image: Callable[[Any], PIL.Image.Image] = as_image) -> PIL.Image.Image:
+        """Return what an image or box shows, a track at its best, read from its file.
+
+        Args:
+            of: one of :attr:`rows`, or a hit.
+            image: how files are read: the ``image`` of the extractor.
+
+        Raises:
+            OSError: if the file is gone or cannot be read.
+            ValueError: if the frame is smaller than it was.
+        """
+        img = read_frame(self.images, of.frame or of.name, image)
+        return cropped(img, corners_of(of.box)) if of.box else img
+
+    def search(
+        self, queries: Tensor, top: int = 10, among: Tensor | None = None, groups: Sequence[str] | None = None
+    ) -> list[list[Hit]]:
         """Return the images nearest to each query, nearest first; the search is exact.
 
         Args:
             queries: (Q, D), by the model that the gallery was made with.
             top: at most so many for each.
+            among: (N,) bool, of the gallery: which images are searched; None: all.
+            groups: (N,) of the gallery, such as identities: of images of one group the best alone is found.
 
         Raises:
-            ValueError: for an empty gallery, or a number below 1.
+            ValueError: for an empty gallery, a number below 1, or nothing to search.
         """
         if top < 1:
             raise ValueError(f"top is {top}; at least 1 image is found")
-        if not len(self.names):
+        if not len(self):
             raise ValueError(f"the gallery in {self.folder} holds no image")
-        distances, places = self._nearest(queries, min(top, len(self.names)))
-        names, sizes, *_ = self._held
+        if among is not None and not among.any():
+            raise ValueError(f"none of the {len(self)} images of the gallery in {self.folder} is left to search")
+        distances, places = self._nearest(queries, top, among, groups)
         return [
-            [
-                Hit(rank, self.score(distance), names[place], self.images / names[place], sizes[place])
-                for rank, (distance, place) in enumerate(zip(*row, strict=True), start=1)
-            ]
-            for row in zip(distances.tolist(), places.tolist(), strict=True)
+            [self._hit(rank, *found) for rank, found in enumerate(zip(*row, strict=True), start=1)]
+            for row in zip(distances, places, strict=True)
         ]
+
+    def _hit(self, rank: int, distance: float, place: int) -> Hit:
+        row = self.rows[place]
+        return Hit(
+            rank, self.score(distance), row.name, self.file(row), (row.height, row.width), row.frame or "",
+            corners_of(row.box) if row.box else None, row.time or row.taken or "", row.camera or "", row.track or "",
+            row.identity or "",
+        )  # fmt: skip
 
     def score(self, distance: float) -> float:
         """Return what a hit at a distance has as its score."""
@@ -365,15 +364,35 @@ class Gallery:
         """Return the distance of a hit by its score."""
         return self.score(0) - score
 
-    def _nearest(self, queries: Tensor, k: int) -> tuple[Tensor | np.ndarray, Tensor | np.ndarray]:
-        if len(self.names) >= LARGE and importlib.util.find_spec("faiss"):
-            return self._index.search(queries, k)
-        bands = distance_tiles(queries, self.features, self.about["metric"])
-        parts = [band.topk(k, largest=False) for band in bands]
-        return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+    def _nearest(
+        self, queries: Tensor, top: int, among: Tensor | None, groups: Sequence[str] | None
+    ) -> tuple[list[list[float]], list[list[int]]]:
+        if among is None and groups is None and len(self) >= LARGE and importlib.util.find_spec("faiss"):
+            distances, places = self._index.search(queries, min(top, len(self)))
+            return distances.tolist(), places.tolist()
+        rows = torch.arange(len(self)) if among is None else among.nonzero()[:, 0]
+        features = self.features if among is None else self.features[rows]
+        values, found = [], []
+        of = None if groups is None else np.unique(np.asarray(groups)[rows.numpy()], return_inverse=True)[1]
+        for band in distance_tiles(queries, features, self.about["metric"]):
+            if of is None:
+                near = band.topk(min(top, band.shape[1]), largest=False).indices
+            else:
+                near = [_best_of_each(row, of)[:top] for row in band]
+            for row, places in zip(band, near, strict=True):
+                values.append(row[places].tolist())
+                found.append(rows[places].tolist())
+        return values, found
 
     @cached_property
     def _index(self) -> GalleryIndex:
         index = GalleryIndex(self.features.shape[1], self.about["metric"])
         index.add(self.features)
         return index
+
+
+def _best_of_each(distances: Tensor, groups: np.ndarray) -> Tensor:
+    """Return the place of the nearest image of each group, nearest first."""
+    order = distances.argsort(stable=True)
+    first = np.unique(groups[order.numpy()], return_index=True)[1]
+    return order[torch.from_numpy(np.sort(first))]

@@ -2,7 +2,8 @@
 
 SQLite notices a broken page or pointer, but not another bit in a feature. So each row carries the CRC-32 of its
 content, and the facts hold how many rows there are and the sum of their checksums, which shows what is gone or came in.
-Files of format 1 have no checksums: they are read if their rows fit each other, and get them at the next change.
+Files of format 1 have no checksums: they are read if their rows fit each other, and get them at the next change. Those
+of format 2 lack what is known of a picture beside its feature; their checksums are those of rows without it.
 """
 
 from __future__ import annotations
@@ -24,23 +25,33 @@ from torchreid_xres.files import require_regular
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "2"
+FORMAT = "3"
 _TABLES = (
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     """CREATE TABLE images (
-        name TEXT PRIMARY KEY,     -- path below the folder of images, with forward slashes
+        name TEXT PRIMARY KEY,     -- path below the folder of images, with forward slashes; of a box or track more
         bytes INTEGER NOT NULL,    -- size and time of the file when it was read: it is read again when they change
         mtime_ns INTEGER NOT NULL,
         height INTEGER, width INTEGER,
         feature BLOB,              -- float32; NULL for a file that cannot be used
         fault TEXT,                -- why it cannot
-        checksum INTEGER           -- CRC-32 of all these
+        checksum INTEGER,          -- CRC-32 of all these and those below
+        frame TEXT,                -- image or frame of a video that it is a part of
+        box TEXT,                  -- left, top, width, height
+        time TEXT,                 -- date, or seconds, as a table has it
+        taken TEXT,                -- date by EXIF
+        camera TEXT, track TEXT, identity TEXT,
+        sharpness REAL
     )""",
 )
 _NEEDED = {False: {"about", "weights", "images"}, True: {"about", "weights", "images", "rows", "sum"}}
 _FACTS = ["name", "value"]
-_IMAGES = ["name", "bytes", "mtime_ns", "height", "width", "feature", "fault", "checksum"]
+_ALWAYS = ["name", "bytes", "mtime_ns", "height", "width", "feature", "fault"]
+_MORE = ["frame", "box", "time", "taken", "camera", "track", "identity", "sharpness"]
+_COLUMNS = {"1": _ALWAYS, "2": [*_ALWAYS, "checksum"], FORMAT: [*_ALWAYS, "checksum", *_MORE]}
+_KINDS = {"checksum": "INTEGER", "sharpness": "REAL"}
 _PAGE = 16384  # bytes; SQLite's usual 4096 hold one feature of 512 numbers and stay half empty
+_PATIENCE = 60  # seconds that one waits for another: the check of a large gallery takes a while
 _FEW = 20  # there are fewer facts and tables; a file that was made up may have any number
 # What SQLite says of the world around the file; all else is about the file.
 _AROUND = ("locked", "full", "unable to open", "readonly", "I/O")
@@ -48,7 +59,7 @@ _REMOVE = "remove it and build the gallery again, or put a copy in its place"
 
 
 class Row(NamedTuple):
-    """What a gallery holds of an image file; ``feature`` is None for one that cannot be used, ``fault`` says why."""
+    """What a gallery holds of an image; ``feature`` is None for one that cannot be used, ``fault`` says why."""
 
     name: str
     bytes: int
@@ -57,11 +68,21 @@ class Row(NamedTuple):
     width: int | None
     feature: bytes | None
     fault: str | None
+    frame: str | None = None
+    box: str | None = None
+    time: str | None = None
+    taken: str | None = None
+    camera: str | None = None
+    track: str | None = None
+    identity: str | None = None
+    sharpness: float | None = None
 
     def checksum(self) -> int:
         """Return the CRC-32 of it all."""
-        name, size, mtime_ns, height, width, feature, fault = self
+        name, size, mtime_ns, height, width, feature, fault, *more = self
         facts = f"{name}\0{size}\0{mtime_ns}\0{height}\0{width}\0{fault}"
+        if any(one is not None for one in more):
+            facts += f"\0{more}"
         content = feature if isinstance(feature, bytes) else repr(feature).encode()
         return zlib.crc32(content, zlib.crc32(facts.encode()))
 
@@ -100,7 +121,7 @@ class Storage:
             rows, _, fault = _checked(database, facts)
         if fault:
             raise self._damaged(fault, "build the gallery again: what is damaged is read anew")
-        return sorted(rows)
+        return sorted(rows, key=lambda row: row.name)
 
     def begin(self, **facts: str) -> None:
         """Make the file."""
@@ -121,8 +142,10 @@ class Storage:
                 facts = self._facts(database)
                 self._require_sound(database, "integrity_check")
                 rows, damaged, fault = _checked(database, facts)
-                if facts["format"] != FORMAT:
-                    database.execute("ALTER TABLE images ADD COLUMN checksum INTEGER")
+                held = _COLUMNS[facts["format"]]
+                for column in _COLUMNS[FORMAT][len(held) :]:
+                    database.execute(f"ALTER TABLE images ADD COLUMN {column} {_KINDS.get(column, 'TEXT')}")
+                if "checksum" not in held:
                     checksums = [(row.checksum(), row.name) for row in rows]
                     database.executemany("UPDATE images SET checksum = ? WHERE name = ?", checksums)
                 database.executemany("DELETE FROM images WHERE rowid = ?", [(number,) for number in damaged])
@@ -138,11 +161,11 @@ class Storage:
             return {}
         self._require_plain(database, held)
         facts = dict(database.execute(f"SELECT name, value FROM facts LIMIT {_FEW}"))
-        if facts.get("format") not in ("1", FORMAT):
-            told = f"has format {facts.get('format')}; this version reads 1 and {FORMAT}"
+        if facts.get("format") not in _COLUMNS:
+            told = f"has format {facts.get('format')}; this version reads {', '.join(_COLUMNS)}"
             raise ValueError(f"{self.path} {told}: {_REMOVE}")
         stated = facts.pop("checksum", None)
-        hashed = facts["format"] == FORMAT
+        hashed = facts["format"] != "1"
         texts = all(isinstance(part, str) for pair in facts.items() for part in pair)
         if not texts or not _NEEDED[hashed] <= facts.keys() or (hashed and stated != _facts_checksum(facts)):
             raise self._damaged("what it says of itself is not what was written", _REMOVE)
@@ -159,7 +182,7 @@ class Storage:
             ]
             for name in tables
         }
-        allowed = [{"facts": _FACTS, "images": images} for images in (_IMAGES, _IMAGES[:-1])]
+        allowed = [{"facts": _FACTS, "images": images} for images in _COLUMNS.values()]
         if others or columns not in allowed:
             raise self._damaged("it has other tables than a gallery's", _REMOVE)
 
@@ -177,7 +200,8 @@ class Storage:
         # "rw" also to read: what a killed build left half written has to be taken back first.
         require_regular(self.path)
         try:
-            with closing(sqlite3.connect(f"{self.path.as_uri()}?mode={mode}", uri=True)) as database:
+            address = f"{self.path.as_uri()}?mode={mode}"
+            with closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE)) as database:
                 database.text_factory = partial(str, encoding="utf-8", errors="replace")
                 database.execute("PRAGMA trusted_schema = OFF")
                 yield database
@@ -220,8 +244,10 @@ class Changes:
         changed = self.facts | facts | {"rows": str(count), "sum": str(total)}
         with self._database as database:
             database.executemany("DELETE FROM images WHERE name = ?", [(name,) for name in gone])
+            columns = [*Row._fields, "checksum"]
             database.executemany(
-                "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(*row, new[row.name]) for row in rows]
+                f"INSERT OR REPLACE INTO images ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+                [(*row, new[row.name]) for row in rows],
             )
             _write_facts(database, changed)
         for name in old:
@@ -241,13 +267,16 @@ def _facts_checksum(facts: Mapping[str, str]) -> str:
 
 def _checked(database: sqlite3.Connection, facts: Mapping[str, str]) -> tuple[list[Row], list[int], str]:
     """Return the rows that are sound, the numbers of the others, and in words what is wrong, empty if nothing is."""
-    hashed = facts["format"] == FORMAT
+    held = _COLUMNS[facts["format"]]
+    hashed = "checksum" in held
+    checksum = "checksum" if hashed else "NULL"
+    columns = [column for column in Row._fields if column in held]
     # Not by the index of names, on which so nothing depends.
-    columns = ", ".join(_IMAGES if hashed else _IMAGES[:-1])
-    found = database.execute(f"SELECT rowid, {columns} FROM images NOT INDEXED").fetchall()
-    rows = [Row._make(one[1:8]) for one in found]
+    asked = f"SELECT rowid, {checksum}, {', '.join(columns)} FROM images NOT INDEXED"
+    found = database.execute(asked).fetchall()
+    rows = [Row(*one[2:]) for one in found]
     if hashed:
-        sound = [row.checksum() == one[8] for row, one in zip(rows, found, strict=True)]
+        sound = [row.checksum() == one[1] for row, one in zip(rows, found, strict=True)]
     else:
         length = Counter(len(row.feature) for row in rows if isinstance(row.feature, bytes)).most_common(1)
         sound = [_plausible(row, length[0][0] if length else 0) for row in rows]
@@ -255,8 +284,8 @@ def _checked(database: sqlite3.Connection, facts: Mapping[str, str]) -> tuple[li
     rows = [row for row, good in zip(rows, sound, strict=True) if good]
     fault = ""
     if damaged:
-        fault = f"{len(damaged)} of {len(found)} images are not as they were written, the first is {damaged[0][1]!r}"
-    elif hashed and [facts["rows"], facts["sum"]] != [str(len(rows)), str(sum(one[8] for one in found))]:
+        fault = f"{len(damaged)} of {len(found)} images are not as they were written, the first is {damaged[0][2]!r}"
+    elif hashed and [facts["rows"], facts["sum"]] != [str(len(rows)), str(sum(one[1] for one in found))]:
         fault = f"it holds {len(rows)} images, which are not the {facts['rows']} that were written"
     return rows, [number for number, *_ in damaged], fault
 
@@ -264,7 +293,7 @@ def _checked(database: sqlite3.Connection, facts: Mapping[str, str]) -> tuple[li
 def _plausible(row: Row, length: int) -> bool:
     """Return whether a row without checksum can be one: most have features of this length, in bytes."""
     kinds = (str, int, int, (int, type(None)), (int, type(None)), (bytes, type(None)), (str, type(None)))
-    if not all(map(isinstance, row, kinds)) or (row.feature is None) == (row.fault is None):
+    if not all(map(isinstance, row[: len(kinds)], kinds)) or (row.feature is None) == (row.fault is None):
         return False
     if row.feature is None:
         return True

@@ -260,7 +260,7 @@ def _level(gallery: Gallery, magnification: float, rows: np.ndarray, features: T
 
 
 def _seen(gallery: Gallery, extractor: Extractor, row: int, magnification: float) -> Prepared:
-    img = extractor.image(gallery.images / gallery.names[row])
+    img = gallery.picture(gallery.rows[row], extractor.image)
     return extractor.prepare(degrade_image(img, max(1.0, magnification * img.height / extractor.size[0])))
 
 

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -161,6 +160,8 @@ class HRNetReID(nn.Module):
 
 
 def _backbone(name: str, pretrained: bool, head: str) -> nn.Module:
+    import timm  # takes a second
+
     # "incre": each branch with its own widening block, and without what follows in the classification head.
     branches = {"features_only": True, "feature_location": "incre", "out_indices": (1, 2, 3, 4)}
     sizes = {"num_classes": 0} if head == "imagenet" else branches

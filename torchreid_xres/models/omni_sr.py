@@ -10,8 +10,6 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
-from timm.layers import LayerNorm2d, RelPosBias, SqueezeExcite
-from timm.models.maxxvit import AttentionCl
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,6 +67,9 @@ class PixelAttention(nn.Module):
     """The pixels of a group attend to each other, with a bias for each relative position."""
 
     def __init__(self, channels: int, groups: Groups) -> None:
+        from timm.layers import RelPosBias  # takes a second to import
+        from timm.models.maxxvit import AttentionCl
+
         super().__init__()
         self.groups = groups
         bias = partial(RelPosBias, window_size=(groups.window, groups.window))
@@ -102,6 +103,8 @@ class Residual(nn.Module):
     """A layer behind a normalisation over channels (if any), inside a skip."""
 
     def __init__(self, layer: nn.Module, channels: int = 0) -> None:
+        from timm.layers import LayerNorm2d  # takes a second to import
+
         super().__init__()
         # As published: torch's own LayerNorm before pixels' attention, one with a smaller constant elsewhere.
         eps = 1e-5 if isinstance(layer, PixelAttention) else 1e-6
@@ -126,6 +129,8 @@ class OmniBlock(nn.Sequential):
     """
 
     def __init__(self, channels: int, window: int = 8) -> None:
+        from timm.layers import SqueezeExcite  # takes a second to import
+
         local = nn.Sequential(
             nn.Conv2d(channels, channels, 1), nn.GELU(),
             nn.Conv2d(channels, channels, 3, padding=1, groups=channels), nn.GELU(),

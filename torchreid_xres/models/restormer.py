@@ -8,7 +8,6 @@ G. Gao, "Cross-Resolution Person Re-Identification via Deep Group-Aware Represen
 from __future__ import annotations
 
 import torch
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -95,6 +94,8 @@ class RestormerBlock(nn.Module):
     """
 
     def __init__(self, channels: int, heads: int = 4, expansion: float = 2.66) -> None:
+        from timm.layers import LayerNorm2d  # takes a second to import
+
         super().__init__()
         self.norm1 = LayerNorm2d(channels, eps=1e-5)
         self.attention = MDTA(channels, heads)

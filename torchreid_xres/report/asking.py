@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import PIL.Image
+from torch import Tensor
 
 from torchreid_xres.inference.extractor import Extractor, Prepared, native_rate
 from torchreid_xres.inference.gallery import Gallery, Hit
@@ -60,22 +61,30 @@ class Archive:
             about["query_encoder"] = {key: encoder.about[key] for key in ("weights_sha256", "threshold")}
         return about
 
-    def answers(self, queries: Sequence[Query], top: int, pictures: bool = True, **search: Any) -> list[Answer]:
+    def answers(
+        self,
+        queries: Sequence[Query],
+        top: int,
+        pictures: bool = True,
+        among: Tensor | None = None,
+        groups: Sequence[str] | None = None,
+    ) -> list[Answer]:
         """Return what is found for queries, all in one batch.
 
         Args:
             queries: any number.
             top: hits of each, at most.
             pictures: read those of the hits, and restore the queries, to be shown.
-            **search: what else :meth:`Gallery.search` takes.
+            among, groups: which images are searched, and what the best alone is found of; see :meth:`Gallery.search`.
         """
         if not queries:
             return []
         read = [self.extractor.prepare(query.picture) for query in queries]
-        found = self.gallery.search(self.extractor.describe(read), top, **search)
-        return [self._answer(*one, pictures) for one in zip(queries, read, found, strict=True)]
+        found = self.gallery.search(self.extractor.describe(read), top, among, groups)
+        images = len(self.gallery) if among is None else int(among.sum())
+        return [self._answer(*one, images, pictures) for one in zip(queries, read, found, strict=True)]
 
-    def _answer(self, query: Query, prepared: Prepared, hits: Sequence[Hit], pictures: bool) -> Answer:
+    def _answer(self, query: Query, prepared: Prepared, hits: Sequence[Hit], images: int, pictures: bool) -> Answer:
         extractor = self.extractor
         low, rate = extractor.is_low(prepared.size), native_rate(prepared.size, extractor.full_size)
         asked = {"file": query.name, "box": None if query.box is None else list(query.box)}
@@ -88,12 +97,12 @@ class Archive:
             asked |= {"magnification": magnification, "encoder": "query" if adapted else "gallery"}
             told += f"; enlarged {magnification:.1f} times, answered by the {asked['encoder']} encoder"
         restored = extractor.restored(prepared) if pictures and low and not adapted else None
-        found = [self._found(hit, magnification, pictures) for hit in hits]
+        found = [self._found(hit, magnification, images, pictures) for hit in hits]
         return Answer(asked, told, query.picture, restored, found, query.number)
 
-    def _found(self, hit: Hit, magnification: float, pictures: bool) -> Found:
-        picture = self.extractor.image(hit.path) if pictures and hit.path.is_file() else None
+    def _found(self, hit: Hit, magnification: float, images: int, pictures: bool) -> Found:
+        picture = self.gallery.picture(hit, self.extractor.image) if pictures and hit.path.is_file() else None
         strangers, limit = self.strangers, self.limit
         if strangers is not None:
-            strangers = strangers.expected(self.gallery.distance(hit.score), magnification, len(self.gallery))
+            strangers = strangers.expected(self.gallery.distance(hit.score), magnification, images)
         return Found(hit, picture, strangers, None if limit is None else limit.accepts(hit))

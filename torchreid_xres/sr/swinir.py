@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor, nn
-from torchvision.models.swin_transformer import SwinTransformerBlock
 
 from torchreid_xres.sr.residual import conv3x3
 from torchreid_xres.sr.trunk import Trunk
@@ -31,6 +30,8 @@ class ResidualSwinGroup(nn.Module):
     def __init__(
         self, features: int, heads: int, window: int, mlp_ratio: float, drop_path: Sequence[float]
     ) -> None:
+        from torchvision.models.swin_transformer import SwinTransformerBlock  # takes seconds to import
+
         super().__init__()
         self.blocks = nn.Sequential(
             *(

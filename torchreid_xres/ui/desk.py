@@ -85,11 +85,9 @@ class Desk:
             if not path.is_relative_to(self._pictures):
                 return None
             require_regular(path)
-            img = self.archive.extractor.image(path)
-        except (OSError, RuntimeError):
+            return self.archive.gallery.picture(hit, self.archive.extractor.image)
+        except (OSError, RuntimeError, ValueError):
             return None
-        box = getattr(hit, "box", None)
-        return cropped(img, box) if box else img
 
     def _search(self, query: Query, top: int) -> Answer:
         with self._one:

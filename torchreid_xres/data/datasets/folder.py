@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 PARTS = ("train", "query", "gallery")
 COLUMNS = ("path", "identity", "camera", "split")
 TABLE = "images.csv"
+# In a name; Market-1501 has a sequence behind the camera, _c1s2; _c3po is no camera.
+CAMERA = re.compile(r"_c([0-9]+)(?=s[0-9]|[^0-9A-Za-z]|$)")
 
 
 class _Row(NamedTuple):
@@ -71,8 +73,8 @@ class Folder(CrossResolutionDataset):
         base, rows = (table.parent, _read_table(table)) if table.is_file() else (place, _read_tree(place))
         cameras: dict[str, str] = {}
         for row in rows:
-            cameras[_camera(row.camera)] = min(row.camera, cameras.get(_camera(row.camera), row.camera))
-        if lr_camera is not None and _camera(str(lr_camera)) not in cameras:
+            cameras[plain_camera(row.camera)] = min(row.camera, cameras.get(plain_camera(row.camera), row.camera))
+        if lr_camera is not None and plain_camera(str(lr_camera)) not in cameras:
             raise ValueError(
                 f"{self.name}: no image in {base} is of the lr_camera {lr_camera!r}; cameras are: "
                 f"{', '.join(sorted(cameras.values()))}"
@@ -85,14 +87,15 @@ class Folder(CrossResolutionDataset):
         camids = {camera: number for number, camera in enumerate(sorted(cameras, key=lambda one: cameras[one]))}
         parts: dict[str, list[Image]] = {part: [] for part in PARTS}
         for row in sorted(rows):
-            low = _camera(row.camera) == _camera(str(lr_camera)) and not (synthetic and row.split == "gallery")
+            low = plain_camera(row.camera) == plain_camera(str(lr_camera))
+            low = low and not (synthetic and row.split == "gallery")
             low = low or (synthetic and row.split == "query")
             path = str(base / row.path)
-            parts[row.split].append(Image(path, pids[row.identity], camids[_camera(row.camera)], low))
+            parts[row.split].append(Image(path, pids[row.identity], camids[plain_camera(row.camera)], low))
         return Split(str(base), **parts)
 
 
-def _camera(text: str) -> str:
+def plain_camera(text: str) -> str:
     """Return by what a camera is told from others: a number without the zeros in front, or its text."""
     return text.lstrip("0") or "0" if re.fullmatch(r"[0-9]+", text) else text
 
@@ -121,12 +124,12 @@ def _read_table(table: Path) -> list[_Row]:
         row = _Row(*(line[column].strip() for column in COLUMNS))
         if row.split not in PARTS:
             raise ValueError(f"{where}: the split is {row.split!r}; it must be {', '.join(PARTS)}")
-        inside = _inside(table.parent, row.path)
-        if inside is None:
+        below = inside(table.parent, row.path)
+        if below is None:
             raise ValueError(f"{where}: the path {row.path!r} leaves the table's folder, {table.parent}")
-        if not (table.parent / inside).is_file():
-            raise FileNotFoundError(f"{where}: there is no file {table.parent / inside}")
-        rows.append(row._replace(path=inside.as_posix()))
+        if not (table.parent / below).is_file():
+            raise FileNotFoundError(f"{where}: there is no file {table.parent / below}")
+        rows.append(row._replace(path=below.as_posix()))
     if not rows:
         raise ValueError(f"{table}: there are no images in the table")
     twice = [path for path, count in Counter(row.path for row in rows).items() if count > 1]
@@ -135,7 +138,7 @@ def _read_table(table: Path) -> list[_Row]:
     return rows
 
 
-def _inside(folder: Path, path: str) -> Path | None:
+def inside(folder: Path, path: str) -> Path | None:
     """Return a path, absolute or relative to a folder, as one below the folder; None if it leads out of it."""
     for base in (folder, folder.resolve()):
         inside = Path(os.path.relpath(folder / path, base))
@@ -175,9 +178,8 @@ def _read_tree(base: Path) -> list[_Row]:
 
 
 def _camera_of_name(path: Path) -> str:
-    # Market-1501 has a sequence behind the camera, _c1s2; _c3po is no camera.
-    numbers = re.findall(r"_c([0-9]+)(?=s[0-9]|[^0-9A-Za-z]|$)", path.stem)
-    if len({*map(_camera, numbers)}) != 1:
+    numbers = CAMERA.findall(path.stem)
+    if len({*map(plain_camera, numbers)}) != 1:
         told = f"the cameras {' and '.join(numbers)}" if numbers else "no camera"
         raise ValueError(
             f"{path}: {told}; the name needs one part like _c2, or the image a folder <identity>/<camera>/"

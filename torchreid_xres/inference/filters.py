@@ -1,0 +1,204 @@
+"""Which part of a gallery is searched, by camera and time, and what counts as one hit.
+
+What is known of an image is looked for in its list of boxes, then in its name, then in EXIF and the file's date.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchreid_xres.data.datasets.folder import CAMERA, plain_camera
+from torchreid_xres.inference.storage import Row
+from torchreid_xres.inference.times import moment
+from torchreid_xres.terminal import printable
+
+if TYPE_CHECKING:
+    from torchreid_xres.inference.gallery import Gallery
+
+GROUPS = ("identity", "track", "camera")
+_LIST, _NAME, _EXIF, _FILE = "list of boxes", "name", "EXIF", "date of the file"
+# Market-1501's files begin with the identity; other archives have a folder for each.
+_IDENTITY = re.compile(r"(?:^|/)(-?[0-9]+)_c[0-9]+[^/]*$|(?:^|/)([^/]+)/[^/]+$")
+_NAMED = 8  # cameras in a message
+
+
+class Known(NamedTuple):
+    """What is known of a gallery's images: a value each, None where nothing says it, and from where, in words."""
+
+    values: list
+    source: str
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What is searched.
+
+    Attributes:
+        cameras: of these alone; empty: of all.
+        not_cameras: not of these.
+        after, before: dates, or seconds in a video; these themselves are within. Empty: at any time.
+    """
+
+    cameras: Sequence[str] = ()
+    not_cameras: Sequence[str] = ()
+    after: str = ""
+    before: str = ""
+
+    def among(self, gallery: Gallery) -> tuple[Tensor | None, list[str]]:
+        """Return which images of a gallery are searched, (N,) bool, None for all; and by what, in words.
+
+        Raises:
+            ValueError: if nothing says what is asked for, there is no such camera, or seconds are asked of dates.
+        """
+        kept, told = torch.ones(len(gallery), dtype=torch.bool), []
+        if self.cameras or self.not_cameras:
+            known = cameras(gallery)
+            there = {one for one in known.values if one is not None}
+            asked, refused = ({*map(plain_camera, which)} for which in (self.cameras, self.not_cameras))
+            if missing := sorted((asked | refused) - there):
+                shown = ", ".join(map(printable, sorted(there)[:_NAMED])) + ", ..." * (len(there) > _NAMED)
+                raise ValueError(f"no image is of the camera {missing[0]}; cameras are: {shown}")
+            kept &= torch.tensor([(not asked or one in asked) and one not in refused for one in known.values])
+            told.append(f"camera by {known.source}")
+        if self.after or self.before:
+            known = times(gallery)
+            limits = [moment(one) if one else None for one in (self.after, self.before)]
+            for limit, flag in zip(limits, ("after", "before"), strict=True):
+                if limit and any(kind != limit[0] for kind, _ in known.values):
+                    own, others = ("in seconds", "dates") if limit[0] == "seconds" else ("a date", "seconds")
+                    raise ValueError(
+                        f"--{flag} {getattr(self, flag)} is {own}, and times of images here are {others}"
+                    )
+            least, most = ((one[1] if one else end) for one, end in zip(limits, (-math.inf, math.inf), strict=True))
+            kept &= torch.tensor([least <= time <= most for _, time in known.values])
+            told.append(f"time by {known.source}")
+        return (kept, told) if told else (None, [])
+
+
+def groups(gallery: Gallery, by: str) -> Known:
+    """Return of which identity, track or camera each image is; one of which nobody says it is a group of its own.
+
+    Args:
+        gallery: the gallery.
+        by: one of :data:`GROUPS`.
+
+    Raises:
+        ValueError: if nothing says it of any image.
+    """
+    if by == "track":
+        values = [f"{row.camera or ''}/{row.track}" if row.track else None for row in gallery.rows]
+        known = Known(values, _sources([_LIST if value else None for value in values]))
+    else:
+        known = cameras(gallery) if by == "camera" else identities(gallery)
+    if not known.source:
+        raise ValueError(f"nothing says of which {by} the images of this gallery are; {_remedy(by)}")
+    of = zip(known.values, gallery.rows, strict=True)
+    return Known([f"0 {row.name}" if one is None else f"1 {one}" for one, row in of], known.source)
+
+
+def cameras(gallery: Gallery) -> Known:
+    """Return the camera of each image, numbers without the zeros in front.
+
+    Raises:
+        ValueError: if nothing says it of any image.
+    """
+    known = _named(gallery, "camera", lambda row: row.camera, _camera_of_name)
+    if not known.source:
+        raise ValueError(f"nothing says of which camera the images of this gallery are; {_remedy('camera')}")
+    return Known([None if one is None else plain_camera(one) for one in known.values], known.source)
+
+
+def identities(gallery: Gallery) -> Known:
+    """Return the identity of each image, by its name's beginning or its folder where no list has it."""
+    return _named(gallery, "identity", lambda row: row.identity, _identity_of_name)
+
+
+def times(gallery: Gallery) -> Known:
+    """Return kind and value of each image's time, see :func:`~torchreid_xres.inference.times.moment`."""
+    values, sources = [], []
+    for row in gallery.rows:
+        text = row.time or row.taken
+        values.append(moment(text) if text else ("date", row.mtime_ns / 1e9))
+        sources.append(_LIST if row.time else _EXIF if row.taken else _FILE)
+    return Known(values, _sources(sources))
+
+
+def time_of(row: Row) -> str:
+    """Return the time of an image as it is shown.
+
+    Example:
+        >>> time_of(Row("a.jpg", 1, 0, 2, 2, b"", None, time="12.480"))
+        '12.480'
+    """
+    return row.time or row.taken or datetime.fromtimestamp(row.mtime_ns / 1e9).isoformat(timespec="seconds")
+
+
+def require_names(names: str) -> None:
+    """Refuse what is no regular expression with the groups ``camera`` or ``identity``.
+
+    Raises:
+        ValueError: saying why.
+    """
+    try:
+        found = re.compile(names).groupindex
+    except re.error as error:
+        raise ValueError(f"the pattern of names {names!r} is no regular expression: {error}") from error
+    if not found or found.keys() - {"camera", "identity"}:
+        raise ValueError(f"the pattern of names {names!r} needs a (?P<camera>...) or an (?P<identity>...), and no more")
+
+
+def _named(
+    gallery: Gallery, group: str, of_list: Callable[[Row], str | None], of_name: Callable[[str], str | None]
+) -> Known:
+    pattern = re.compile(gallery.facts.get("names") or "")
+    values, sources = [], []
+    for row in gallery.rows:
+        value, source = of_list(row), _LIST
+        if value is None:
+            place, source = row.frame or row.name, _NAME
+            if group in pattern.groupindex:
+                found = pattern.search(place)
+                value = found[group] if found else None
+            else:
+                value = of_name(place)
+        values.append(value)
+        sources.append(None if value is None else source)
+    return Known(values, _sources(sources))
+
+
+def _camera_of_name(name: str) -> str | None:
+    numbers = CAMERA.findall(name.rpartition("/")[2].rpartition(".")[0])
+    return numbers[0] if len({*map(plain_camera, numbers)}) == 1 else None
+
+
+def _identity_of_name(name: str) -> str | None:
+    found = _IDENTITY.search(name)
+    return (found[1] or found[2]) if found else None
+
+
+def _sources(sources: Sequence[str | None]) -> str:
+    """Return in words where something is from; empty if it is from nowhere."""
+    counts = Counter(sources)
+    unknown = counts.pop(None, 0)
+    if not counts:
+        return ""
+    if len(counts) == 1 and not unknown:
+        return f"the {next(iter(counts))}"
+    return ", ".join(f"the {source} of {count:,}" for source, count in counts.items()) + (
+        f", of {unknown:,} unknown" if unknown else ""
+    )
+
+
+def _remedy(what: str) -> str:
+    if what == "track":
+        return "a list of boxes with tracks does (build --boxes)"
+    return f"a list of boxes does (build --boxes), or their names do: build --names '(?P<{what}>...)'"
