@@ -29,7 +29,7 @@ from torchreid_xres.metrics.distance import distance_tiles
 from torchreid_xres.terminal import progress
 
 FILE = "strangers.json"  # in the gallery's folder, or of a query encoder in its own
-PROBES = 192
+PROBES = 128
 MAGNIFICATIONS = (2.0, 4.0, 8.0)  # beside the one that the archive's images have
 STEP = 1.2  # that a magnification lies above the archive's own, at least
 LEAST_PROBES = 16

@@ -32,14 +32,17 @@ class Desk:
     Args:
         archive: what answers.
 
+    Attributes:
+        scratch: a folder that this user alone can read, gone with the desk: what is handed over lies there.
+
     Raises:
-        OSError: if its folder of pictures is gone.
+        OSError: if the gallery's folder of pictures is gone.
     """
 
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
         self._pictures = archive.gallery.images.resolve(strict=True)
-        self._out = tempfile.TemporaryDirectory(prefix="xres-hits-")
+        self.scratch = tempfile.TemporaryDirectory(prefix="xres-")
         self._one = threading.Lock()  # one network, one file of marks
 
     def picture(self, file: str | Path, corners: Sequence[Corner] = ()) -> tuple[PIL.Image.Image, list[int] | None]:
@@ -125,7 +128,7 @@ class Desk:
 
     def hand_over(self, answer: Answer) -> list[str]:
         """Write an answer as a page and as a table, to be fetched while the page is served."""
-        place = Path(tempfile.mkdtemp(dir=self._out.name))
+        place = Path(tempfile.mkdtemp(dir=self.scratch.name))
         names = ("hits.html", "hits.csv")
         return [str(path) for name in names for path in write_answers(place / name, self.archive.about, [answer])]
 

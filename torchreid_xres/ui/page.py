@@ -44,16 +44,19 @@ def make_page(desk: Desk) -> gradio.Blocks:
     """
     gr = _gradio()
     archive = desk.archive
-    with gr.Blocks(title="Search", analytics_enabled=False) as page:
+    with gr.Blocks(title="Search", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         corners, answer, chosen = gr.State([]), gr.State(None), gr.State(None)
         gr.Markdown(f"## {len(archive.gallery)} images in {archive.gallery.folder.name}")
         with gr.Row():
             with gr.Column(scale=1):
                 file = gr.Image(
                     label="Drop a picture or a frame; of a frame click two opposite corners of a box",
-                    type="filepath", image_mode=None, sources=["upload", "clipboard"], height=380, elem_id="picture",
+                    type="filepath", image_mode=None, sources=["upload", "clipboard"], height=380, buttons=[],
+                    elem_id="picture",
                 )  # fmt: skip
-                asked = gr.Image(label="What is searched for", interactive=False, height=200, elem_id="asked")
+                asked = gr.Image(
+                    label="What is searched for", interactive=False, height=200, buttons=[], elem_id="asked"
+                )
                 top = gr.Slider(5, 100, TOP, step=5, label="Hits")
                 with gr.Row():
                     whole = gr.Button("Whole picture", elem_id="whole")
@@ -62,7 +65,7 @@ def make_page(desk: Desk) -> gradio.Blocks:
                 said = gr.Markdown("Nothing has been searched for yet.", elem_id="said")
                 hits = gr.Gallery(
                     label="Hits: click on one", columns=5, height=620, object_fit="contain", allow_preview=False,
-                    interactive=False, elem_id="hits",
+                    interactive=False, buttons=["fullscreen"], elem_id="hits",
                 )  # fmt: skip
                 which = gr.Markdown("", elem_id="which")
                 with gr.Row():
@@ -132,6 +135,7 @@ def start(desk: Desk, host: str = "127.0.0.1", port: int = 0) -> tuple[gradio.Bl
     """
     gr = _gradio()
     token = "" if is_local(host) else secrets.token_urlsafe(18)
+    os.environ.setdefault("GRADIO_TEMP_DIR", f"{desk.scratch.name}/cache")  # not where all users' pages keep theirs
     page = make_page(desk)
 
     def may_enter(_: str, word: str) -> bool:
