@@ -38,7 +38,7 @@ def archive(tmp_path):
         about = {"metric": "cosine", "weights_sha256": "a" * 64}
         gallery = Archive(
             names=names, sizes=[(height, height // 2)] * len(names), features=found, about=about, folder=tmp_path,
-            images=tmp_path,
+            rows=names, picture=lambda row, image: image(tmp_path / row),
         )  # fmt: skip
         seen = []
 
