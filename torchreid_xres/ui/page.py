@@ -1,6 +1,7 @@
-"""The page: a picture or frame is dropped, a box drawn, and hits come as cards to search on with, or to mark."""
+"""The page: a picture or frame is dropped, a box drawn, and hits come as cards to search on with, or to mark.
 
-from __future__ import annotations
+Gradio reads the annotations of what it calls, so that they are none of the future's here.
+"""
 
 import ipaddress
 import os
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import gradio
 
 TOP = 20
+WHOLE = "The whole picture is searched for."
 GONE = PIL.Image.new("RGB", (64, 128), "lightgrey")
 _FONT = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # no font is fetched from anywhere
 
@@ -36,7 +38,7 @@ def is_local(host: str) -> bool:
         return False
 
 
-def make_page(desk: Desk) -> gradio.Blocks:
+def make_page(desk: Desk) -> "gradio.Blocks":
     """Return the page.
 
     Raises:
@@ -54,6 +56,7 @@ def make_page(desk: Desk) -> gradio.Blocks:
                     type="filepath", image_mode=None, sources=["upload", "clipboard"], height=380, buttons=[],
                     elem_id="picture",
                 )  # fmt: skip
+                corner = gr.Markdown(WHOLE, elem_id="corner")
                 asked = gr.Image(
                     label="What is searched for", interactive=False, height=200, buttons=[], elem_id="asked"
                 )
@@ -83,8 +86,9 @@ def make_page(desk: Desk) -> gradio.Blocks:
         def clicked(path: str | None, at: Sequence[Corner], event: gr.SelectData) -> list[Any]:
             at = [*at[-1:], event.index] if len(at) < 2 else [event.index]
             if len(at) < 2:
-                return [at, None]
-            return [at, _of_user(gr, desk.picture, path, at)[0]]
+                return [at, None, "One corner at {} {}; click the opposite one.".format(*event.index)]
+            img, box = _of_user(gr, desk.picture, path, at)
+            return [at, img, "The box {} {} {} {} (left, top, width, height) is searched for.".format(*box)]
 
         def searched(path: str | None, at: Sequence[Corner], count: int) -> list[Any]:
             if not path:
@@ -106,9 +110,10 @@ def make_page(desk: Desk) -> gradio.Blocks:
             return mark
 
         results = [answer, hits, said, chosen, which, asked, out]
-        file.change(lambda: [[], None], None, [corners, asked], api_visibility="private")
-        file.select(clicked, [file, corners], [corners, asked], api_visibility="private")
-        whole.click(lambda: [[], None], None, [corners, asked], api_visibility="private")
+        box = [corners, asked, corner]
+        for anew in (file.change, whole.click):
+            anew(lambda: [[], None, WHOLE], None, box, api_visibility="private")
+        file.select(clicked, [file, corners], box, api_visibility="private")
         search.click(searched, [file, corners, top], results, api_visibility="private")
         hits.select(picked, [answer], [chosen, which], api_visibility="private")
         on.click(searched_on, [answer, chosen, top], results, api_visibility="private")
@@ -117,7 +122,7 @@ def make_page(desk: Desk) -> gradio.Blocks:
     return page
 
 
-def start(desk: Desk, host: str = "127.0.0.1", port: int = 0) -> tuple[gradio.Blocks, str, str]:
+def start(desk: Desk, host: str = "127.0.0.1", port: int = 0) -> tuple["gradio.Blocks", str, str]:
     """Begin to serve the page.
 
     Args:
