@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         help="weights to fetch, as xres download lists them (default: the gallery's own, or osnet_x0_25_msmt17 for a "
         "new one); with a checkpoint of torchreid the name of its network",
     )  # fmt: skip
-    build.add_argument("--weights", type=Path, default="", metavar="DIR", help="where fetched weights are kept")
+    build.add_argument("--weights", type=Path, metavar="DIR", help="where fetched weights are kept")
     build.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="its input (default: 256 128)")
     build.add_argument("--full-size", type=int, nargs=2, metavar=("H", "W"), help="of a picture of full resolution")
     build.add_argument(

@@ -33,7 +33,7 @@ def test_each_line_where_it_is_so(gallery, tmp_path):
     assert line.startswith("it looks like a whole scene (240x160,") and "--box X Y W H" in line
     assert said(gallery, eye, scene, tmp_path, box=(26, 20, 50, 80)) == []
     (line,) = said(gallery, eye, crop.filter(PIL.ImageFilter.GaussianBlur(6)), tmp_path)
-    assert line == "it is blurred, more than 98 % of the pictures here"
+    assert line == "it is blurred: 98 % of the pictures here are more than twice as sharp"
     exif = PIL.Image.Exif()
     exif[0x0112] = 3
     (line,) = said(gallery, eye, crop, tmp_path, exif=exif)

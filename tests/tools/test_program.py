@@ -13,7 +13,7 @@ from torchreid_xres.config import get_config
 from torchreid_xres.data import io, prepare
 from torchreid_xres.devices import precision
 from torchreid_xres.features import fusion
-from torchreid_xres.inference import export
+from torchreid_xres.inference import export, filters
 from torchreid_xres.metrics import distance
 from torchreid_xres.report import answers, curves, figures, queries, ranks, registries
 
@@ -26,6 +26,7 @@ def test_flags_are_the_packages_own(repo):
         "DATA_ROOT": get_config().data.root,
         "FIGURES": figures.FORMATS,
         "FORMATS": tuple(prepare.FORMATS),
+        "GROUPS": filters.GROUPS,
         "INPUTS": tuple(export.INPUTS),
         "KINDS": registries.KINDS,
         "LEAST_OPSET": export.LEAST_OPSET,

@@ -363,7 +363,7 @@ def test_what_was_found_is_written_before_a_word_is_said(tool, run_folder, image
 
 
 def test_a_stop_says_how_to_go_on(run_tool, tool, run_folder, images, tmp_path, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Gallery, "update", stop)

@@ -121,7 +121,7 @@ def corners(left: Any, top: Any, width: Any, height: Any) -> tuple[int, int, int
     x, y = math.floor(sides[0] + 0.5), math.floor(sides[1] + 0.5)
     right, bottom = math.floor(sides[0] + sides[2] + 0.5), math.floor(sides[1] + sides[3] + 0.5)
     if right <= x or bottom <= y:
-        raise ValueError(f"a box has a width and a height, not {width} x {height}")
+        raise ValueError(f"a box has a width and a height, not {sides[2]:g} x {sides[3]:g}")
     return x, y, right - x, bottom - y
 
 

@@ -16,7 +16,7 @@ from torchreid_xres.inference.gallery import Gallery
 from torchreid_xres.inference.reading import sharpness
 
 WIDE, LARGE = 1.5, 4.0  # times the archive's own pictures: by shape those few widest, by area the middle one
-BLURRED = 0.02  # share of the archive's own pictures that are more blurred than what is told
+BLURRED = 0.02  # share of the archive's own pictures, the most blurred; half as sharp as the best of them is told of
 _TURNED = {3: "by half a turn", 4: "upside down and mirrored"}
 
 
@@ -36,7 +36,7 @@ class Checks:
             self.widest = float(np.quantile(sizes[:, 1] / sizes[:, 0], 0.99))
             self.area = float(np.median(sizes.prod(1)))
         known = [row.sharpness for row in gallery.rows if row.sharpness is not None]
-        self.blurred = float(np.quantile(known, BLURRED)) if known else 0.0
+        self.blurred = float(np.quantile(known, BLURRED)) / 2 if known else 0.0
 
     def told(self, file: str | PathLike, prepared: Prepared, box: Sequence[int] | None = None) -> list[str]:
         """Return what is to be said of a query.
@@ -63,7 +63,7 @@ class Checks:
                     f"{most:.1f} is the most there"
                 )
         if not low and sharpness(prepared.pixels) < self.blurred:
-            lines.append(f"it is blurred, more than {100 - 100 * BLURRED:g} % of the pictures here")
+            lines.append(f"it is blurred: {100 - 100 * BLURRED:g} % of the pictures here are more than twice as sharp")
         turned = _TURNED.get(_orientation(file))
         if turned:
             lines.append(f"its EXIF has it turned {turned}, and so it was: look whether it is upright")

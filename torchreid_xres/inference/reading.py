@@ -49,6 +49,7 @@ def sharpness(pixels: Tensor) -> float:
     """Return the variance of the Laplacian of a picture's grey values, (3, H, W): little where it is blurred.
 
     Example:
+        >>> import torch
         >>> sharpness(torch.ones(3, 8, 8))
         0.0
     """
