@@ -93,7 +93,7 @@ def test_in_a_browser(served, desk, scene):
         box = frame.bounding_box()
         scale = min(box["width"] / 400, box["height"] / 240)
         left, top = box["x"] + (box["width"] - 400 * scale) / 2, box["y"] + (box["height"] - 240 * scale) / 2
-        for (x, y), told in (((100, 40), "One corner"), ((160, 160), "The box")):
+        for (x, y), told in (((100, 40), "One corner"), ((160, 160), "the box")):
             page.mouse.click(left + x * scale, top + y * scale)
             page.locator("#corner", has_text=told).wait_for()
         page.locator("#asked img").wait_for()

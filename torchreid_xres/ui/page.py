@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TOP = 20
 CHOOSE = "Click on a hit to search on with it, or to mark it."
-WHOLE = "The whole picture is searched for."
+WHOLE = "Search looks for the whole picture."
 GONE = PIL.Image.new("RGB", (64, 128), "lightgrey")
 _FONT = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # no font is fetched from anywhere
 
@@ -89,7 +89,7 @@ def make_page(desk: Desk) -> "gradio.Blocks":
             if len(at) < 2:
                 return [at, None, "One corner at {} {}; click the opposite one.".format(*event.index)]
             img, box = _of_user(gr, desk.picture, path, at)
-            return [at, img, "The box {} {} {} {} (left, top, width, height) is searched for.".format(*box)]
+            return [at, img, "Search looks for the box {} {} {} {} (left, top, width, height).".format(*box)]
 
         def searched(path: str | None, at: Sequence[Corner], count: int) -> list[Any]:
             if not path:
