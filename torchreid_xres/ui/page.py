@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import gradio
 
 TOP = 20
-WHOLE = "The whole picture is searched for."
+CHOOSE = "Click on a hit to search on with it, or to mark it."
+WHOLE = "Search looks for the whole picture."
 GONE = PIL.Image.new("RGB", (64, 128), "lightgrey")
 _FONT = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # no font is fetched from anywhere
 
@@ -67,10 +68,10 @@ def make_page(desk: Desk) -> "gradio.Blocks":
             with gr.Column(scale=3):
                 said = gr.Markdown("Nothing has been searched for yet.", elem_id="said")
                 hits = gr.Gallery(
-                    label="Hits: click on one", columns=5, height=620, object_fit="contain", allow_preview=False,
+                    label="Hits", show_label=False, columns=5, height=620, object_fit="contain", allow_preview=False,
                     interactive=False, buttons=["fullscreen"], elem_id="hits",
                 )  # fmt: skip
-                which = gr.Markdown("", elem_id="which")
+                which = gr.Markdown(CHOOSE, elem_id="which")
                 with gr.Row():
                     on = gr.Button("Search on with it", elem_id="on")
                     right = gr.Button("Right", elem_id="right")
@@ -81,14 +82,14 @@ def make_page(desk: Desk) -> "gradio.Blocks":
             cards = [(one.picture or GONE, caption(one)) for one in found.found]
             words = [f"**{_plain(found.asked['file'])}**: {found.told}"]
             words += notes(archive.strangers, len(archive.gallery))
-            return [found, cards, "\n\n".join(words), None, "", found.picture, desk.hand_over(found)]
+            return [found, cards, "\n\n".join(words), None, CHOOSE, found.picture, desk.hand_over(found)]
 
         def clicked(path: str | None, at: Sequence[Corner], event: gr.SelectData) -> list[Any]:
             at = [*at[-1:], event.index] if len(at) < 2 else [event.index]
             if len(at) < 2:
                 return [at, None, "One corner at {} {}; click the opposite one.".format(*event.index)]
             img, box = _of_user(gr, desk.picture, path, at)
-            return [at, img, "The box {} {} {} {} (left, top, width, height) is searched for.".format(*box)]
+            return [at, img, "Search looks for the box {} {} {} {} (left, top, width, height).".format(*box)]
 
         def searched(path: str | None, at: Sequence[Corner], count: int) -> list[Any]:
             if not path:
@@ -96,7 +97,7 @@ def make_page(desk: Desk) -> "gradio.Blocks":
             return shown(_of_user(gr, desk.search, path, at, int(count)))
 
         def picked(found: Answer, event: gr.SelectData) -> list[Any]:
-            return [event.index, f"Chosen: {_plain(found.found[event.index].hit.name)}"]
+            return [event.index, f"Chosen: {_plain(caption(found.found[event.index]))}"]
 
         def searched_on(found: Answer | None, place: int | None, count: int) -> list[Any]:
             return shown(_of_user(gr, desk.search_on, _chosen(gr, found, place).hit, int(count)))
