@@ -11,9 +11,6 @@ import inspect
 import re
 from dataclasses import dataclass
 
-import timm
-import torchvision
-
 from torchreid_xres import host
 from torchreid_xres.data.datasets.drawn import DrawnDataset
 from torchreid_xres.data.options import DATASETS
@@ -106,6 +103,9 @@ def catalogue() -> dict[str, Offer]:
 
 
 def _imagenet_trunks() -> list[Offer]:
+    import timm  # these take seconds
+    import torchvision
+
     offers = []
     for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"):
         url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url

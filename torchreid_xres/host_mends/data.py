@@ -158,8 +158,6 @@ def _group_sampler_init(original: Callable) -> Callable:
     "data.datasets.dataset:Dataset.download_dataset",
 )
 def _download_dataset(original: Callable) -> Callable:
-    unpack = import_module("torchreid_xres.data.download").unpack
-
     def download_dataset(self: Any, dataset_dir: str, dataset_url: str | None) -> None:
         folder = Path(dataset_dir)
         if dataset_url is not None and folder.is_dir() and not any(folder.iterdir()):
@@ -171,7 +169,8 @@ def _download_dataset(original: Callable) -> Callable:
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
                 archive = Path(scratch, os.path.basename(dataset_url))
                 host.module("data.datasets.dataset").download_url(dataset_url, str(archive))
-                unpack(archive, folder, strip=False)
+                # What fetches files takes a while to load.
+                import_module("torchreid_xres.data.download").unpack(archive, folder, strip=False)
                 os.replace(archive, folder / archive.name)
         except Exception as error:
             raise RuntimeError(
