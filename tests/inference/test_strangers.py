@@ -17,8 +17,8 @@ from torchreid_xres.inference.strangers import FILE, Level, Strangers, in_words,
 def features(people, each, scatter, seed=0):
     """Unit features of people, around a common direction, each image beside its person."""
     draw = torch.Generator().manual_seed(seed)
-    middle = 4 * torch.ones(24) + torch.randn(people, 24, generator=draw)
-    own = scatter * torch.randn(people * each, 24, generator=draw)
+    middle = 4 * torch.ones(96) + torch.randn(people, 96, generator=draw)
+    own = scatter * torch.randn(people * each, 96, generator=draw)
     return F.normalize(middle.repeat_interleave(each, 0) + own, dim=1)
 
 
