@@ -1,4 +1,4 @@
-"""Install with ``pip install -e .``; extras: test, sr, search, video, export, report, docs, completion."""
+"""Install with ``pip install -e .``; extras: test, sr, search, video, export, report, ui, docs, completion."""
 
 from pathlib import Path
 
@@ -77,6 +77,7 @@ setup(
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
         "completion": ["shtab>=1.6"],  # MPL-2.0
         "report": ["matplotlib>=3.8", "scikit-learn>=1.3"],
+        "ui": ["gradio>=6"],  # Apache-2.0
         "docs": [
             "sphinx>=8.2",  # BSD-2-Clause; wants Python 3.11
             "myst-parser>=4.0",  # MIT

@@ -5,19 +5,22 @@
     xres search build log/sr_reid/split0/sr_reid path/to/images --gallery log/gallery
     xres search build path/to/frames --boxes path/to/det.csv --gallery log/gallery
     xres search query path/to/crop.jpg --gallery log/gallery --not-camera 2 --after 2024-05-01 --group track
-    xres search query path/to/pictures another.jpg --gallery log/gallery --accept 0.001 --json hits.json
-    xres search query scene.jpg --box 310 84 42 96 --gallery log/gallery --sheet hits.jpg --json hits.json
+    xres search query path/to/pictures another.jpg --gallery log/gallery --accept 0.001 --out hits.json
+    xres search query scene.jpg --box 310 84 42 96 --gallery log/gallery --out hits.html --out hits.csv
     xres search adapt --gallery log/gallery
+    xres search serve --gallery log/gallery
 
 ``build`` fetches the weights that ``--model`` names, once, and the gallery remembers them. In their place it takes the
 folder of a trained run, or a checkpoint: one in a run's folder, one of torchreid with ``--model`` and ``--size``, or
 any with ``--config-file``. With ``--boxes`` it takes boxes in images, or in a video's frames, in place of whole images.
 It may be stopped at any time and goes on where it was; later it adds only new and changed images and drops those that
 are gone. ``query`` takes pictures of any sizes, or a box of one, and chooses front end and branch by each picture's
-resolution. A search always finds something; ``--accept`` marks what is near enough, by the evaluation of the gallery's
-run. For data that is smaller than the network's input even at full resolution, ``build`` wants to know ``--full-size``
-(Market-1501: 128 64). ``adapt`` learns from the gallery's images, without labels, to describe bad crops as the sharp
-images are described; ``query`` then does so by itself, and the gallery's features stay as they are.
+resolution. A search always finds something; ``strangers`` says how many images of others the archive is expected to
+have that are as near, and ``--accept`` marks what is near enough by the evaluation of the gallery's run. For data that
+is smaller than the network's input even at full resolution, ``build`` wants to know ``--full-size`` (Market-1501: 128
+64). ``adapt`` learns from the gallery's images, without labels, to describe bad crops as the sharp images are
+described; ``query`` then does so by itself, and the gallery's features stay as they are. ``serve`` does all that on a
+page in the browser, for this machine alone unless ``--host`` says otherwise.
 """
 
 from __future__ import annotations
@@ -26,12 +29,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from choices import GROUPS, PICTURES, PRECISIONS
+from choices import GROUPS, PRECISIONS
 from lazily import load_late
-from program import ending, new_parser, tool
+from program import new_parser, tool
 from search_adapt import adapt
 from search_build import build
-from search_query import query
+from search_query import query, query_options
+from search_serve import serve, serve_options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,11 +80,7 @@ def parser() -> argparse.ArgumentParser:
         "positive rate, a share such as 0.001",
     )  # fmt: skip
     query.add_argument("--dataset", default="", help="the evaluated set --accept is of, for a run with several")
-    query.add_argument("--json", type=Path, metavar="FILE", help="write what was found there, too")
-    query.add_argument(
-        "--sheet", type=ending("pictures", PICTURES), metavar="FILE",
-        help="draw a contact sheet of what was found; for several pictures one each, their names numbered",
-    )  # fmt: skip
+    query_options(query)
     query.add_argument("--no-adapt", action="store_true", help="leave aside what adapt has learned")
     adapt = commands.add_parser("adapt", help="learn from a gallery's images to describe low-resolution queries")
     adapt.add_argument("--run", type=Path, help="where run or checkpoint are now, if they were moved")
@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         "--query-size", type=int, nargs=2, default=(), metavar=("H", "W"),
         help="input of the query encoder; half the network's costs a quarter (default: the network's)",
     )  # fmt: skip
-    for command in (build, query, adapt):
+    for command in (build, query, adapt, serve_options(commands)):
         command.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="where the gallery is kept")
         command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: the GPU if there is one")
         command.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: as the run was evaluated")
@@ -113,7 +113,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 @tool(parse, "the same command goes on from here")
 def main(args: argparse.Namespace) -> int:
-    return {"build": build, "query": query, "adapt": adapt}[args.command](args)
+    return {"build": build, "query": query, "adapt": adapt, "serve": serve}[args.command](args)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ def adapt(args: argparse.Namespace) -> int:
     from torchreid_xres.inference import Gallery
     from torchreid_xres.inference.adapt import FEW, plan
     from torchreid_xres.inference.adapt import adapt as learn
+    from torchreid_xres.inference.strangers import measure
 
     gallery = Gallery(args.gallery)
     extractor = gallery.make_extractor(args.run or "", device=args.device, precision=args.precision)
@@ -24,6 +25,8 @@ def adapt(args: argparse.Namespace) -> int:
         )  # fmt: skip
     print(f"learning in {planned.steps} steps from {len(planned.learned)} images", file=sys.stderr)
     learned = learn(gallery, extractor, planned)
+    how = {"device": args.device, "precision": args.precision, "query_encoder": learned.folder}
+    measure(gallery, gallery.make_extractor(args.run or "", **how))
     about = learned.about
     print(report(about))
     threshold = about["threshold"]

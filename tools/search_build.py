@@ -18,6 +18,7 @@ SHOWN = 10  # unusable files, and boxes, that are named one by one
 def build(args: argparse.Namespace) -> int:
     from torchreid_xres.devices.memory import keep_freed_memory
     from torchreid_xres.inference import Gallery
+    from torchreid_xres.inference.strangers import is_measured, measure
     from torchreid_xres.jobs.command import tell_of_others
 
     gallery = Gallery(args.gallery, extractor_of(args))
@@ -41,6 +42,8 @@ def build(args: argparse.Namespace) -> int:
         + f", {done.thinned} boxes in frames between those taken" * bool(done.thinned)
         + f"; {new / seconds:.0f} images/s" * bool(new)
     )
+    if done.added or done.changed or done.removed or not is_measured(gallery, gallery.extractor):
+        measure(gallery, gallery.extractor)
     print(f"next: xres search query PICTURE --gallery {shlex.quote(str(args.gallery))}")
     return 0
 

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from choices import PICTURES, TABLES
+from program import ending
 from search_build import tell_if_drawn
 
 if TYPE_CHECKING:
@@ -14,32 +16,50 @@ if TYPE_CHECKING:
 
     from torchreid_xres.inference import Extractor, Gallery, Hit
     from torchreid_xres.inference.acceptance import Acceptance
+    from torchreid_xres.inference.strangers import Strangers
+    from torchreid_xres.report.answers import Found
 
-COLUMNS, HEIGHT = 6, 192  # of a contact sheet
 MANY_OTHERS = 0.2  # share of the gallery's images, above which it is worth while to adapt again
 
 
+def query_options(query: argparse.ArgumentParser) -> None:
+    """Add what says where the hits go."""
+    query.add_argument(
+        "--out", type=ending("hits", (*TABLES, *PICTURES)), action="append", default=[], metavar="FILE",
+        help="hand over what was found, too: one page that prints (hits.html), a table (.csv), .json, or a contact "
+        "sheet (.jpg, ...; of several pictures one each, numbered); may be given more than once",
+    )  # fmt: skip
+    for flag, kind in (("--json", "hits.json"), ("--sheet", "hits.jpg")):
+        query.add_argument(flag, action=_Replaced, const=kind, help=argparse.SUPPRESS)
+
+
+class _Replaced(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace, values, option_string=None) -> None:
+        parser.error(f"{option_string} is now --out, and the file's ending says what it holds: --out {self.const}")
+
+
 def query(args: argparse.Namespace) -> int:
-    from torchreid_xres.data.io import save_image
-    from torchreid_xres.files import require_other_file, write_json
+    from torchreid_xres.files import require_other_file, require_place
     from torchreid_xres.inference import Gallery
-    from torchreid_xres.inference.acceptance import acceptance
     from torchreid_xres.inference.checks import Checks
-    from torchreid_xres.inference.extractor import native_rate
     from torchreid_xres.inference.filters import Filters, groups
+    from torchreid_xres.inference.strangers import notes
+    from torchreid_xres.report.answers import numbered, write_answers
+    from torchreid_xres.report.asking import Archive, Query
     from torchreid_xres.terminal import printable
 
     gallery = Gallery(args.gallery)
-    limit = None if args.accept is None else acceptance(gallery, args.accept, args.run or "", args.dataset)
+    limit = None if args.accept is None else accepted(gallery, args)
     several = len(args.images) > 1 or args.images[0].is_dir()
     if several and args.box:
         raise ValueError("--box is a part of one picture: name that one alone")
     files = asked(args.images, args.gallery)
-    sheets = sheet_files(args.sheet, len(files), several) if args.sheet else []
-    for path in sheets:
-        require_other_file(path, [*args.images, gallery.images, args.gallery], "--sheet")
-    if args.json:
-        require_other_file(args.json, [*files, args.gallery], "--json")
+    several = len(files) if several else 0
+    for out in args.out:
+        drawn = out.suffix.lower() not in TABLES
+        for path in [numbered(out, n, several) for n in range(1, several + 1)] if several and drawn else [out]:
+            require_other_file(path, [*(args.images if drawn else files), gallery.images, args.gallery], "--out")
+        require_place(out)
     among, by = Filters(args.camera, args.not_camera, args.after, args.before).among(gallery)
     grouped = groups(gallery, args.group) if args.group else None
     by += [f"{args.group} by {grouped.source}"] if grouped else []
@@ -48,62 +68,60 @@ def query(args: argparse.Namespace) -> int:
     extractor = gallery.make_extractor(args.run or "", **how)
     tell_if_drawn(extractor)
     checks = Checks(gallery, extractor)
-    records, told = [], []
+    archive = Archive(gallery, extractor, known_strangers(gallery, extractor), limit)
+    answers = []
     for start in range(0, len(files), extractor.batch_size):
         read = []
-        for number, file in enumerate(files[start : start + extractor.batch_size], start):
+        for number, file in enumerate(files[start : start + extractor.batch_size], start + 1):
             try:
-                read.append((number, file, extractor.prepare(picture(extractor, file, args.box))))
+                read.append(Query(str(file), picture(extractor, file, args.box), args.box, number))
             except OSError as error:
                 if not several:
                     raise
                 print(f"left out: {printable(error)}", file=sys.stderr)
-        features = extractor.describe([one for *_, one in read]) if read else []
-        found = gallery.search(features, args.top, among, grouped and grouped.values) if read else []
-        for (number, file, prepared), hits in zip(read, found, strict=True):
-            for line in checks.told(file, prepared, args.box):
-                print(f"note: {f'{printable(file)}, ' * several}{line}", file=sys.stderr)
-            low, rate = extractor.is_low(prepared.size), native_rate(prepared.size, extractor.full_size)
-            adapted = bool(extractor.by_query_encoder([prepared]))
-            if sheets:
-                restored = extractor.restored(prepared) if low and not adapted else None
-                img = picture(extractor, file, args.box)
-                save_image(sheet(gallery, extractor, img, restored, hits, limit), sheets[number])
-            asked_for = {"file": str(file), "box": args.box, "size": list(prepared.size), "rate": rate, "low": low}
-            encoder = ""
-            if learned:
-                magnification = extractor.size[0] / prepared.size[0]
-                asked_for |= {"magnification": magnification, "encoder": "query" if adapted else "gallery"}
-                encoder = f"; enlarged {magnification:.1f} times, answered by the {asked_for['encoder']} encoder"
-            records.append({"query": asked_for, "hits": [hit_record(hit, limit) for hit in hits]})
-            height, width = prepared.size
-            kind = f"low resolution, {rate:.1f} times smaller than {{}}x{{}}" if low else "full resolution for {}x{}"
-            name = f"{printable(file)}, " if several else ""
-            told.append(f"query: {name}{height}x{width}, {kind.format(*extractor.full_size)}{encoder}")
-            told.append(shown(hits, limit))
-    if by:
-        searched = len(gallery) if among is None else int(among.sum())
-        told.insert(0, f"searched: {searched} of {len(gallery)} images; {', '.join(by)}")
-    if not records:
+        for one in read:
+            for line in checks.told(Path(one.name), extractor.prepare(one.picture), args.box):
+                print(f"note: {f'{printable(one.name)}, ' * bool(several)}{line}", file=sys.stderr)
+        answers += archive.answers(read, args.top, bool(args.out), among, grouped and grouped.values)
+    if not answers:
         raise ValueError(f"none of the {len(files)} pictures can be read")
-    if args.json:
-        about = {"gallery": str(args.gallery), "images": len(gallery)}
-        about |= {key: gallery.about[key] for key in ("model", "weights_sha256", "metric")}
-        about |= {} if limit is None else {"accept": limit._asdict()}
-        about |= {"searched": searched, "by": by} if by else {}
-        if learned:
-            own = extractor.query_encoder.about
-            about["query_encoder"] = {key: own[key] for key in ("weights_sha256", "threshold")}
-        write_json(about | ({"queries": records} if several else records[0]), args.json)
+    about = archive.about | {"gallery": str(args.gallery)}
+    searched = len(gallery) if among is None else int(among.sum())
+    about |= {"searched": searched, "by": by} if by else {}
+    written = [path for out in args.out for path in write_answers(out, about, answers, several)]
+    told = [f"searched: {searched} of {len(gallery)} images; {', '.join(by)}"] if by else []
+    for answer in answers:
+        name = f"{printable(answer.asked['file'])}, " if several else ""
+        told += [f"query: {name}{answer.told}", shown(answer.found, limit)]
+    told += notes(archive.strangers, len(gallery))
     if limit is not None:
         told.append(
             f"That score is of the test images of {limit.dataset}: {limit.tpr:.1f} % of the pairs of one identity and "
             f"at most {100 * limit.fpr:g} % of the others reach it; of other images other shares do."
             + " It was measured without the query encoder." * bool(learned)
         )
-    what = f"look at {printable(sheets[0])}" if sheets else "--sheet FILE draws what was found"
+    what = f"look at {printable(written[0])}" if written else "--out hits.html hands over what was found"
     print("\n".join([*told, f"next: {what}"]))
     return 0
+
+
+def accepted(gallery: Gallery, args: argparse.Namespace) -> Acceptance:
+    """Return from which score on a hit is near enough, by the evaluation of the gallery's run."""
+    from torchreid_xres.inference.acceptance import acceptance
+
+    return acceptance(gallery, args.accept, args.run or "", args.dataset)
+
+
+def known_strangers(gallery: Gallery, extractor: Extractor) -> Strangers | None:
+    """Return what is known of the strangers in a gallery; in a line, why nothing is."""
+    from torchreid_xres.inference.strangers import Strangers
+    from torchreid_xres.terminal import printable
+
+    try:
+        return Strangers.read(gallery, extractor)
+    except (OSError, ValueError) as error:
+        print(f"without expected strangers: {printable(error)}", file=sys.stderr)
+        return None
 
 
 def query_encoder(gallery: Gallery) -> Path | None:
@@ -129,13 +147,6 @@ def query_encoder(gallery: Gallery) -> Path | None:
     return folder
 
 
-def sheet_files(path: Path, count: int, several: bool) -> list[Path]:
-    """Return where the contact sheet of each picture goes: there, or of several numbered."""
-    if not several:
-        return [path]
-    return [path.with_stem(f"{path.stem}_{number:0{len(str(count))}}") for number in range(1, count + 1)]
-
-
 def asked(images: list[Path], without: Path) -> list[Path]:
     """Return the pictures named, and those in and below the folders named, but for the gallery's own."""
     from torchreid_xres.data.walk import images_at
@@ -147,14 +158,6 @@ def asked(images: list[Path], without: Path) -> list[Path]:
     return files
 
 
-def hit_record(hit: Hit, limit: Acceptance | None) -> dict:
-    """Return a hit as JSON holds it."""
-    record = {"rank": hit.rank, "score": hit.score, "file": str(hit.path), "size": list(hit.size)}
-    more = {name: getattr(hit, name) for name in ("frame", "box", "time", "camera", "track", "identity")}
-    record |= {name: value for name, value in more.items() if value}
-    return record if limit is None else record | {"accepted": limit.accepts(hit)}
-
-
 def picture(extractor: Extractor, file: Path, box: list[int] | None) -> PIL.Image.Image:
     """Read a picture, or a box of it."""
     from torchreid_xres.inference.pictures import cropped
@@ -163,48 +166,27 @@ def picture(extractor: Extractor, file: Path, box: list[int] | None) -> PIL.Imag
     return cropped(img, tuple(box)) if box else img
 
 
-def shown(hits: list[Hit], limit: Acceptance | None) -> str:
-    """Return what was found, and what of it is near enough, as text."""
+def shown(found: list[Found], limit: Acceptance | None) -> str:
+    """Return what was found, and what is said of it, as text."""
+    from torchreid_xres.inference.strangers import in_words
     from torchreid_xres.text import text_table
 
-    more = [name for name in ("camera", "time") if any(getattr(hit, name) for hit in hits)]
-    rows = [[hit.rank, hit.score, *(getattr(hit, name) for name in more), called(hit)] for hit in hits]
-    headers = ["rank", "score", *more, "file"]
+    more = [name for name in ("camera", "time") if any(getattr(one.hit, name) for one in found)]
+    rows = []
+    for one in found:
+        row = {"rank": one.hit.rank, "score": f"{one.hit.score:.4f}"}
+        row |= {name: getattr(one.hit, name) for name in more} | {"file": called(one.hit)}
+        if one.strangers is not None:
+            row["strangers"] = in_words(one.strangers)
+        if one.accepted is not None:
+            row["accepted"] = "yes" if one.accepted else "no"
+        rows.append(row)
+    text = text_table(rows)
     if limit is not None:
-        rows = [[*row, "yes" if limit.accepts(hit) else "no"] for row, hit in zip(rows, hits, strict=True)]
-        headers.append("accepted")
-    text = text_table(rows, headers=headers, floatfmt=".4f", disable_numparse=[*range(2, len(headers))])
-    if limit is not None:
-        text += f"\naccepted: {sum(map(limit.accepts, hits))} of {len(hits)}, from score {limit.score:.4f} on"
+        text += f"\naccepted: {sum(one.accepted for one in found)} of {len(found)}, from score {limit.score:.4f} on"
     return text
 
 
 def called(hit: Hit) -> str:
     """Return the name of a hit; of a track with the frame that shows it best."""
     return f"{hit.name} ({hit.frame}#{','.join(map(str, hit.box))})" if hit.track and hit.box else hit.name
-
-
-def sheet(
-    gallery: Gallery,
-    extractor: Extractor,
-    img: PIL.Image.Image,
-    restored: PIL.Image.Image | None,
-    hits: list[Hit],
-    limit: Acceptance | None,
-) -> PIL.Image.Image:
-    """Draw the query as seen, restored if it was, then what was found, what is near enough in a green frame.
-
-    A file that is gone since leaves its place.
-    """
-    from torchreid_xres.report.sheet import Cell, contact_sheet
-    from torchreid_xres.terminal import printable
-
-    cells = [Cell(img, f"query, {img.height}x{img.width}", "blue")]
-    if restored is not None:
-        width = max(1, round(restored.height * img.width / img.height))  # the network's input has another shape
-        cells.append(Cell(restored.resize((width, restored.height)), "restored", "blue"))
-    for hit in hits:
-        picture = gallery.picture(hit, extractor.image) if hit.path.is_file() else None
-        frame = "green" if limit and limit.accepts(hit) else ""
-        cells.append(Cell(picture, f"{hit.rank}: {hit.score:.3f}\n{printable(called(hit))}", frame))
-    return contact_sheet(cells, COLUMNS, HEIGHT)

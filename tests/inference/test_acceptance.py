@@ -46,7 +46,7 @@ def change(gallery):
     return write
 
 
-@pytest.mark.parametrize("fpr", [0.01, 0.001])
+@pytest.mark.parametrize("fpr", [0.01])
 def test_as_many_are_accepted_as_in_the_evaluation(gallery, tiny_root, fpr):
     limit = acceptance(gallery, fpr)
     paths = sorted((tiny_root / "query").rglob("*.png"))
@@ -76,12 +76,23 @@ def test_as_many_are_accepted_as_in_the_evaluation(gallery, tiny_root, fpr):
         ({"tpr": {"fpr0.001": 5}}, r"is damaged: fpr0\.01 is .* in accept and not in tpr"),
         ({"accept": [1]}, r"is damaged: accept is \[1\], which is not an object"),
         ({"weights_sha256": "5"}, "made with other weights"),
+        ({"tpr": {"fpr0.01": 1.0}}, "accepts 1 % of the pairs of one identity at .* rate 0.01, no more than"),
+        ({"wrong_pairs": 99}, r"is of 99 pairs of different identities, .* on 100 at least"),
+        ({"wrong_pairs": None, "query_images": 9, "gallery_images": 11}, "is of 99 pairs of different identities"),
     ],
 )
 def test_records_of_other_distances_are_refused(gallery, change, parts, message):
     change(**parts)
     with pytest.raises(ValueError, match=message):
         acceptance(gallery, 0.01)
+
+
+def test_a_rate_takes_as_many_pairs_as_show_it(gallery, change):
+    change(tpr={"fpr0.01": 50.0, "fpr0.001": 50.0}, wrong_pairs=270)
+    with pytest.raises(ValueError, match=r"is of 270 pairs .* a false positive rate of 0.001 is measured on 1000"):
+        acceptance(gallery, 0.001)
+    change(wrong_pairs=1000)
+    assert acceptance(gallery, 0.001).tpr == 50
 
 
 def test_cosines_do_not_depend_on_the_length(gallery, change):

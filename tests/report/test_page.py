@@ -115,7 +115,7 @@ def test_a_record_alone(record):
     assert page.says("td").count("–") == 2  # camera 3 has none
     # CMC, rank-1, mAP and two rates of false positives by resolution; one line each.
     titles = [attrs["aria-label"] for attrs in page.all("svg")]
-    assert len(titles) == 5 and titles[1].endswith("here: 44 at 4")
+    assert len(titles) == 5 and titles[1].endswith("net: 44 at 4")
     assert len(page.all("polyline")) == 5
 
 
@@ -132,13 +132,13 @@ def test_against_another_record(record, other):
 def test_what_makes_a_comparison_hollow_is_said(record, other):
     other["manifest"], other["protocol"]["draws"] = "b" * 64, 3
     assert check_comparable(record, other) == [
-        "The manifest is aaaaaaaaaaaa here and bbbbbbbbbbbb there.",
-        "The protocol's draws is 10 here and 3 there.",
+        "The manifest is aaaaaaaaaaaa in run A and bbbbbbbbbbbb in run B.",
+        "The protocol's draws is 10 in run A and 3 in run B.",
         "So other images were low resolution, or at other rates, or the files differ.",
     ]
     page = page_of(Evaluation(record, "a"), Evaluation(other, "b"))
     assert any(attrs.get("class") == "warning" for _, attrs in page.elements)
-    assert "The protocol's draws is 10 here and 3 there." in page.says("li")
+    assert "The protocol's draws is 10 in run A and 3 in run B." in page.says("li")
     with pytest.raises(ValueError, match="one evaluation is of folder, the other of mlr_viper"):
         evaluation_page(Evaluation(record, "a"), Evaluation(other | {"dataset": "mlr_viper"}, "b"))
 
@@ -152,7 +152,7 @@ def test_another_use_of_the_model_is_no_other_protocol(record, other):
 
 def test_queries_with_pictures(record):
     one = Listed("q.png", ["identity 7"], [("", shown())])
-    both = Listed("q.png", [], [("", shown()[:1]), ("here: rank 1", shown()[1:]), ("there: rank 3", shown()[1:])])
+    both = Listed("q.png", [], [("", shown()[:1]), ("run A: rank 1", shown()[1:]), ("run B: rank 3", shown()[1:])])
     page = page_of(Evaluation(record, "a"), queries=Queries([one, one], [one], [both], [], (5, 3, 12), "other images"))
     assert len(page.all("img")) == 3 * 3 + 5
     assert page.says("h3") == ["Won against the other run", "Worst queries", "Best queries"]
@@ -191,10 +191,16 @@ def test_an_older_record_shows_what_it_holds(record):
 def test_a_curve_over_all_queries_is_taken_if_both_have_one(record, other):
     record["curve"] = {"1": part(90.0), "3": part(70.0), "8": part(20.0)}
     page = page_of(Evaluation(record, "a"))
-    assert "here: 20 at 8" in page.all("svg")[1]["aria-label"]
+    assert "net: 20 at 8" in page.all("svg")[1]["aria-label"]
     page = page_of(Evaluation(record, "a"), Evaluation(other, "b"))
     charts = [attrs["aria-label"] for attrs in page.all("svg") if "aria-label" in attrs]
-    assert charts[1].endswith("here: 44 at 4; there: 40 at 4")
+    assert charts[1].endswith("run A: net: 44 at 4; run B: old: 40 at 4")
+
+
+def test_nothing_is_folded_away_on_paper(record, other):
+    page = page_of(Evaluation(record, "a"), Evaluation(other, "b"))
+    assert not page.all("details") and "weights sha256" in " ".join(page.says("th"))
+    assert page.says("dt")[:2] == ["run A", "run B"] and {"run A", "run B"} <= set(page.says("th"))
 
 
 def test_curves_over_magnification_stand_beside_those_over_rates(record, other):
@@ -202,8 +208,9 @@ def test_curves_over_magnification_stand_beside_those_over_rates(record, other):
         each["curve"] = {rate: part(90.0 - 10 * float(rate)) | {"magnification": gap * float(rate)} for rate in "124"}
     page = page_of(Evaluation(record, "a"), Evaluation(other, "b"))
     charts = [attrs["aria-label"] for attrs in page.all("svg") if "aria-label" in attrs]
-    assert charts[1].endswith("here: 50 at 4; there: 50 at 4") and charts[2].endswith("here: 50 at 2; there: 50 at 1")
-    assert charts[4].endswith("here: 45 at 2; there: 45 at 1")
+    assert charts[1].endswith("run A: net: 50 at 4; run B: old: 50 at 4")
+    assert charts[2].endswith("run A: net: 50 at 2; run B: old: 50 at 1")
+    assert charts[4].endswith("run A: net: 45 at 2; run B: old: 45 at 1")
     other["curve"]["2"]["magnification"] = None
     page = page_of(Evaluation(record, "a"), Evaluation(other, "b"))
     assert len(charts) - 2 == len([attrs for attrs in page.all("svg") if "aria-label" in attrs])
@@ -222,7 +229,8 @@ def test_quarters_by_size_are_a_table_and_charts(record, other):
     assert "By size of the query" in page.says("caption")
     assert any("A size is the root of height times width" in text for text in page.says("p"))
     charts = [attrs["aria-label"] for attrs in page.all("svg") if "aria-label" in attrs]
-    assert charts[1].endswith("here: 64 at 150; there: 64 at 150") and charts[2].endswith("59 at 150")
+    assert charts[1].endswith("run A: net: 64 at 150; run B: old: 64 at 150")
+    assert charts[2].endswith("59 at 150")
     del other["by_size"]  # an older record beside a new one
     assert "46 to 70 px" in page_of(Evaluation(record, "a"), Evaluation(other, "b")).says("th")
     assert "46 to 70 px" not in page_of(Evaluation(other, "b"), Evaluation(record, "a")).says("th")

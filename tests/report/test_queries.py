@@ -11,7 +11,8 @@ import torch
 
 from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.report.lists import RankedLists
-from torchreid_xres.report.queries import HEIGHT, changes, compared, listed, thumbnail
+from torchreid_xres.report.queries import changes, compared, listed
+from torchreid_xres.report.thumbnail import HEIGHT, thumbnail
 
 HOW = {"protocol": "market", "draws": 10, "seed": 0, "distance": "euclidean", "normalize": False, "rerank": False}
 
@@ -103,9 +104,15 @@ def test_what_is_shown_of_a_query():
     assert hit.alt == "rank 4, hit: g3.png, identity 3, camera 1, distance 16.000" and hit.note == "4: 16.000"
 
 
+def test_the_first_match_is_shown_however_late_it_comes():
+    (first,) = listed(lists_of([1, 4]), Pictures(), [0], count=2)
+    assert [one.kind for one in first.rows[0][1]] == ["query", "miss", "miss", "hit"]
+    assert first.rows[0][1][-1].note == "4: 16.000"
+
+
 def test_two_runs_lists_of_a_query():
     (one,) = compared(lists_of([1, 4]), lists_of([1, 2], "other"), Pictures(), [1], count=2)
-    assert [heading for heading, _ in one.rows] == ["", "here: first match at rank 4", "there: first match at rank 2"]
+    assert [heading for heading, _ in one.rows] == ["", "run A: first match at rank 4", "run B: first match at rank 2"]
     assert [len(shown) for _, shown in one.rows] == [2, 2, 2]
     (drawn,) = listed(lists_of([2.5], protocol="single_shot"), Pictures(), [0])
     assert drawn.facts[4] == "first match at rank 2.5 in the mean of the draws"

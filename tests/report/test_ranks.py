@@ -53,14 +53,21 @@ def test_a_row_holds_the_query_its_restored_view_and_what_is_found(lists):
     assert columns == 5 and len(cells) == 10
     query, restored, first, *_ = cells[:5]
     assert query.image.size == (32, 64) and query.image.getpixel((0, 0)) == (0, 0, 200)
-    assert query.caption.splitlines() == ["query 16x8", "id 1 cam 0", "x4, AP 1.000", "first hit 1"]
+    assert query.caption.splitlines() == ["query 16x8", "0", "x4, AP 1.000", "first hit 1"]
     assert restored.image is None and restored.caption == ""
     # Squared Euclidean. Not image 3, which is nearer, of the same identity and under the same camera.
-    assert first.caption.splitlines() == ["1. hit", "id 1 cam 1", "0.040"] and first.colour == COLOURS[True]
+    assert first.caption.splitlines() == ["1. hit", "0", "0.040"] and first.colour == COLOURS[True]
     assert [cell.colour for cell in cells[7:]] == [COLOURS[False], COLOURS[False], COLOURS[True]]
     assert cells[6].caption == "restored" and cells[6].image.size == (32, 64)
     with pytest.raises(ValueError, match="gallery image"):
         rank_cells(lists, [0], Pictures(), top=0)
+
+
+def test_the_first_match_is_shown_however_late_it_comes(lists):
+    cells, columns = rank_cells(lists, [0, 1], Pictures(), top=1, height=64)
+    assert columns == 4 and cells[3] == (None, "", "")
+    assert cells[7].colour == COLOURS[True] and cells[7].caption.splitlines()[0] == "3. hit"
+    assert lists.first_match([1]) == [(3, lists.top([1], 3)[0][2])]
 
 
 def test_without_a_restored_query_there_is_no_column_for_it(lists):

@@ -15,7 +15,7 @@ from torchreid_xres.devices import precision
 from torchreid_xres.features import fusion
 from torchreid_xres.inference import export, filters
 from torchreid_xres.metrics import distance
-from torchreid_xres.report import curves, figures, queries, ranks, registries
+from torchreid_xres.report import answers, curves, figures, queries, ranks, registries
 
 
 def test_flags_are_the_packages_own(repo):
@@ -37,6 +37,7 @@ def test_flags_are_the_packages_own(repo):
         "PRECISIONS": precision.PRECISIONS,
         "QUERIES": tuple(curves.QUERIES),
         "ROLES": export.ROLES,
+        "TABLES": answers.TABLES,
         "WHICH_QUERIES": ranks.CHOICES,
     }
     assert {name: value for name, value in vars(choices).items() if name.isupper()} == own

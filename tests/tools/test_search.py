@@ -45,7 +45,7 @@ def test_build_query_add_query(run_tool, run_folder, images, tmp_path):
 
     known = images / "010" / "010_c2_1.png"
     found, sheet = tmp_path / "found.json", tmp_path / "sheet.png"
-    status, out, _ = run_tool("query", known, "--gallery", place, "--top", 3, "--json", found, "--sheet", sheet)
+    status, out, _ = run_tool("query", known, "--gallery", place, "--top", 3, "--out", found, "--out", sheet)
     record = json.loads(found.read_text())
     assert status == 0 and "query: 64x32, full resolution for 32x16" in out and "| 010/010_c2_1.png" in out
     assert record["query"] == {"file": str(known), "box": None, "size": [64, 32], "rate": 0.5, "low": False}
@@ -58,7 +58,7 @@ def test_build_query_add_query(run_tool, run_folder, images, tmp_path):
     status, out, _ = run_tool("build", run_folder, images, "--gallery", place)
     assert status == 0 and "19 images by sr_reid (vdsr); 1 new, 0 changed, 0 gone" in out
     low = tmp_path / "low.png"
-    status, out, _ = run_tool("query", images / "small.png", "--gallery", place, "--sheet", low)
+    status, out, _ = run_tool("query", images / "small.png", "--gallery", place, "--out", low)
     assert status == 0 and "query: 16x8, low resolution, 2.0 times smaller than 32x16" in out
     assert "small.png" in out.splitlines()[3]
 
@@ -66,7 +66,7 @@ def test_build_query_add_query(run_tool, run_folder, images, tmp_path):
 def test_hits_near_enough_are_marked(run_tool, tool, run_folder, images, tmp_path, monkeypatch):
     place, known, found = tmp_path / "gallery", images / "010" / "010_c2_1.png", tmp_path / "found.json"
     assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0
-    query = ("query", known, "--gallery", place, "--top", 18, "--json", found)
+    query = ("query", known, "--gallery", place, "--top", 18, "--out", found)
     status, _, err = run_tool(*query, "--accept", 0.01)
     assert status == 2 and "no run was evaluated there" in err and not found.exists()
     assert run_tool(*query, "--dataset", "folder")[0] == 2
@@ -74,7 +74,7 @@ def test_hits_near_enough_are_marked(run_tool, tool, run_folder, images, tmp_pat
     scores = [hit["score"] for hit in json.loads(found.read_text())["hits"]]
     limit = Acceptance(0.01, 80.0, 1 - scores[4], scores[4], "folder")
     monkeypatch.setattr("torchreid_xres.inference.acceptance.acceptance", lambda gallery, fpr, weights, dataset: limit)
-    status, out, _ = run_tool(*query, "--accept", 0.01, "--sheet", tmp_path / "sheet.png")
+    status, out, _ = run_tool(*query, "--accept", 0.01, "--out", tmp_path / "sheet.png")
     record = json.loads(found.read_text())
     assert status == 0 and "accepted: 5 of 18" in out and "80.0 % of the pairs of one identity and at most 1 %" in out
     assert [hit["accepted"] for hit in record["hits"]] == [True] * 5 + [False] * 13
@@ -98,7 +98,7 @@ def test_an_adapted_gallery_answers_low_queries_by_itself(run_tool, tool, run_fo
     assert status == 0 and "18 images are few to learn from: below 200" in err
     assert "| enlarged " in out and "| 1 times " in out and f"next: xres search query PICTURE --gallery {place}" in out
     with_threshold(place / FOLDER, 2.0)
-    sharp, how = images / "010" / "010_c2_1.png", ("--gallery", place, "--top", 3, "--json", found)
+    sharp, how = images / "010" / "010_c2_1.png", ("--gallery", place, "--top", 3, "--out", found)
     records = []
     for more in ((), ("--no-adapt",)):
         status, out, _ = run_tool("query", sharp, *how, *more)
@@ -139,7 +139,7 @@ def test_many_queries_are_answered_as_one_by_one(run_tool, tool, run_folder, ima
     (asked / "._b.png").touch()
     (asked / "b.png").write_text("no picture")
     alone = images / "008" / "008_c2_0.png"
-    how = ("--gallery", place, "--top", 3, "--json", found)
+    how = ("--gallery", place, "--top", 3, "--out", found)
     files = [alone, *sorted((asked / "deep").iterdir())]
     singles = []
     for file in files:
@@ -147,7 +147,7 @@ def test_many_queries_are_answered_as_one_by_one(run_tool, tool, run_folder, ima
         singles.append(json.loads(found.read_text()))
     make = Gallery.make_extractor  # two batches of the five pictures
     monkeypatch.setattr(Gallery, "make_extractor", lambda *args, **kwargs: make(*args, **kwargs, batch_size=3))
-    status, out, err = run_tool("query", alone, asked, *how, "--sheet", tmp_path / "sheets" / "hits.png")
+    status, out, err = run_tool("query", alone, asked, *how, "--out", tmp_path / "sheets" / "hits.png")
     record = json.loads(found.read_text())
     told, left_out = err.splitlines()
     assert status == 0 and left_out.startswith("left out: ") and "b.png: cannot be read" in left_out
@@ -242,8 +242,8 @@ def test_boxes_of_frames(run_tool, run_folder, tmp_path):
     assert f"left out of {boxes}: line 12: there is no frame 9.png" in err
     assert "left out: 000001.png#1,1,500,5: the box 1 1 500 5 (x, y, width, height) reaches out" in err
     x, y, w, h = box_of(2, 4)
-    query = ("query", frames / "000004.png", "--box", x, y, w, h, "--gallery", place, "--json", found)
-    status, out, _ = run_tool(*query, "--sheet", tmp_path / "sheet.png")
+    query = ("query", frames / "000004.png", "--box", x, y, w, h, "--gallery", place, "--out", found)
+    status, out, _ = run_tool(*query, "--out", tmp_path / "sheet.png")
     hit = json.loads(found.read_text())["hits"][0]
     assert status == 0 and hit["frame"] == "000004.png" and hit["box"] == [x, y, w, h] and hit["score"] > 0.999
     assert (hit["camera"], hit["time"], hit["identity"], hit["file"]) == ("2", "4.5", "2", str(frames / "000004.png"))
@@ -286,15 +286,18 @@ def test_it_says_what_is_wrong_and_leaves_nothing(run_tool, run_folder, images, 
         assert status == 2 and message in err and len(err.strip().splitlines()) == 1 and not out, argv
     assert not place.exists()
     assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0
+    run_json = place / "hits.json"
+    run_json.touch()
     for argv, message in (
         ((cut,), "cut.png: cannot be read as an image: image file is truncated"),
         ((tmp_path / "no.jpg",), "no.jpg: there is no such image file"),
         ((images / "008" / "008_c2_0.png", "--top", 0), "top is 0"),
-        ((images / "008" / "008_c2_0.png", "--sheet", "a.txt"), "pictures end in"),
-        ((cut, "--sheet", cut), "cut.png is there already and is read"),
-        ((cut, "--json", cut), "cut.png is there already and is read"),
-        ((cut, "--sheet", images / "009" / "009_c2_0.png"), "is there already and lies in"),
-        ((cut, "--json", place / "config.yaml"), "is there already and lies in"),
+        ((images / "008" / "008_c2_0.png", "--out", "a.txt"), "hits end in .html, .csv, .json"),
+        ((cut, "--json", "a.json"), "--json is now --out, and the file's ending says what it holds: --out hits.json"),
+        ((cut, "--sheet", "a.jpg"), "--out hits.jpg"),
+        ((cut, "--out", run_json), "is there already and lies in"),
+        ((cut, "--out", cut), "cut.png is there already and is read"),
+        ((cut, "--out", images / "009" / "009_c2_0.png"), "is there already and lies in"),
         ((images / "008" / "008_c2_0.png", "--run", empty), "there is no run or checkpoint"),
     ):
         status, out, err = run_tool("query", *argv, "--gallery", place)
@@ -334,8 +337,8 @@ def test_unusual_names_on_a_terminal_that_lacks_their_letters(tool, run_folder, 
     for name, stream in streams.items():
         monkeypatch.setattr(sys, name, stream)
     assert tool.main([*map(str, ("build", run_folder, images, "--gallery", place))]) == 0
-    asked = ("query", odd, images / "009", "--gallery", place, "--json", found, "--top", "1")
-    assert tool.main([*map(str, (*asked, "--sheet", tmp_path / "sheet.png"))]) == 0
+    asked = ("query", odd, images / "009", "--gallery", place, "--out", found, "--top", "1")
+    assert tool.main([*map(str, (*asked, "--out", tmp_path / "sheet.png"))]) == 0
     monkeypatch.undo()
     for stream in streams.values():
         stream.flush()
@@ -355,7 +358,7 @@ def test_what_was_found_is_written_before_a_word_is_said(tool, run_folder, image
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sys, "stdout", Broken())
-    assert tool.main([*map(str, ("query", images / "009", "--gallery", place, "--json", found))]) == 2
+    assert tool.main([*map(str, ("query", images / "009", "--gallery", place, "--out", found))]) == 2
     assert len(json.loads(found.read_text())["queries"]) == 3
 
 

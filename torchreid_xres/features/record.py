@@ -155,7 +155,8 @@ def make_record(
 
     Returns:
         A dictionary that JSON can hold; figures in per cent, but for ``accept``: the largest distance that is accepted
-        at each false positive rate, in the unit of the ranking's distances (re-ranked ones, where it was re-ranked).
+        at each false positive rate, in the unit of the ranking's distances (re-ranked ones, where it was re-ranked),
+        and ``wrong_pairs``: how many pairs of different identities that was measured on.
         ``by_size`` is in it where :func:`by_size` finds parts.
     """
 
@@ -186,6 +187,7 @@ def make_record(
         "cmc": [round(100 * float(c), 4) for c in result.cmc(50)],
         "tpr": _by_fpr(_per_cent(roc.tpr())),
         "accept": _by_fpr(roc.distance()),
+        "wrong_pairs": roc.wrong_pairs,
         "by_rate": by_rate,
         "by_camera": by(cameras),
         **({"by_size": quarters} if quarters else {}),

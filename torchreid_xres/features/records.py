@@ -41,7 +41,7 @@ _RECORD = _Object(
         "protocol": _Object(
             {"protocol|distance": "a text", "draws|seed": "a whole number", "normalize|rerank|flip": "true or false"}
         ),
-        "parameters|query_images|gallery_images": "a whole number",
+        "parameters|query_images|gallery_images|wrong_pairs": "a whole number",
         "train_seconds": "a number",
     },
     ("dataset", "model"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ def acceptance(gallery: Gallery, fpr: float, weights: str | Path = "", dataset: 
     Raises:
         FileNotFoundError: if the checkpoint lies in no run's folder, or the run was not evaluated.
         ValueError: if the record has no distance for this rate, or was made with other weights or other distances
-            than the gallery, or there are several records.
+            than the gallery, or there are several records; if no more pairs of one identity than of others pass, or
+            there were fewer than 1 / ``fpr`` of others.
 
     Example:
         Hits that a stranger gets in one of a thousand comparisons, as measured on the run's test set::
@@ -87,7 +89,24 @@ def acceptance(gallery: Gallery, fpr: float, weights: str | Path = "", dataset: 
     tpr = record["tpr"].get(key)
     if tpr is None:
         raise ValueError(f"{measured} is damaged: {key} is {distance} in accept and not in tpr; {AGAIN}")
+    _require_evidence(fpr, tpr, record, measured)
     return Acceptance(fpr, tpr, distance, gallery.score(distance), record["dataset"])
+
+
+def _require_evidence(fpr: float, tpr: float, record: dict[str, Any], measured: str) -> None:
+    if tpr <= 100 * fpr:
+        raise ValueError(
+            f"{measured} accepts {tpr:.3g} % of the pairs of one identity at the false positive rate {fpr:g}, no more "
+            "than of the others: such a distance tells nobody apart"
+        )
+    # Records of before hold the images alone: of these there are at most so many pairs.
+    images = record.get("query_images"), record.get("gallery_images")
+    pairs = record.get("wrong_pairs", None if None in images else images[0] * images[1])
+    if pairs is not None and pairs * fpr < 1 - 1e-9:
+        raise ValueError(
+            f"{measured} is of {pairs} pairs of different identities, and a false positive rate of {fpr:g} is measured "
+            f"on {math.ceil(1 / fpr)} at least: take a higher"
+        )
 
 
 def _require_same_distances(about: dict[str, Any], protocol: dict[str, Any], measured: str) -> None:

@@ -360,6 +360,10 @@ class Gallery:
         """Return what a hit at a distance has as its score."""
         return (1 if self.about["metric"] == "cosine" else 0) - distance
 
+    def distance(self, score: float) -> float:
+        """Return the distance of a hit by its score."""
+        return self.score(0) - score
+
     def _nearest(
         self, queries: Tensor, top: int, among: Tensor | None, groups: Sequence[str] | None
     ) -> tuple[list[list[float]], list[list[int]]]:

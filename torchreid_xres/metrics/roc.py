@@ -111,6 +111,11 @@ class Roc:
         for i, group in enumerate(groups):
             group.add(right[member[right_row] == i], wrong[member[wrong_row] == i])
 
+    @property
+    def wrong_pairs(self) -> int:
+        """Pairs of different identities that count."""
+        return self._all.total
+
     def tpr(self) -> dict[float, float]:
         """Return FPR to TPR, 0 to 1, over all queries.
 

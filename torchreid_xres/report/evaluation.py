@@ -115,14 +115,14 @@ def check_comparable(record: Mapping[str, Any], other: Mapping[str, Any]) -> lis
         ours, theirs = record.get(key), other.get(key)
         if key == "protocol":
             found += [
-                f"The protocol's {name.replace('_', ' ')} is {_text(ours.get(name))} here and "
-                f"{_text(theirs.get(name))} there."
+                f"The protocol's {name.replace('_', ' ')} is {_text(ours.get(name))} in run A and "
+                f"{_text(theirs.get(name))} in run B."
                 for name in {**ours, **theirs}
                 if name not in _HOW and ours.get(name) != theirs.get(name)
             ]
         elif ours != theirs:
             found.append(
-                f"The {key.replace('_', ' ')} is {_text(ours)[:12]} here and {_text(theirs)[:12]} there."
+                f"The {key.replace('_', ' ')} is {_text(ours)[:12]} in run A and {_text(theirs)[:12]} in run B."
             )
     if any(sentence.startswith("The manifest") for sentence in found):
         found.append("So other images were low resolution, or at other rates, or the files differ.")

@@ -82,9 +82,36 @@ class RankedLists:
             queries: indices.
             count: images of a list.
         """
+        distances, same = self._counting(queries)
+        order = np.argsort(distances, axis=1, kind="stable")[:, :count]
+        return [
+            [Place(int(g), float(distances[i, g]), bool(same[i, g])) for g in row if np.isfinite(distances[i, g])]
+            for i, row in enumerate(order)
+        ]
+
+    def first_match(self, queries: Sequence[int]) -> list[tuple[int, Place] | None]:
+        """Return rank (from 1) and image of the first match of some queries, in the list of :meth:`top`.
+
+        Args:
+            queries: indices.
+        """
+        distances, same = self._counting(queries)
+        found: list[tuple[int, Place] | None] = []
+        for row, mates in zip(distances, same, strict=True):
+            mates = np.flatnonzero(mates & np.isfinite(row))
+            if not len(mates):
+                found.append(None)
+                continue
+            place = mates[np.argmin(row[mates])]
+            before = (row < row[place]).sum() + (row[:place] == row[place]).sum()
+            found.append((int(before) + 1, Place(int(place), float(row[place]), True)))
+        return found
+
+    def _counting(self, queries: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the distances (Q, G) of some queries, infinite where they do not count, and what shows their own."""
         rows = list(queries)
         if not rows:
-            return []
+            return np.empty((0, 0)), np.empty((0, 0), dtype=bool)
         held = self._ranking
         if held.distances is not None:
             distances = held.distances[rows]  # a copy: rows is a list
@@ -96,8 +123,4 @@ class RankedLists:
         else:
             junk = same & (self.query.camid[rows][:, None] == self.gallery.camid)
         distances[junk] = np.inf
-        order = np.argsort(distances, axis=1, kind="stable")[:, :count]
-        return [
-            [Place(int(g), float(distances[i, g]), bool(same[i, g])) for g in row if np.isfinite(distances[i, g])]
-            for i, row in enumerate(order)
-        ]
+        return distances, same

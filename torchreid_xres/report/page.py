@@ -84,6 +84,13 @@ def evaluation_page(here: Evaluation, there: Evaluation | None = None, queries: 
     )
 
 
+def _labels(record: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[str]:
+    """Return what the lines of the runs are called; a run alone by its model."""
+    if other is None:
+        return [record["model"]]
+    return [f"run {letter}: {run['model']}" for letter, run in (("A", record), ("B", other))]
+
+
 def _rows(record: Mapping[str, Any], other: Mapping[str, Any] | None, key: str) -> list[Row]:
     parts, others = _parts(record, key), _parts(other or {}, key)
     if not parts:
@@ -106,7 +113,8 @@ def _parts(record: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
 
 
 def _charts(record: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[Chart]:
-    runs = {"here": record} | ({"there": other} if other else {})
+    names = _labels(record, other)
+    runs = dict(zip(names, (record, other) if other else (record,), strict=True))
     cmc = {label: list(enumerate(run["cmc"][:CMC_RANKS], 1)) for label, run in runs.items()}
     ranks = (1, *range(5, CMC_RANKS + 1, 5))
     span = _per_cent_span(cmc)
@@ -161,7 +169,8 @@ def _per_cent_span(lines: Mapping[str, Points]) -> tuple[float, float]:
 
 
 def _training(here: Evaluation, there: Evaluation | None) -> list[Chart]:
-    runs = {"here": here.training} | ({"there": there.training} if there and there.training else {})
+    names = _labels(here.record, there and there.record)
+    runs = {names[0]: here.training} | ({names[1]: there.training} if there and there.training else {})
     charts = []
     for name in here.training:
         lines = {label: thinned(training[name]) for label, training in runs.items() if name in training}

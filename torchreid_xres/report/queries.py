@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import copy
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +21,8 @@ from torchreid_xres.jobs.extraction import engine_features, require_trained, tra
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view
 from torchreid_xres.report.lists import Place, RankedLists
+from torchreid_xres.report.thumbnail import thumbnail
 
-HEIGHT = 128  # pixels of a thumbnail
-WIDEST = 2  # times its height
-QUALITY = 80  # of its JPEG
 MOST = 10  # queries of each kind: with pictures of 128 x 128 that is a page of some 2.5 MB
 
 
@@ -119,23 +115,6 @@ class RunPictures:
         return img.resize((max(1, round(img.height * width / height)), img.height), PIL.Image.Resampling.BICUBIC)
 
 
-def thumbnail(img: PIL.Image.Image) -> str:
-    """Return a picture as a small JPEG in a data URI, without what its file told of it.
-
-    A small one is enlarged in squares, so that its pixels can be seen.
-
-    Args:
-        img: 8-bit RGB.
-    """
-    scale = min(HEIGHT / img.height, WIDEST * HEIGHT / img.width)
-    size = max(1, round(img.width * scale)), max(1, round(img.height * scale))
-    small = img.resize(size, PIL.Image.Resampling.NEAREST if scale >= 2 else PIL.Image.Resampling.BICUBIC)
-    small.info.clear()  # or Pillow writes a comment of the original file
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
 def run_queries(
     folder: Path,
     record: Mapping[str, Any],
@@ -203,11 +182,13 @@ def listed(lists: RankedLists, pictures: RunPictures, queries: Sequence[int], co
         lists: of the run.
         pictures: of the same run.
         queries: indices.
-        count: images of each list.
+        count: images of each list; the first match comes behind them where it is none of them.
     """
     found = []
-    for query, places in zip(queries, lists.top(queries, count), strict=True):
+    for query, places, match in zip(queries, lists.top(queries, count), lists.first_match(queries), strict=True):
         shown = [*_query(lists.query, pictures, query), *_places(lists.gallery, pictures, places)]
+        if match is not None and match[0] > count:
+            shown.append(_place(lists.gallery, pictures, *match))
         figures = [_first(lists, query), f"AP {100 * lists.ap[query]:.1f}\N{NO-BREAK SPACE}%"]
         found.append(Listed(lists.query.names[query], [*_facts(lists.query, query), *figures], [("", shown)]))
     return found
@@ -225,7 +206,7 @@ def changes(lists: RankedLists, other: RankedLists) -> Changes:
     check_same_images([lists.gallery, other.gallery])
     ours, theirs = ([run.protocol[key] for key in ("protocol", "draws", "seed")] for run in (lists, other))
     if ours != theirs:
-        raise ValueError(f"the protocols differ, {ours} here and {theirs} there")
+        raise ValueError(f"the protocols differ, {ours} in run A and {theirs} in run B")
     gain = 1 / lists.rank - 1 / other.rank  # NaN for queries without a match, of which neither comparison is true
     order = np.argsort(-gain, kind="stable")
     won, lost = order[gain[order] > 0], order[gain[order] < 0][::-1]
@@ -248,7 +229,7 @@ def compared(
     for query, ours, theirs in zip(queries, lists.top(queries, count), other.top(queries, count), strict=True):
         rows = [
             (f"{where}: {_first(run, query)}", _places(lists.gallery, pictures, places))
-            for where, run, places in (("here", lists, ours), ("there", other, theirs))
+            for where, run, places in (("run A", lists, ours), ("run B", other, theirs))
         ]
         shown = _query(lists.query, pictures, query)
         found.append(Listed(lists.query.names[query], _facts(lists.query, query), [("", shown), *rows]))
@@ -280,12 +261,14 @@ def _query(images: FeatureSet, pictures: RunPictures, query: int) -> list[Shown]
 
 
 def _places(images: FeatureSet, pictures: RunPictures, places: Sequence[Place]) -> list[Shown]:
-    shown = []
-    for rank, (index, distance, hit) in enumerate(places, 1):
-        kind = "hit" if hit else "miss"
-        alt = (
-            f"rank {rank}, {kind}: {images.names[index]}, identity {images.pid[index]}, camera {images.camid[index]}, "
-            f"distance {distance:.3f}"
-        )
-        shown.append(Shown(thumbnail(pictures.seen("gallery", index)), alt, f"{rank}: {distance:.3f}", kind))
-    return shown
+    return [_place(images, pictures, rank, place) for rank, place in enumerate(places, 1)]
+
+
+def _place(images: FeatureSet, pictures: RunPictures, rank: int, place: Place) -> Shown:
+    index, distance, hit = place
+    kind = "hit" if hit else "miss"
+    alt = (
+        f"rank {rank}, {kind}: {images.names[index]}, identity {images.pid[index]}, camera {images.camid[index]}, "
+        f"distance {distance:.3f}"
+    )
+    return Shown(thumbnail(pictures.seen("gallery", index)), alt, f"{rank}: {distance:.3f}", kind)

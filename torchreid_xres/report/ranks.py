@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 import PIL.Image
@@ -53,7 +54,7 @@ def rank_cells(
 
     Returns:
         The cells, row by row, and how many a row has: the query as the camera saw it, restored (if one of the queries
-        is), and what is found.
+        is), what is found, and behind it the first match where that comes later.
 
     Raises:
         ValueError: for less than one gallery image.
@@ -62,7 +63,9 @@ def rank_cells(
         raise ValueError(f"at least 1 gallery image is shown, not {top}")
     restored = [pictures.restored(q) for q in queries]
     leading = 1 + any(view is not None for view in restored)
-    tops = lists.top(queries, top)
+    tops = [list(enumerate(places, 1)) for places in lists.top(queries, top)]
+    for places, match in zip(tops, lists.first_match(queries), strict=True):
+        places += [match] if match is not None and match[0] > top else []
     columns = leading + max(map(len, tops))
     cells = []
     for q, view, places in zip(queries, restored, tops, strict=True):
@@ -74,7 +77,7 @@ def rank_cells(
         cells.append(Cell(squares(pictures.seen("query", q), height), caption))
         if leading > 1:
             cells.append(Cell(view, "restored" if view is not None else ""))
-        for number, place in enumerate(places, start=1):
+        for number, place in places:
             picture = marked(squares(pictures.seen("gallery", place.gallery), height), place.hit, height)
             caption = f"{number}. {'hit' if place.hit else 'miss'}\n{_who(lists.gallery, place.gallery)}"
             cells.append(Cell(picture, f"{caption}\n{place.distance:.3f}", COLOURS[place.hit]))
@@ -103,4 +106,4 @@ def marked(img: PIL.Image.Image, hit: bool, height: int) -> PIL.Image.Image:
 
 
 def _who(features: FeatureSet, i: int) -> str:
-    return f"id {features.pid[i]} cam {features.camid[i]}"
+    return PurePosixPath(features.names[i]).name
