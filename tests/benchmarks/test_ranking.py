@@ -25,6 +25,7 @@ def run(benchmark_module, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_ranking(run, capsys):
     kept = run("ranking", *TINY)
     rows = {(row["what"][:7], row["side"]): row for row in kept["rows"]}
@@ -38,6 +39,7 @@ def test_ranking_without_the_matrix(run):
     assert {row["what"] for row in run("ranking", *TINY, "--no-matrix")["rows"]} == {"features, 1 = product"}
 
 
+@pytest.mark.slow
 def test_reranking(run):
     kept = run("reranking", *TINY, "--noise", "0.5")
     rows = {row["side"]: row for row in kept["rows"]}

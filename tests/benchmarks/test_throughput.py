@@ -20,6 +20,7 @@ SIDES = ["ours", "+ channels last", "+ bf16", "+ memory kept", "+ pictures kept"
 METHOD = [*TINY, "data.height", 64, "data.width", 32, "train.batch_size", 12]
 
 
+@pytest.mark.slow
 def test_a_host_network_beside_ours(benchmark_module, tmp_path):
     module = benchmark_module("throughput")
     options = ("--batches", 1, "--sides", "ours", "host", "--set", *TINY)
@@ -30,6 +31,7 @@ def test_a_host_network_beside_ours(benchmark_module, tmp_path):
     assert list(kept["matrix_product_GFLOPS"]) == ["fp32"]
 
 
+@pytest.mark.slow
 def test_a_method_after_its_earlier_stages(benchmark_module, repo, tmp_path):
     module = benchmark_module("throughput")
     config = repo / "configs" / "psh_rnet_quickstart.yaml"

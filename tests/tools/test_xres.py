@@ -63,6 +63,7 @@ def test_a_command_that_is_none_is_told_with_the_nearest(tool, capsys):
     assert end.value.code == 2
 
 
+@pytest.mark.slow
 def test_a_command_is_the_script(repo, tmp_path):
     done = python(repo / "tools" / "xres.py", "train", "train.epoch", "3", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.startswith("ConfigError: without --config-file the data sets are")
