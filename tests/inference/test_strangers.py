@@ -124,4 +124,4 @@ def test_mates_up_to_their_share_change_nothing():
 
 def test_words():
     shown = [in_words(value) for value in (0, 0.01, 0.096, 0.96, 1, 1234.4)]
-    assert shown == ["<0.01", "0.01", "0.1", "1", "1", "1234"]
+    assert shown == ["under 0.01", "0.01", "0.1", "1", "1", "1234"]

@@ -189,10 +189,10 @@ def in_words(expected: float) -> str:
 
     Example:
         >>> [in_words(value) for value in (0.0004, 0.0234, 3.4, 152.3)]
-        ['<0.01', '0.02', '3', '152']
+        ['under 0.01', '0.02', '3', '152']
     """
     if expected < FLOOR:
-        return f"<{FLOOR:g}"
+        return f"under {FLOOR:g}"
     return f"{expected:.1g}" if expected < 1 else f"{expected:.0f}"
 
 
