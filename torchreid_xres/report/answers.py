@@ -17,7 +17,6 @@ from torchreid_xres.inference.strangers import in_words
 from torchreid_xres.report.sheet import Cell, contact_sheet
 from torchreid_xres.report.thumbnail import thumbnail
 from torchreid_xres.terminal import printable
-from torchreid_xres.version import __version__
 
 TABLES = (".html", ".csv", ".json")
 COLUMNS, HEIGHT = 6, 192  # of a contact sheet
@@ -153,19 +152,10 @@ def cell(value: Any) -> Any:
 
 def page(about: Mapping[str, Any], answers: Sequence[Answer]) -> str:
     """Return one HTML page that needs nothing else; whatever comes from names is escaped."""
-    import jinja2
+    from torchreid_xres.report.templates import rendered
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"thumbnail": thumbnail, "in_words": in_words, "printable": printable}
-    return environment.get_template("answers.html").render(
-        about=about, answers=answers, more=MORE, version=__version__
-    )
+    filters = {"thumbnail": thumbnail, "in_words": in_words, "printable": printable}
+    return rendered("answers.html", filters, about=about, answers=answers, more=MORE)
 
 
 def sheet(answer: Answer) -> PIL.Image.Image:

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
-
-import jinja2
 
 from torchreid_xres.report.evaluation import Figure, check_comparable, facts, figures
 from torchreid_xres.report.lines import HEIGHT, WIDTH, Chart, Points, line_chart, thinned
 from torchreid_xres.report.queries import Queries
-from torchreid_xres.version import __version__
+from torchreid_xres.report.templates import rendered
 
 HEADLINE = ("rank-1", "rank-5", "rank-10", "mAP", "mINP")
 CMC_RANKS = 20  # shown; beyond them the curves of good models are one line
@@ -59,16 +56,11 @@ def evaluation_page(here: Evaluation, there: Evaluation | None = None, queries: 
         ValueError: if the two are of two data sets.
     """
     record, other = here.record, there.record if there else None
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["signed"] = lambda value: f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    filters = {"signed": lambda value: f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")}
     known = [figure for figure in figures(record, other) if figure.name in HEADLINE]
-    return environment.get_template("page.html").render(
+    return rendered(
+        "page.html",
+        filters,
         here=here,
         there=there,
         record=record,
@@ -80,7 +72,6 @@ def evaluation_page(here: Evaluation, there: Evaluation | None = None, queries: 
         queries=queries,
         facts=facts(record, other),
         size=(WIDTH, HEIGHT),
-        version=__version__,
     )
 
 
