@@ -22,10 +22,11 @@ import torch
 
 from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.data.split import shuffled
-from torchreid_xres.inference import Extractor, Gallery
-from torchreid_xres.inference.strangers import Strangers
-from torchreid_xres.inference.strangers import measure as measure_strangers
+from torchreid_xres.inference import Extractor
 from torchreid_xres.metrics import distance_matrix
+from torchreid_xres.search import Gallery
+from torchreid_xres.search.strangers import Strangers
+from torchreid_xres.search.strangers import measure as measure_strangers
 
 EXPECTED = (0.1, 1.0, 10.0)
 WEIGHTS = "weights/osnet_x0_25_msmt17.pth"

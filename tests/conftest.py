@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest_plugins = ["untrained_runs"]
 REPO = Path(__file__).resolve().parent.parent
 
 

@@ -16,9 +16,9 @@ from torchreid_xres.config import config_hash, load_config
 from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.features.records import read_record
 from torchreid_xres.features.tables import record_tables
-from torchreid_xres.inference import Gallery
 from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.jobs.tasks.panning import load_panning
+from torchreid_xres.search import Gallery
 
 KEPT = Path(__file__).parent / "golden" / "kept"
 RUN = KEPT / "run" / "split0" / "osnet_x0_25"

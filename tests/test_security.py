@@ -28,9 +28,7 @@ from torchreid_xres.data.io import read_image
 from torchreid_xres.data.protocol import Manifest
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.features.features import FeatureSet
-from torchreid_xres.inference import Extractor, Gallery
-from torchreid_xres.inference.gallery import DATABASE
-from torchreid_xres.inference.storage import Storage
+from torchreid_xres.inference import Extractor
 from torchreid_xres.jobs.run import Run
 from torchreid_xres.jobs.stages import Stages
 from torchreid_xres.jobs.tasks.panning import load_panning
@@ -38,6 +36,9 @@ from torchreid_xres.jobs.tasks.restore_pairs import record_key
 from torchreid_xres.keypoints.annotations import read_annotations
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.weights import load_weights
+from torchreid_xres.search import Gallery
+from torchreid_xres.search.gallery import DATABASE
+from torchreid_xres.search.storage import Storage
 from torchreid_xres.sr import build_front_end
 from torchreid_xres.sr.build import read_state
 from torchreid_xres.tensors import read_tensors, refuse_code

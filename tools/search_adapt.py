@@ -8,10 +8,10 @@ import sys
 
 
 def adapt(args: argparse.Namespace) -> int:
-    from torchreid_xres.inference import Gallery
-    from torchreid_xres.inference.adapt import FEW, plan
-    from torchreid_xres.inference.adapt import adapt as learn
-    from torchreid_xres.inference.strangers import measure
+    from torchreid_xres.search import Gallery
+    from torchreid_xres.search.adapt import FEW, plan
+    from torchreid_xres.search.adapt import adapt as learn
+    from torchreid_xres.search.strangers import measure
 
     gallery = Gallery(args.gallery)
     extractor = gallery.make_extractor(args.run or "", device=args.device, precision=args.precision)

@@ -10,16 +10,17 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchreid_xres.inference import Extractor, Gallery
+    from torchreid_xres.inference import Extractor
+    from torchreid_xres.search import Gallery
 
 SHOWN = 10  # unusable files, and boxes, that are named one by one
 
 
 def build(args: argparse.Namespace) -> int:
     from torchreid_xres.devices.memory import keep_freed_memory
-    from torchreid_xres.inference import Gallery
-    from torchreid_xres.inference.strangers import is_measured, measure
     from torchreid_xres.jobs.command import tell_of_others
+    from torchreid_xres.search import Gallery
+    from torchreid_xres.search.strangers import is_measured, measure
 
     gallery = Gallery(args.gallery, extractor_of(args))
     tell_if_drawn(gallery.extractor)
@@ -50,8 +51,9 @@ def build(args: argparse.Namespace) -> int:
 
 def extractor_of(args: argparse.Namespace) -> Extractor:
     """Return the network that is asked for; where none is, the gallery's own, or the usual one for a new gallery."""
-    from torchreid_xres.inference import Extractor, Gallery
+    from torchreid_xres.inference import Extractor
     from torchreid_xres.inference.published import DEFAULT, fetch_network, is_published
+    from torchreid_xres.search import Gallery
 
     how: dict[str, Any] = {"device": args.device, "precision": args.precision, "batch_size": args.batch}
     if args.run is not None:
@@ -81,7 +83,7 @@ def held(gallery: Gallery) -> str:
 
 def tell_if_drawn(extractor: Extractor) -> None:
     """Say in a line on standard error of a network that has never seen a photograph that it has not."""
-    from torchreid_xres.inference.checks import drawn_sources
+    from torchreid_xres.search.checks import drawn_sources
 
     drawn = drawn_sources(extractor)
     if drawn:

@@ -14,10 +14,11 @@ from search_build import tell_if_drawn
 if TYPE_CHECKING:
     import PIL.Image
 
-    from torchreid_xres.inference import Extractor, Gallery, Hit
-    from torchreid_xres.inference.acceptance import Acceptance
-    from torchreid_xres.inference.strangers import Strangers
+    from torchreid_xres.inference import Extractor
     from torchreid_xres.report.answers import Found
+    from torchreid_xres.search import Gallery, Hit
+    from torchreid_xres.search.acceptance import Acceptance
+    from torchreid_xres.search.strangers import Strangers
 
 MANY_OTHERS = 0.2  # share of the gallery's images, above which it is worth while to adapt again
 
@@ -40,12 +41,12 @@ class _Replaced(argparse.Action):
 
 def query(args: argparse.Namespace) -> int:
     from torchreid_xres.files import require_other_file, require_place
-    from torchreid_xres.inference import Gallery
-    from torchreid_xres.inference.checks import Checks
-    from torchreid_xres.inference.filters import Filters, groups
-    from torchreid_xres.inference.strangers import notes
     from torchreid_xres.report.answers import numbered, write_answers
     from torchreid_xres.report.asking import Archive, Query
+    from torchreid_xres.search import Gallery
+    from torchreid_xres.search.checks import Checks
+    from torchreid_xres.search.filters import Filters, groups
+    from torchreid_xres.search.strangers import notes
     from torchreid_xres.terminal import printable
 
     gallery = Gallery(args.gallery)
@@ -107,14 +108,14 @@ def query(args: argparse.Namespace) -> int:
 
 def accepted(gallery: Gallery, args: argparse.Namespace) -> Acceptance:
     """Return from which score on a hit is near enough, by the evaluation of the gallery's run."""
-    from torchreid_xres.inference.acceptance import acceptance
+    from torchreid_xres.search.acceptance import acceptance
 
     return acceptance(gallery, args.accept, args.run or "", args.dataset)
 
 
 def known_strangers(gallery: Gallery, extractor: Extractor) -> Strangers | None:
     """Return what is known of the strangers in a gallery; in a line, why nothing is."""
-    from torchreid_xres.inference.strangers import Strangers
+    from torchreid_xres.search.strangers import Strangers
     from torchreid_xres.terminal import printable
 
     try:
@@ -168,7 +169,7 @@ def picture(extractor: Extractor, file: Path, box: list[int] | None) -> PIL.Imag
 
 def shown(found: list[Found], limit: Acceptance | None) -> str:
     """Return what was found, and what is said of it, as text."""
-    from torchreid_xres.inference.strangers import in_words
+    from torchreid_xres.search.strangers import in_words
     from torchreid_xres.text import text_table
 
     more = [name for name in ("camera", "time") if any(getattr(one.hit, name) for one in found)]

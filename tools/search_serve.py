@@ -22,8 +22,8 @@ def serve_options(commands: argparse._SubParsersAction) -> argparse.ArgumentPars
 def serve(args: argparse.Namespace) -> int:
     from search_query import known_strangers, query_encoder
 
-    from torchreid_xres.inference import Gallery
     from torchreid_xres.report.asking import Archive
+    from torchreid_xres.search import Gallery
     from torchreid_xres.ui.desk import MARKS, Desk
     from torchreid_xres.ui.page import start
 

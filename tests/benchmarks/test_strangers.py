@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 import torch
 
-from torchreid_xres.inference.strangers import Level, Strangers
+from torchreid_xres.search.strangers import Level, Strangers
 
 
 @pytest.fixture

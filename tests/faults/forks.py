@@ -23,9 +23,10 @@ from scripts import script
 
 from torchreid_xres.config import load_config
 from torchreid_xres.files import write_text
-from torchreid_xres.inference import Extractor, Gallery
+from torchreid_xres.inference import Extractor
 from torchreid_xres.jobs.fresh import set_aside, settle
 from torchreid_xres.jobs.job import run_job
+from torchreid_xres.search import Gallery
 
 
 def run(config):

@@ -12,9 +12,9 @@ import torch
 from torchreid_xres import checkpoint
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.files import remove_scratch, whole_file, write_text
-from torchreid_xres.inference.storage import Row, Storage
 from torchreid_xres.jobs.job import run_job
 from torchreid_xres.jobs.logs import logged_to
+from torchreid_xres.search.storage import Row, Storage
 
 resource = pytest.importorskip("resource", reason="this system cannot bound the size of files")
 

@@ -18,10 +18,10 @@ from tiny_jobs import same
 from torchreid_xres import checkpoint
 from torchreid_xres.config import config_text, load_config
 from torchreid_xres.engine.base import LAST, XresMixin
-from torchreid_xres.inference.gallery import DATABASE
 from torchreid_xres.jobs.job import run_job
 from torchreid_xres.jobs.tasks.restore import DONE, LEVELS
 from torchreid_xres.models import build_model
+from torchreid_xres.search.gallery import DATABASE
 
 KILLED = -9
 # What differs between two runs of the same.

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 import pytest
 
 from torchreid_xres import lock
-from torchreid_xres.inference import Gallery
 from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.jobs.lock import LOCK, InUseError, sole_use
+from torchreid_xres.search import Gallery
 
 pytestmark = pytest.mark.skipif(lock.fcntl is None, reason="this system has no flock")
 

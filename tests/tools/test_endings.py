@@ -13,7 +13,7 @@ WORK = {
     "list": ("report.registries.inventory", ()),
     "prepare": ("data.prepare.write_set", ("write", "synth_person", *OUT)),
     "report": ("features.records.read_record", ("run", "--out", "a.html")),
-    "search": ("inference.Gallery", ("query", "a.jpg", "--gallery", "g")),
+    "search": ("search.Gallery", ("query", "a.jpg", "--gallery", "g")),
     "train": ("jobs.command.load_config", ("--config-file", "a.yaml")),
     "train_keypoints": ("jobs.command.load_config", ("--config-file", "a.yaml")),
     "visualize": ("jobs.extraction.trained_engine", ("ranks", "run", "--out", "a.png")),

@@ -7,9 +7,10 @@ from adapted import with_threshold
 
 from torchreid_xres import host
 from torchreid_xres.features.record import weights_hash
-from torchreid_xres.inference import Extractor, Gallery
-from torchreid_xres.inference.adapt import adapt, plan
+from torchreid_xres.inference import Extractor
 from torchreid_xres.inference.export import Exported, ExportError
+from torchreid_xres.search import Gallery
+from torchreid_xres.search.adapt import adapt, plan
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def run(repo, code):
 
 def test_a_query_loads_neither_compiler_nor_timm(repo):
     run(repo, """
-import torchreid_xres.jobs.command, torchreid_xres.inference.checks
+import torchreid_xres.jobs.command, torchreid_xres.search.checks
 late = {name for name in sys.modules if name.partition(".")[0] in ("timm", "sympy")}
 assert not late and "torch._dynamo" not in sys.modules, sorted(late)[:5]
 """)  # fmt: skip

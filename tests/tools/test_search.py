@@ -15,10 +15,10 @@ from torchreid_xres import checkpoint
 from torchreid_xres.config import config_text, load_config
 from torchreid_xres.data.io import read_image
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.inference import Gallery
-from torchreid_xres.inference.acceptance import Acceptance
 from torchreid_xres.inference.query_encoder import ABOUT, FOLDER, TRAINING
 from torchreid_xres.models import build_model
+from torchreid_xres.search import Gallery
+from torchreid_xres.search.acceptance import Acceptance
 
 TINY = ["data.height", "32", "data.width", "16", "sr.name", "vdsr", "sr.options", "{depth: 3, features: 4}",
         "test.dist_metric", "cosine", "model.name", "sr_reid"]  # fmt: skip
@@ -73,7 +73,7 @@ def test_hits_near_enough_are_marked(run_tool, tool, run_folder, images, tmp_pat
     run_tool(*query)
     scores = [hit["score"] for hit in json.loads(found.read_text())["hits"]]
     limit = Acceptance(0.01, 80.0, 1 - scores[4], scores[4], "folder")
-    monkeypatch.setattr("torchreid_xres.inference.acceptance.acceptance", lambda gallery, fpr, weights, dataset: limit)
+    monkeypatch.setattr("torchreid_xres.search.acceptance.acceptance", lambda gallery, fpr, weights, dataset: limit)
     status, out, _ = run_tool(*query, "--accept", 0.01, "--out", tmp_path / "sheet.png")
     record = json.loads(found.read_text())
     assert status == 0 and "accepted: 5 of 18" in out and "80.0 % of the pairs of one identity and at most 1 %" in out

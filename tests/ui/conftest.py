@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional as F
 
 from torchreid_xres.inference.extractor import Prepared
-from torchreid_xres.inference.gallery import Hit
 from torchreid_xres.inference.pictures import as_image
 from torchreid_xres.report.asking import Archive
+from torchreid_xres.search.gallery import Hit
 from torchreid_xres.ui.desk import Desk
 
 COLOURS = {"red.png": (200, 20, 20), "green.png": (20, 200, 20), "blue.png": (20, 20, 200), "grey.png": (90, 90, 90)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from torchreid_xres.inference.gallery import Hit
+from torchreid_xres.search.gallery import Hit
 from torchreid_xres.ui.desk import MARKS, caption
 
 

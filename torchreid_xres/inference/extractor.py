@@ -66,7 +66,7 @@ class Extractor:
         full_size: height and width of a picture of full resolution, for data that is smaller than the network's input
             even so (Market-1501: 128, 64); None for the network's input.
         query_encoder: folder of one that was learned for a gallery of this network
-            (:func:`~torchreid_xres.inference.adapt.adapt`): it answers pictures that the network enlarges enough.
+            (:func:`~torchreid_xres.search.adapt.adapt`): it answers pictures that the network enlarges enough.
 
     Attributes:
         cfg: the configuration of the network.

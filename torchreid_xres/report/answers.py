@@ -12,10 +12,10 @@ import PIL.Image
 
 from torchreid_xres.data.io import save_image
 from torchreid_xres.files import write_json, write_text
-from torchreid_xres.inference.gallery import Hit
-from torchreid_xres.inference.strangers import in_words
 from torchreid_xres.report.sheet import Cell, contact_sheet
 from torchreid_xres.report.thumbnail import thumbnail
+from torchreid_xres.search.gallery import Hit
+from torchreid_xres.search.strangers import in_words
 from torchreid_xres.terminal import printable
 
 TABLES = (".html", ".csv", ".json")

@@ -10,12 +10,12 @@ import PIL.Image
 from torch import Tensor
 
 from torchreid_xres.inference.extractor import Extractor, Prepared, native_rate
-from torchreid_xres.inference.gallery import Gallery, Hit
-from torchreid_xres.inference.strangers import Strangers
 from torchreid_xres.report.answers import Answer, Found
+from torchreid_xres.search.gallery import Gallery, Hit
+from torchreid_xres.search.strangers import Strangers
 
 if TYPE_CHECKING:
-    from torchreid_xres.inference.acceptance import Acceptance
+    from torchreid_xres.search.acceptance import Acceptance
 
 
 class Query(NamedTuple):

@@ -13,11 +13,11 @@ from pathlib import Path
 import PIL.Image
 
 from torchreid_xres.files import require_regular, write_text
-from torchreid_xres.inference.gallery import Hit
 from torchreid_xres.inference.pictures import cropped
-from torchreid_xres.inference.strangers import in_words
 from torchreid_xres.report.answers import Answer, Found, cell, write_answers
 from torchreid_xres.report.asking import Archive, Query
+from torchreid_xres.search.gallery import Hit
+from torchreid_xres.search.strangers import in_words
 
 MARKS = "marks.csv"  # in the gallery's folder
 _COLUMNS = ("time", "query", "query_box", "hit", "rank", "score", "strangers", "right")

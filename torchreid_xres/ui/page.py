@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 
-from torchreid_xres.inference.strangers import notes
 from torchreid_xres.report.answers import Answer
+from torchreid_xres.search.strangers import notes
 from torchreid_xres.ui.desk import Corner, Desk, caption
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import pytest
 import torch
 from yacs.config import CfgNode
 
-from torchreid_xres.inference import Gallery, storage
-from torchreid_xres.inference.gallery import CONFIG, DATABASE
-from torchreid_xres.inference.storage import Row, Storage
+from torchreid_xres.search import Gallery, storage
+from torchreid_xres.search.gallery import CONFIG, DATABASE
+from torchreid_xres.search.storage import Row, Storage
 
 ABOUT = {"model": "net", "weights_sha256": "a" * 64, "full_size": None, "metric": "cosine"}
 FACTS = {"about": json.dumps(ABOUT), "weights": "/run/last.pth.tar", "images": "/images"}

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from torchreid_xres.archive.boxes import Box, Boxes
+from torchreid_xres.archive.folder import ImageFile, image_files
+from torchreid_xres.archive.frames import frame_file, is_video, video_length, video_rate
+from torchreid_xres.archive.times import moment
 from torchreid_xres.data.datasets.folder import inside
 from torchreid_xres.data.walk import FoundImages
-from torchreid_xres.inference.boxes import Box, Boxes
-from torchreid_xres.inference.folder import ImageFile, image_files
-from torchreid_xres.inference.frames import frame_file, is_video, video_length, video_rate
-from torchreid_xres.inference.times import moment
 
 Corners = tuple[int, int, int, int]
 

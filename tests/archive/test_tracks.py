@@ -7,11 +7,11 @@ import pytest
 import torch
 from archive import SIZE, Eye, box_of, frame_of, mot, street
 
+from torchreid_xres.archive.boxes import read_boxes
+from torchreid_xres.archive.entries import find_entries
+from torchreid_xres.archive.reading import CLEAREST, sharpness
 from torchreid_xres.data.io import read_image
-from torchreid_xres.inference import Gallery
-from torchreid_xres.inference.boxes import read_boxes
-from torchreid_xres.inference.entries import find_entries
-from torchreid_xres.inference.reading import CLEAREST, sharpness
+from torchreid_xres.search import Gallery
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from torchreid_xres.archive.entries import Entries, Entry
+from torchreid_xres.archive.reading import Read, read_entries
 from torchreid_xres.data.walk import FoundImages
-from torchreid_xres.inference.entries import Entries, Entry
 from torchreid_xres.inference.extractor import Extractor
-from torchreid_xres.inference.reading import Read, read_entries
-from torchreid_xres.inference.storage import Changes, Row
+from torchreid_xres.search.storage import Changes, Row
 from torchreid_xres.terminal import progress
 
 

@@ -20,19 +20,19 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from torchreid_xres.archive.boxes import read_boxes
+from torchreid_xres.archive.entries import Corners, Entries, corners_of, find_entries
+from torchreid_xres.archive.frames import frame_file, read_frame
 from torchreid_xres.config import config_text
 from torchreid_xres.files import require_regular, write_text
-from torchreid_xres.inference.boxes import read_boxes
-from torchreid_xres.inference.building import Update, add_entries
-from torchreid_xres.inference.entries import Corners, Entries, corners_of, find_entries
 from torchreid_xres.inference.extractor import Extractor
-from torchreid_xres.inference.filters import require_names
-from torchreid_xres.inference.frames import frame_file, read_frame
 from torchreid_xres.inference.pictures import as_image, cropped
-from torchreid_xres.inference.storage import Row, Storage
 from torchreid_xres.jobs.lock import sole_use
 from torchreid_xres.metrics.distance import distance_tiles
 from torchreid_xres.metrics.search import GalleryIndex
+from torchreid_xres.search.building import Update, add_entries
+from torchreid_xres.search.filters import require_names
+from torchreid_xres.search.storage import Row, Storage
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class Gallery:
         Args:
             images: the folder, or a video's file. It may have moved since the last time; what counts is a file's path
                 below it.
-            boxes: list of boxes, see :func:`~torchreid_xres.inference.boxes.read_boxes`: these are taken in place of
+            boxes: list of boxes, see :func:`~torchreid_xres.archive.boxes.read_boxes`: these are taken in place of
                 whole images. Boxes with a track become one entry, the mean of its clearest crops.
             rate: frames of each second of a video that are taken; 0: all that boxes are in, without boxes one.
             names: regular expression whose groups ``camera`` and ``identity`` are found in names; None: as before.

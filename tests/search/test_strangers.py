@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from torchreid_xres.inference import strangers
 from torchreid_xres.inference.extractor import Prepared
-from torchreid_xres.inference.strangers import FILE, Level, Strangers, in_words, is_measured, lower_half, measure, notes
+from torchreid_xres.search import strangers
+from torchreid_xres.search.strangers import FILE, Level, Strangers, in_words, is_measured, lower_half, measure, notes
 
 
 def features(people, each, scatter, seed=0):

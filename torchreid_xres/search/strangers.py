@@ -24,8 +24,8 @@ from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.data.split import shuffled
 from torchreid_xres.files import require_regular, write_json
 from torchreid_xres.inference.extractor import Extractor, Prepared
-from torchreid_xres.inference.gallery import Gallery
 from torchreid_xres.metrics.distance import distance_tiles
+from torchreid_xres.search.gallery import Gallery
 from torchreid_xres.terminal import progress
 
 FILE = "strangers.json"  # in the gallery's folder, or of a query encoder in its own

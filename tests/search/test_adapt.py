@@ -11,9 +11,10 @@ from adapted import with_threshold
 from tiny_jobs import same
 
 from torchreid_xres import checkpoint
-from torchreid_xres.inference import Extractor, Gallery, adapt
-from torchreid_xres.inference.adapt import default_steps, plan
+from torchreid_xres.inference import Extractor
 from torchreid_xres.inference.query_encoder import ABOUT, FOLDER, TRAINING, WEIGHTS, QueryEncoder
+from torchreid_xres.search import Gallery, adapt
+from torchreid_xres.search.adapt import default_steps, plan
 
 STEPS = 12
 

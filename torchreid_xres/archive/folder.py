@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from torchreid_xres.archive.frames import is_video
 from torchreid_xres.data.walk import OTHER, FoundImages, walk_images
-from torchreid_xres.inference.frames import is_video
 
 
 class ImageFile(NamedTuple):

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from torchreid_xres.archive.times import moment
 from torchreid_xres.data.datasets.folder import CAMERA, plain_camera
-from torchreid_xres.inference.storage import Row
-from torchreid_xres.inference.times import moment
+from torchreid_xres.search.storage import Row
 from torchreid_xres.terminal import printable
 
 if TYPE_CHECKING:
-    from torchreid_xres.inference.gallery import Gallery
+    from torchreid_xres.search.gallery import Gallery
 
 GROUPS = ("identity", "track", "camera")
 _LIST, _NAME, _EXIF, _FILE = "list of boxes", "name", "EXIF", "date of the file"
@@ -123,7 +123,7 @@ def identities(gallery: Gallery) -> Known:
 
 
 def times(gallery: Gallery) -> Known:
-    """Return kind and value of each image's time, see :func:`~torchreid_xres.inference.times.moment`."""
+    """Return kind and value of each image's time, see :func:`~torchreid_xres.archive.times.moment`."""
     values, sources = [], []
     for row in gallery.rows:
         text = row.time or row.taken

@@ -7,10 +7,10 @@ import pytest
 import torch
 from archive import Eye
 
-from torchreid_xres.inference import Gallery
-from torchreid_xres.inference.filters import Filters, cameras, groups, identities, times
-from torchreid_xres.inference.storage import Row
-from torchreid_xres.inference.times import date_taken, moment
+from torchreid_xres.archive.times import date_taken, moment
+from torchreid_xres.search import Gallery
+from torchreid_xres.search.filters import Filters, cameras, groups, identities, times
+from torchreid_xres.search.storage import Row
 
 
 def gallery(*rows, names=""):

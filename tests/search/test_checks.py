@@ -8,8 +8,8 @@ import pytest
 from archive import Eye, adapted, frame_of, mot, street
 from yacs.config import CfgNode
 
-from torchreid_xres.inference import Gallery
-from torchreid_xres.inference.checks import Checks, drawn_sources
+from torchreid_xres.search import Gallery
+from torchreid_xres.search.checks import Checks, drawn_sources
 
 
 @pytest.fixture

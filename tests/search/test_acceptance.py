@@ -8,9 +8,10 @@ from tiny_jobs import TINY, configured, untrained_run
 
 from torchreid_xres import checkpoint
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.inference import Extractor, Gallery
-from torchreid_xres.inference.acceptance import acceptance
+from torchreid_xres.inference import Extractor
 from torchreid_xres.jobs.run import Run
+from torchreid_xres.search import Gallery
+from torchreid_xres.search.acceptance import acceptance
 
 # Queries as they are stored, as a search takes them.
 WHOLE = TINY | {"test.dist_metric": "cosine", "test.evaluate": True, "data.options.folder": {}}

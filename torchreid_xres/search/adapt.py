@@ -33,13 +33,13 @@ from torchreid_xres.engine.asymmetric import MOST_HELD_OUT
 from torchreid_xres.engine.routing import LEAST, calibrate
 from torchreid_xres.features.record import machine, versions, weights_hash
 from torchreid_xres.inference.extractor import Extractor, Prepared
-from torchreid_xres.inference.gallery import Gallery
 from torchreid_xres.inference.query_encoder import FOLDER, TRAINING, QueryEncoder, checksums, own_state
 from torchreid_xres.jobs.lock import sole_use
 from torchreid_xres.losses.asymmetric import AsymmetricLoss
 from torchreid_xres.metrics.distance import distance_tiles
 from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.models.layers import Normalization
+from torchreid_xres.search.gallery import Gallery
 from torchreid_xres.version import __version__
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.inference import Extractor, Gallery, gallery
-from torchreid_xres.inference.gallery import CONFIG, DATABASE
+from torchreid_xres.inference import Extractor
 from torchreid_xres.metrics import distance_matrix
+from torchreid_xres.search import Gallery, gallery
+from torchreid_xres.search.gallery import CONFIG, DATABASE
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +291,7 @@ def test_damaged_files_are_named(built):
 
 
 def test_a_gallery_in_use_is_said(built, images, monkeypatch):
-    monkeypatch.setattr("torchreid_xres.inference.storage._PATIENCE", 0.05)
+    monkeypatch.setattr("torchreid_xres.search.storage._PATIENCE", 0.05)
     with sqlite3.connect(built.folder / DATABASE) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(OSError, match=r"gallery\.sqlite: database is locked"):
@@ -320,7 +321,7 @@ def test_a_killed_build_goes_on(run_of, images, tmp_path):
     for copy in range(40):
         shutil.copytree(images / "008", images / f"copy{copy}")
     code = (
-        "import sys, time; from torchreid_xres.inference import Extractor, Gallery\n"
+        "import sys, time; from torchreid_xres.inference import Extractor; from torchreid_xres.search import Gallery\n"
         "describe = Extractor.describe\n"
         "Extractor.describe = lambda self, prepared: time.sleep(0.05) or describe(self, prepared)\n"
         "Gallery(sys.argv[2], Extractor(sys.argv[1], batch_size=2)).update(sys.argv[3])"

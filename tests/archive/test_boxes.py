@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from torchreid_xres.inference.boxes import read_boxes
+from torchreid_xres.archive.boxes import read_boxes
 
 
 def listed(tmp_path, name, text):

@@ -8,12 +8,12 @@ from os import PathLike
 import numpy as np
 import PIL.Image
 
+from torchreid_xres.archive.reading import sharpness
 from torchreid_xres.data.datasets.drawn import DrawnDataset
 from torchreid_xres.data.io import orientation
 from torchreid_xres.data.options import DATASETS
 from torchreid_xres.inference.extractor import Extractor, Prepared
-from torchreid_xres.inference.gallery import Gallery
-from torchreid_xres.inference.reading import sharpness
+from torchreid_xres.search.gallery import Gallery
 
 WIDE, LARGE = 1.5, 4.0  # times the archive's own pictures: by shape those few widest, by area the middle one
 BLURRED = 0.02  # share of the archive's own pictures, the most blurred; half as sharp as the best of them is told of

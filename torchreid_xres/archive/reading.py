@@ -11,12 +11,12 @@ from typing import NamedTuple
 import PIL.Image
 from torch import Tensor
 
+from torchreid_xres.archive.entries import Entry, View
+from torchreid_xres.archive.frames import video_frame, video_images
+from torchreid_xres.archive.times import date_taken
 from torchreid_xres.data.io import image_size
-from torchreid_xres.inference.entries import Entry, View
 from torchreid_xres.inference.extractor import Extractor, Prepared
-from torchreid_xres.inference.frames import video_frame, video_images
 from torchreid_xres.inference.pictures import cropped, require_inside
-from torchreid_xres.inference.times import date_taken
 
 LARGEST, CLEAREST = 16, 4  # crops of a track that are read, and that its feature is the mean of
 

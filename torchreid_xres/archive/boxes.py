@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torchreid_xres.archive.times import moment
 from torchreid_xres.data.datasets.reading import read_text
 from torchreid_xres.files import require_regular
-from torchreid_xres.inference.times import moment
 
 COLUMNS = ("path", "left", "top", "width", "height")
 OPTIONAL = ("frame", "camera", "time", "track", "identity")

@@ -1,0 +1,1 @@
+"""What lies in an archive: folders and tables of pictures, frames, videos, boxes and times."""
