@@ -9,7 +9,7 @@ from typing import Any
 import measure
 import numpy as np
 import torch
-from provenance import origin
+from provenance import made_by, origin, origin_of_all
 from suites import Row
 from throughput import our_calls
 from yacs.config import CfgNode
@@ -48,19 +48,23 @@ def run_cell(row: Row, cfg: CfgNode, out: Path) -> dict:
         ``records`` (the last stage's, one for each split), ``queries`` (see :func:`figures_of_queries`), ``cost`` and
         ``origin``.
     """
+    cfg = at_home(row, cfg, out)
+    begun = {run.folder for run in runs_of(cfg, out) if run.folder.exists()}
     before = measure.start_of_peak()
-    cfg, records, ends = run_again(row, cfg, out)
-    trained = before is not None and measure.peak()
+    records, ends = run_again(cfg, out)
+    peak = None if before is None else round(measure.peak())
     last = list(stage_configs(cfg))[-1]
     own = [record for record in records if record["stage"] == last]
     queries = [
         figures_of_queries(*tested(end), rec["protocol"], end.split, cfg.data.height)
         for end, rec in zip(ends, own, strict=True)
     ]
-    cost = cost_of(ends[0].folder) | {"peak_mb": round(trained) if trained else None}
+    made = [made_by(run.folder, origin(own[0]), peak, run.folder in begun) for run in runs_of(cfg, out)]
+    peaks = [part["peak_mb"] for part in made]
+    cost = cost_of(ends[0].folder) | {"peak_mb": None if None in peaks else max(peaks)}
     for key in ("train_seconds", "train_processor_seconds"):
         cost[key] = round(sum(record.get(key, 0.0) for record in records) / len(ends), 1)
-    return {"records": own, "queries": joined(queries), "cost": cost, "origin": origin(own[0])}
+    return {"records": own, "queries": joined(queries), "cost": cost, "origin": origin_of_all(made)}
 
 
 def features_cell(row: Row, seed: int, manifests: Mapping[tuple[str, int], str]) -> dict:
@@ -92,19 +96,29 @@ def features_cell(row: Row, seed: int, manifests: Mapping[tuple[str, int], str])
     return {"records": [record | facts], "queries": figures, "cost": None, "origin": {"commit": "features given"}}
 
 
-def run_again(row: Row, cfg: CfgNode, out: Path) -> tuple[CfgNode, list[dict], list[Run]]:
-    """Run the job of a row, or what is not done of it, in a folder of its own.
-
-    Returns:
-        Its configuration, its records, and its last run for each split.
-    """
+def at_home(row: Row, cfg: CfgNode, out: Path) -> CfgNode:
+    """Return the configuration of a cell with the folder that its job works in."""
     cfg = cfg.clone()
     cfg.data.save_dir = str(out / "runs" / f"{row.label}_{config_hash(cfg)[:12]}")
+    return cfg
+
+
+def runs_of(cfg: CfgNode, out: Path) -> list[Run]:
+    """Return the runs of a cell, split by split, the last stage's at the end of each."""
+    splits = range(cfg.data.split_id, cfg.data.split_id + cfg.data.num_splits)
+    return [run for split in splits for run in own_runs(cfg, split, Path(cfg.data.save_dir), out / "shared")]
+
+
+def run_again(cfg: CfgNode, out: Path) -> tuple[list[dict], list[Run]]:
+    """Run the job of a cell, or what is not done of it.
+
+    Returns:
+        Its records, and its last run for each split.
+    """
     with logged_to(cfg.data.save_dir, "train"):
         records = run_job(cfg, shared=out / "shared")
-    splits = range(cfg.data.split_id, cfg.data.split_id + cfg.data.num_splits)
-    ends = [own_runs(cfg, split, Path(cfg.data.save_dir), out / "shared")[-1] for split in splits]
-    return cfg, records, ends
+    last = list(stage_configs(cfg))[-1]
+    return records, [run for run in runs_of(cfg, out) if run.stage == last]
 
 
 def run_vpfa(row: Row, cfg: CfgNode, out: Path) -> dict:
@@ -116,7 +130,8 @@ def run_vpfa(row: Row, cfg: CfgNode, out: Path) -> dict:
     """
     cfg = cfg.clone()
     cfg.vpfa.enabled = True
-    cfg, records, ends = run_again(row, cfg, out)
+    cfg = at_home(row, cfg, out)
+    records, ends = run_again(cfg, out)
     labels = {name: PANNINGS[name].meta["label"] for name in cfg.vpfa.modules}
     found: dict[str, dict] = {label: {"records": [], "queries": []} for label in ("before", *labels.values())}
     for name, label in labels.items():

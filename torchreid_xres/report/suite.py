@@ -90,6 +90,11 @@ def _origin(cells: Sequence[Mapping[str, Any]]) -> list[str]:
             found.append(f"{key} {next(iter(count))}")
         else:
             found.append(f"several of {key}: " + ", ".join(f"{value} ({n} cells)" for value, n in count.most_common()))
+    earlier = Counter(commit for cell in cells for commit in cell.get("earlier", ()))
+    if earlier:
+        found.append("earlier stages of " + ", ".join(f"{commit} ({n} cells)" for commit, n in earlier.most_common()))
+    resumed = sum(cell.get("resumed", False) for cell in cells)
+    found += [f"{resumed} gone on with after a stop"] if resumed else []
     return [f"{len(cells)} cells, {'; '.join(found)}."]
 
 
