@@ -27,6 +27,10 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from suites import Row, Suite
 
 
 def parser() -> argparse.ArgumentParser:
@@ -104,10 +108,7 @@ def bench(args: argparse.Namespace) -> int:
     if unknown:
         raise ConfigError(f"--only names {', '.join(sorted(unknown))}; there are: {', '.join(suite.rows)}")
     if args.list:
-        for row in suite.rows.values():
-            source = row.config if row in own else f"configs/{row.config}"
-            print(f"{row.label}: {row.kind}, {source}, against {row.against}")
-        print(f"next: xres bench --suite {suite.name}")
+        tell_rows(suite, own)
         return 0
     rows = [row for row in suite.rows.values() if not args.only or row.label in args.only or row in own]
     if args.seeds:
@@ -132,6 +133,24 @@ def bench(args: argparse.Namespace) -> int:
         submit(suite, own[0], cells, more, result["command"], args.submit)
     print(f"\nnext: each cell's figures are in {out}/cells, what it trained in {out}/runs")
     return 0 if result["rows"] else 1
+
+
+def tell_rows(suite: Suite, own: list[Row]) -> None:
+    """Print a line for each row, and how long the suite takes as far as rows of it are kept."""
+    from suites import kept_seconds
+
+    seconds = kept_seconds(suite.name)
+    cost = {row.label: len(row.seeds) * seconds[row.label] for row in suite.rows.values() if row.label in seconds}
+    for row in suite.rows.values():
+        source = row.config if row in own else f"configs/{row.config}"
+        took = f", {seconds[row.label]:.0f} processor seconds each" if row.label in seconds else ""
+        print(f"{row.label}: {row.kind}, {source}, against {row.against}; {len(row.seeds)} seeds{took}")
+    cells = sum(len(row.seeds) for row in suite.rows.values() if row.label in cost)
+    print(
+        f"{cells} cells of {len(cost)} kept rows take {sum(cost.values()) / 3600:.1f} processor hours; "
+        f"{len(suite.rows) - len(cost)} rows were not measured yet"
+    )
+    print(f"next: xres bench --suite {suite.name}")
 
 
 if __name__ == "__main__":

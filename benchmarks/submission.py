@@ -1,7 +1,7 @@
 """A row to be sent to others, in a folder that says all about it, and the check of one that came.
 
-    xres bench --suite cuhk03_mini --root DATA --row mine=mine.yaml --submit mine/
-    xres bench check mine/
+xres bench --suite cuhk03_mini --root DATA --row mine=mine.yaml --submit mine/
+xres bench check mine/
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from collect import arrays_of, with_arrays, without_arrays, write_arrays
 from provenance import ROOT
-from suites import PROTOCOL, Row, Suite, configured, suite_of
+from suites import PROTOCOL, Row, Suite, configured, kept_result, suite_of
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, config_hash, config_text, get_config, load_config, value_of
@@ -79,7 +79,7 @@ def findings(folder: Path) -> Iterator[Finding]:
     wrong = [name for name, sha256 in about["files"].items() if sums[name] != sha256]
     yield Finding(not wrong, f"files: {len(sums)} as they were written" if not wrong else f"files: {_list(wrong)} "
                   "missing or changed since")  # fmt: skip
-    known = ROOT / "benchmarks" / "results" / f"accuracy_{suite.name}.json"
+    known = kept_result(suite.name)
     if known.is_file():
         wanted = read_json(known)["manifests"]
         same = about["manifests"] == wanted

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 import yaml
@@ -136,6 +138,18 @@ def given_row(suite: Suite, text: str) -> Row:
 
 def _strongest(suite: Suite) -> str:
     return "augmented" if "augmented" in suite.rows else next(iter(suite.rows.values())).against
+
+
+def kept_result(name: str) -> Path:
+    """Return the file of a suite's kept result."""
+    return Path(__file__).parent / "results" / f"accuracy_{name}.json"
+
+
+def kept_seconds(name: str) -> dict[str, float]:
+    """Return the processor seconds of a cell of each kept row of a suite, the mean over its seeds."""
+    path = kept_result(name)
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    return {row["label"]: mean(c["train_processor_seconds"] for c in row["costs"]) for row in rows if row["costs"]}
 
 
 def quoted_blocks() -> dict[str, dict]:

@@ -14,8 +14,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from collect import run_suite
-from provenance import ROOT
-from suites import suite_of
+from suites import kept_result, suite_of
 
 from torchreid_xres.config import ConfigError
 from torchreid_xres.features.records import read_json
@@ -41,7 +40,7 @@ def verify(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     suite = suite_of(args.suite)
     label, _, text = args.cell.partition(":")
-    kept = read_json(args.kept or ROOT / "benchmarks" / "results" / f"accuracy_{suite.name}.json")
+    kept = read_json(args.kept or kept_result(suite.name))
     rows = {row["label"]: row for row in kept["rows"]}
     if label not in suite.rows or label not in rows or text not in map(str, rows[label]["seeds"]):
         there = ", ".join(f"{name}:{seed}" for name, row in rows.items() if name in suite.rows for seed in row["seeds"])

@@ -346,7 +346,11 @@ def test_users_errors_are_one_line(accuracy, capsys):
     assert accuracy.main(["--suite", "synth_person", "--only", "resnet51"]) == 2
     assert "resnet51; there are: osnet_x0_25" in capsys.readouterr().err
     assert accuracy.main(["--suite", "synth_person", "--list"]) == 0
-    assert "bicubic: front end, configs/_base_/small_machine.yaml, against augmented" in capsys.readouterr().out
+    assert "bicubic: front end, configs/_base_/small_machine.yaml, against augmented; 3 s" in capsys.readouterr().out
+    assert accuracy.main(["--suite", "cuhk03_mini", "--list"]) == 0
+    told = capsys.readouterr().out
+    assert "augmented: baseline, configs/_base_/small_machine.yaml, against augmented; 5 seeds, " in told
+    assert "processor seconds each" in told and "rows were not measured yet" in told
 
 
 @pytest.mark.parametrize("kept", sorted((BENCHMARKS / "results").glob("accuracy_*.json")), ids=lambda path: path.stem)
