@@ -17,7 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from front_end_effect import restoration
 
 from torchreid_xres.config import ConfigError, config_hash, load_config, stage_configs
@@ -27,6 +26,7 @@ from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.jobs.extraction import trained_engine
 from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.jobs.logs import logged_to
+from torchreid_xres.yaml_text import read_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "benchmarks" / "ablations.yaml"
@@ -35,7 +35,7 @@ TABLES = ROOT / "benchmarks" / "ablations.yaml"
 @cache
 def all_tables() -> dict[str, dict[str, dict]]:
     """Return the ablation tables by model and name."""
-    return yaml.safe_load(TABLES.read_text(encoding="utf-8"))
+    return read_yaml(TABLES.read_text(encoding="utf-8"))
 
 
 def tables_of(model: str) -> dict[str, dict]:

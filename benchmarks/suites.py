@@ -8,13 +8,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-import yaml
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, file_says, load_config, stage_configs, value_of
 from torchreid_xres.config_files import config_folder
 from torchreid_xres.jobs.run import model_options
 from torchreid_xres.models import MODELS
+from torchreid_xres.yaml_text import read_yaml
 
 SUITES = Path(__file__).with_name("suites.yaml")
 QUOTED = Path(__file__).with_name("quoted.yaml")
@@ -76,7 +76,7 @@ def suite_of(name: str) -> Suite:
     Raises:
         ConfigError: if there is none of that name.
     """
-    content = yaml.safe_load(SUITES.read_text(encoding="utf-8"))
+    content = read_yaml(SUITES.read_text(encoding="utf-8"))
     suites, groups = content["suites"], content["groups"]
     if name not in suites:
         raise ConfigError(f"there is no suite {name!r}; there are: {', '.join(suites)}")
@@ -154,7 +154,7 @@ def kept_seconds(name: str) -> dict[str, float]:
 
 def quoted_blocks() -> dict[str, dict]:
     """Return papers' figures by name: what they are of, their names, and a row for each model."""
-    return yaml.safe_load(QUOTED.read_text(encoding="utf-8"))
+    return read_yaml(QUOTED.read_text(encoding="utf-8"))
 
 
 def configured(row: Row, seed: int, more: list[Any]) -> CfgNode:
