@@ -8,6 +8,7 @@
     xres bench --suite vehicle2cam --list
     xres bench --suite cuhk03_mini --root DATA --row mine=mine.yaml   # or mine=FOLDER with features
     xres bench --suite cuhk03_mini --root DATA --row mine=mine.yaml --submit mine/   # to be sent to others
+    xres bench --suite mlr_market --dry    # whether a suite at the papers' sizes would run, and for how long
     xres bench check mine/      # whether what was sent says what it shows
     xres bench verify --suite vehicle2cam --root DATA --cell dgrl:2   # whether a kept cell comes out again
 
@@ -53,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--vpfa", action="store_true", help="also learn VPFA's modules for each trained model")
     parser.add_argument("--finished", action="store_true", help="run nothing, show what was run so far")
     parser.add_argument("--list", action="store_true", help="say which rows the suite has, and stop")
+    parser.add_argument(
+        "--dry", action="store_true", help="a step of each row on drawn stand-ins for the set, and stop"
+    )
+    parser.add_argument("--images-a-second", type=float, default=0.0, help="of another machine that trains resnet50")
     parser.add_argument("--out", type=Path, help="folder of cells and runs; log/accuracy_<suite> if left out")
     parser.add_argument("--keep", type=Path, help="also write the collected result to this JSON file")
     parser.add_argument("--submit", type=Path, metavar="FOLDER", help="also write the one --row there, for others")
@@ -111,11 +116,15 @@ def bench(args: argparse.Namespace) -> int:
         tell_rows(suite, own)
         return 0
     rows = [row for row in suite.rows.values() if not args.only or row.label in args.only or row in own]
+    out = args.out or Path("log") / f"accuracy_{suite.name}"
+    if args.dry:
+        from dry import dry
+
+        return dry(suite, rows, out / "dry", args.images_a_second)
     if args.seeds:
         rows = [row if row.features else row._replace(seeds=list(map(int, args.seeds))) for row in rows]
     seeds = dict.fromkeys(seed for row in rows for seed in row.seeds)
     wanted = [(seed, row) for seed in seeds for row in rows if seed in row.seeds]
-    out = args.out or Path("log") / f"accuracy_{suite.name}"
     more = [*(["data.root", args.root] if args.root else []), *args.opts]
     cells = run_suite(suite, wanted, more, out, args.vpfa, args.finished)
     result, arrays = collected(suite, cells)
