@@ -1,7 +1,8 @@
 """Keep a job's records beside the code, and make the documents' tables from what is kept.
 
     python benchmarks/tables.py keep log/quickstart --name quickstart --command "python tools/train.py ..."
-    python benchmarks/tables.py write README.md     # between <!-- accuracy: NAME --> or the like and <!-- end -->
+    python benchmarks/tables.py write README.md     # between <!-- accuracy: NAME --> or the like and <!-- end -->, and
+                                                    # in sentences <!-- says: SUITE ROW KEY -->12.3<!-- end -->
     python benchmarks/tables.py show quickstart
     python benchmarks/tables.py show first_round_cuhk03_mini --style latex_booktabs
     python benchmarks/tables.py latex first_round_cuhk03_mini --rows bicubic edsr dgrl --columns rank1 mAP mAP_gain
@@ -18,6 +19,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from ablation import as_of_now
@@ -40,7 +42,16 @@ from torchreid_xres.report.curves import FIGURES
 from torchreid_xres.report.figures import FORMATS, save_figure
 from torchreid_xres.report.latex import USUAL, latex_table, rows_of
 from torchreid_xres.report.registries import registry_table
-from torchreid_xres.report.suite import cost_table, forecast_table, quoted_table, rate_table, suite_table, vpfa_table
+from torchreid_xres.report.suite import (
+    COSTS,
+    cost_table,
+    forecast_table,
+    quoted_table,
+    rate_table,
+    signed,
+    suite_table,
+    vpfa_table,
+)
 from torchreid_xres.report.tradeoff import COST_AXES, draw_gains, draw_magnification, queries_beside, usual_cost
 
 RESULTS = Path(__file__).parent / "results"
@@ -62,6 +73,7 @@ MAKERS = {
     "rows": lambda name: tabulate(read(name), headers="keys", tablefmt="github", floatfmt=".3g"),
 }
 MARK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SAYS = re.compile(r"(<!-- says: (\w+) (\w+) (\w+) -->)[^<]*(<!-- end -->)")
 
 
 def keep(jobs: list[Path], name: str, commands: list[str]) -> Path:
@@ -176,9 +188,37 @@ def figures(name: str, labels: list[str], figure: str, cost: str, out: Path) -> 
         yield from (f"- not in it: {label}, {reason}" for label, reason in drawn.left_out.items())
 
 
+def said(name: str, label: str, key: str) -> str:
+    """Return what a sentence says of a row of a suite.
+
+    Args:
+        name: of a kept suite.
+        label: of the row.
+        key: a figure of its records or of its costs, the mean over seeds; ``mAP_gain`` or ``rank1_gain``, with its
+            interval; or ``verdict``, of mAP.
+
+    Raises:
+        ValueError: if there is no such row or key.
+    """
+    (row,) = rows_of(suite(name), [label])
+    told = row["difference"] or {}
+    figure = key.removesuffix("_gain")
+    if key == "verdict" and told:
+        return told["mAP"]["verdict"]
+    if figure != key and figure in told:
+        return signed(told[figure])
+    if key in COSTS and row["costs"]:
+        _, unit, digits = COSTS[key]
+        return f"{mean(cost[key] for cost in row['costs']) / unit:.{digits}f}"
+    if all(key in record for record in row["records"]):
+        return f"{mean(record[key] for record in row['records']):.1f}"
+    raise ValueError(f"{name} says nothing of {label}'s {key}")
+
+
 def filled(text: str) -> str:
-    """Return a document with every marked table made anew."""
-    return MARK.sub(lambda m: f"{m[1]}{MAKERS[m[2]](m[3])}\n{m[4]}", text)
+    """Return a document with every marked table, and every marked figure in a sentence, made anew."""
+    text = MARK.sub(lambda m: f"{m[1]}{MAKERS[m[2]](m[3])}\n{m[4]}", text)
+    return SAYS.sub(lambda m: f"{m[1]}{said(m[2], m[3], m[4])}{m[5]}", text)
 
 
 def main(argv: list[str] | None = None) -> int:

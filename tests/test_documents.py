@@ -68,6 +68,17 @@ def test_tables_are_those_the_records_give(document):
     assert tables.filled(text) == text, f"run: python benchmarks/tables.py write {document.relative_to(REPO)}"
 
 
+def test_a_figure_in_a_sentence_is_that_of_the_record():
+    tables = script(REPO / "benchmarks/tables.py")
+    suite = "first_round_vehicle2cam"
+    row = next(row for row in tables.kept(suite)["rows"] if row["label"] == "dgrl")
+    mean = sum(record["mAP"] for record in row["records"]) / len(row["records"])
+    text = "DGRL reaches <!-- says: {} dgrl mAP -->{}<!-- end --> here"
+    assert tables.filled(text.format(suite, 0)) == text.format(suite, f"{mean:.1f}")
+    with pytest.raises(ValueError, match="says nothing of dgrl's verdicts"):
+        tables.said(suite, "dgrl", "verdicts")
+
+
 def anchors(document):
     """Return what code hosts and the site call a document's headings."""
     headings = re.findall(r"^#+ (.*)", document.read_text(encoding="utf-8"), re.MULTILINE)

@@ -47,7 +47,7 @@ def suite_table(result: Mapping[str, Any], ranks: Sequence[int] = (1, 5, 10), st
         told = row["difference"]
         line["against"] = told["against"] if told else "-"
         for key in COMPARED:
-            line[f"{key.replace('rank', 'rank-')}, gain"] = _signed(told[key]) if told else "-"
+            line[f"{key.replace('rank', 'rank-')}, gain"] = signed(told[key]) if told else "-"
         line["mAP is"] = told["mAP"]["verdict"] if told else "-"
         lines.append(line)
     return f"{text_table(lines, style)}\n\n" + "\n".join(notes(result))
@@ -156,7 +156,7 @@ def vpfa_table(result: Mapping[str, Any], style: str = "github") -> str:
             for key in COMPARED:
                 name = key.replace("rank", "rank-")
                 line[name] = spread([record[key] for record in row["records"][module]])
-                line[f"{name}, difference"] = _signed(told[key])
+                line[f"{name}, difference"] = signed(told[key])
             lines.append(line | {"mAP is": told["mAP"]["verdict"]})
     moved = {row["label"] for row in result["vpfa"]}
     bare = [row["label"] for row in result["rows"] if row["label"] not in moved]
@@ -247,10 +247,11 @@ def quoted_table(block: Mapping[str, Any], style: str = "github") -> str:
     return text_table(lines, style)
 
 
-def _signed(told: Mapping[str, float]) -> str:
+def signed(told: Mapping[str, float]) -> str:
+    """Return a difference with its interval, or with the error that was kept before there were intervals."""
     if "low" in told:
         return f"{told['points']:+.1f} [{told['low']:+.1f}, {told['high']:+.1f}]"
-    return f"{told['points']:+.1f} ± {told['error']:.1f}"  # kept before there were intervals
+    return f"{told['points']:+.1f} ± {told['error']:.1f}"
 
 
 def as_latex(table: str) -> str:
