@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 from ablation import as_of_now
 from collect import tables
 from suites import quoted_blocks, suite_of
@@ -40,6 +41,7 @@ from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.registry import did_you_mean
 from torchreid_xres.report.curves import FIGURES
 from torchreid_xres.report.figures import FORMATS, save_figure
+from torchreid_xres.report.gain import gain
 from torchreid_xres.report.latex import USUAL, latex_table, rows_of
 from torchreid_xres.report.registries import registry_table
 from torchreid_xres.report.suite import (
@@ -195,11 +197,16 @@ def said(name: str, label: str, key: str) -> str:
         name: of a kept suite.
         label: of the row.
         key: a figure of its records or of its costs, the mean over seeds; ``mAP_gain`` or ``rank1_gain``, with its
-            interval; or ``verdict``, of mAP.
+            interval; ``mAP_over_LABEL``, that over another row; or ``verdict``, of mAP.
 
     Raises:
         ValueError: if there is no such row or key.
     """
+    figure, _, other = key.partition("_over_")
+    if other:
+        one, two = (queries_beside(kept_file(name))[which] for which in (label, other))
+        figures = (np.array([queries[figure] for queries in side], dtype=float) for side in (one, two))
+        return signed(gain(*figures, one[0]["pid"], one[0]["split"])._asdict())
     (row,) = rows_of(suite(name), [label])
     told = row["difference"] or {}
     figure = key.removesuffix("_gain")

@@ -75,6 +75,8 @@ def test_a_figure_in_a_sentence_is_that_of_the_record():
     mean = sum(record["mAP"] for record in row["records"]) / len(row["records"])
     text = "DGRL reaches <!-- says: {} dgrl mAP -->{}<!-- end --> here"
     assert tables.filled(text.format(suite, 0)) == text.format(suite, f"{mean:.1f}")
+    told = [tables.said("accuracy_cuhk03_mini", "dgrl", key) for key in ("mAP_gain", "mAP_over_augmented")]
+    assert told[0] == told[1] and "[" in told[0]
     with pytest.raises(ValueError, match="says nothing of dgrl's verdicts"):
         tables.said(suite, "dgrl", "verdicts")
 
