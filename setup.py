@@ -40,6 +40,7 @@ setup(
     package_data={
         "torchreid_xres": ["py.typed"],
         "torchreid_xres.report": ["*.html"],
+        "torchreid_xres.data": ["shipped/*.pth"],
         "torchreid_xres.configs": ["*.yaml", "_base_/*.yaml"],
         "torchreid_xres_benchmarks": ["*.yaml"],
     },

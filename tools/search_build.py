@@ -66,8 +66,10 @@ def extractor_of(args: argparse.Namespace) -> Extractor:
     except FileNotFoundError:
         held = None
     if held is None:
-        network, weights = fetch_network(args.model or DEFAULT, args.weights or "")
-        return Extractor.of_host(network, weights, tuple(args.size or (256, 128)), full_size=args.full_size, **how)
+        found = fetch_network(args.model or DEFAULT, args.weights or "")
+        if args.size:
+            found.config.data.height, found.config.data.width = args.size
+        return Extractor(found.weights, config=found.config, full_size=args.full_size, **how)
     if args.size or args.full_size:
         raise ValueError(f"the gallery in {args.gallery} has its sizes already; others are for another gallery")
     if not held.weights.exists() and is_published(held.weights):

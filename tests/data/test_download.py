@@ -22,7 +22,7 @@ import pytest
 
 from torchreid_xres.data import DATASETS, datasets  # noqa: F401
 from torchreid_xres.data import download as module
-from torchreid_xres.data.catalogue import Offer, catalogue, how_to_get
+from torchreid_xres.data.catalogue import SHIPPED, Offer, catalogue, how_to_get
 from torchreid_xres.data.download import ArchiveError, DownloadError, fetch, fetch_set, unpack
 from torchreid_xres.lock import InUseError
 from torchreid_xres.sr import FRONT_ENDS
@@ -657,10 +657,19 @@ def test_offers_are_well_formed():
     assert len({offer.url for offer in offers.values()}) == len(offers)
     for name, entry in offers.items():
         assert entry.name == name and entry.terms and entry.what
-        assert re.fullmatch(r"https?://\S+", entry.url)
+        assert re.fullmatch(r"https?://\S+", entry.url) or entry.url.startswith(SHIPPED)
         assert re.fullmatch(r"|[0-9a-f]{8,64}", entry.sha256)
         assert bool(entry.use) != bool(entry.folder)
         assert "/" not in entry.file and not entry.file.startswith(".")
+
+
+def test_what_is_shipped_is_put_beside_what_is_fetched(tmp_path):
+    shipped = [entry for entry in catalogue().values() if entry.url.startswith(SHIPPED)]
+    assert [entry.name for entry in shipped] == ["osnet_x0_25_vehicles"]
+    for entry in shipped:
+        found = fetch(entry, tmp_path)
+        assert found.path == tmp_path / entry.file and found.sha256 == entry.sha256 and found.new
+        assert found.path.stat().st_size < 2e6 and not fetch(entry, tmp_path).new
 
 
 def test_torchvisions_file_names_carry_the_checksum():

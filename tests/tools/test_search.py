@@ -15,6 +15,8 @@ from torchreid_xres import checkpoint
 from torchreid_xres.config import config_text, load_config
 from torchreid_xres.data.io import read_image
 from torchreid_xres.engine.base import LAST
+from torchreid_xres.inference import published
+from torchreid_xres.inference.network import host_config
 from torchreid_xres.inference.query_encoder import ABOUT, FOLDER, TRAINING
 from torchreid_xres.models import build_model
 from torchreid_xres.search import Gallery
@@ -208,7 +210,7 @@ def test_two_commands_with_weights_by_their_name(run_tool, images, tmp_path, mon
 
     def fetched(name, folder=""):
         asked.append((name, str(folder)))
-        return "osnet_x0_25", weights
+        return published.Published(weights, host_config("osnet_x0_25", (256, 128)))
 
     monkeypatch.setattr("torchreid_xres.inference.published.fetch_network", fetched)
     how = ("--gallery", place, "--size", 32, 16, "--weights", weights.parent)

@@ -16,6 +16,7 @@ from torchreid_xres.data.datasets.drawn import DrawnDataset
 from torchreid_xres.data.options import DATASETS
 
 DRIVE = "https://drive.google.com/uc?id="
+SHIPPED = "package:"  # before the name of a file in ``data/shipped``
 
 # The model zoo of torchreid (docs/MODEL_ZOO.md), trained on one set: Google Drive's number of the file.
 _ZOO = {
@@ -69,7 +70,7 @@ class Offer:
 
     Attributes:
         name: by which it is asked for; that of the data set for an archive.
-        url: where it is; https, http, or a file of Google Drive.
+        url: where it is; https, http, a file of Google Drive, or :data:`SHIPPED` and a file of this package.
         file: its name on disk.
         what: what it is.
         terms: licence, or terms of use.
@@ -77,6 +78,7 @@ class Offer:
         sha256: checksum, or the first digits of it, where known.
         folder: folder below the root of the sets that the archive becomes; empty for weights.
         network: of torchreid, trained for re-ID, that the weights are of; empty for all else.
+        config: in ``configs/``, by which that network was trained; empty: torchreid's defaults at 256x128.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Offer:
     sha256: str = ""
     folder: str = ""
     network: str = ""
+    config: str = ""
 
 
 def catalogue() -> dict[str, Offer]:
@@ -98,7 +101,7 @@ def catalogue() -> dict[str, Offer]:
         >>> offer.url.startswith("https://download.pytorch.org/"), offer.sha256
         (True, '0676ba61')
     """
-    offers = [*_imagenet_trunks(), *_reid_trunks(), *_front_ends(), *_sets()]
+    offers = [*_imagenet_trunks(), *_reid_trunks(), *_shipped(), *_front_ends(), *_sets()]
     return {offer.name: offer for offer in offers}
 
 
@@ -152,6 +155,18 @@ def _reid_trunks() -> list[Offer]:
         )
         for name, number in _ZOO.items()
         for network, training in [re.fullmatch(r"(.+?)_(market1501|msmt17(?:_all)?)", name).groups()]
+    ]  # fmt: skip
+
+
+def _shipped() -> list[Offer]:
+    return [
+        Offer(
+            "osnet_x0_25_vehicles", f"{SHIPPED}osnet_x0_25_vehicles.pth", "osnet_x0_25_vehicles.pth",
+            "osnet_x0_25 of torchreid, re-ID on vehicles in two cameras, from nothing; docs/model_card.md",
+            "MIT (this package); the training set is Apache-2.0", "model.reid_weights",
+            "25ba691e672659fc814e3d966c15463c641a5990938fe2b29ba3d9254995692b",
+            network="osnet_x0_25", config="osnet_vehicle2cam.yaml",
+        ),
     ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -28,7 +28,7 @@ from typing import IO
 
 import gdown
 
-from torchreid_xres.data.catalogue import Offer
+from torchreid_xres.data.catalogue import SHIPPED, Offer
 from torchreid_xres.data.protocol import file_sha256
 from torchreid_xres.files import FULL, require_regular, whole_file
 from torchreid_xres.lock import locked
@@ -103,8 +103,7 @@ def _checked(offer: Offer, path: Path) -> Fetched:
     new = not path.is_file()
     if new:
         with _room_left(part):
-            receive = _fetch_drive if DRIVE.match(offer.url) else _fetch_http
-            receive(offer.url, part)
+            _receiver(offer.url)(offer.url, part)
     sha256 = file_sha256(part if new else path)
     by_record = f"as {folder / SUMS} has it from the first fetch (remove that line to accept another file)"
     for stated, by in ((offer.sha256, "as published"), (recorded, by_record)):
@@ -162,6 +161,17 @@ def _room_left(part: Path) -> Iterator[None]:
             reason = f"no room for {part.name[1:].removesuffix('.part')}, what had come of it was removed"
             raise OSError(fault.errno, f"{reason} ({fault.strerror}); make room and start again") from fault
         raise
+
+
+def _receiver(url: str) -> Callable[[str, Path], None]:
+    if url.startswith(SHIPPED):
+        return _copy_shipped
+    return _fetch_drive if DRIVE.match(url) else _fetch_http
+
+
+def _copy_shipped(url: str, part: Path) -> None:
+    """Put a file of this package where fetched ones are, so that it is found like these wherever the package goes."""
+    shutil.copyfile(Path(__file__).with_name("shipped") / url.removeprefix(SHIPPED), part)
 
 
 class _CutError(Exception):

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
+from yacs.config import CfgNode
+
+from torchreid_xres.config import load_config
+from torchreid_xres.config_files import config_folder
 from torchreid_xres.data.catalogue import catalogue
 from torchreid_xres.data.download import DownloadError, fetch
 from torchreid_xres.files import cache_folder
+from torchreid_xres.inference.network import host_config
 
 # Of those whose checksum is published the one that our benchmark's networks start from.
 DEFAULT = "osnet_x0_25_msmt17"
@@ -17,8 +23,15 @@ def weights_folder() -> Path:
     return cache_folder() / "weights"
 
 
-def fetch_network(name: str, folder: str | Path = "") -> tuple[str, Path]:
-    """Return a network of torchreid's and the file of its weights, which are fetched unless they are there.
+class Published(NamedTuple):
+    """The file of a network's weights, and the configuration that says what network it is and how it sees images."""
+
+    weights: Path
+    config: CfgNode
+
+
+def fetch_network(name: str, folder: str | Path = "") -> Published:
+    """Return what was published under a name; the weights are fetched unless they are there.
 
     Args:
         name: as ``xres download list`` has it, of weights for re-ID.
@@ -41,13 +54,15 @@ def fetch_network(name: str, folder: str | Path = "") -> tuple[str, Path]:
     offer, folder = offers[name], Path(folder or weights_folder()).expanduser().absolute()
     there = (folder / offer.file).is_file()
     try:
-        return offer.network, fetch(offer, folder).path
+        weights = fetch(offer, folder).path
     except DownloadError as error:
         if there:
             raise
         raise DownloadError(
             f"{error}; without a network put that file at {folder / offer.file}, and the same command goes on"
         ) from error
+    seen = load_config(config_folder() / offer.config) if offer.config else host_config(offer.network, (256, 128))
+    return Published(weights, seen)
 
 
 def is_published(weights: Path) -> bool:
