@@ -10,6 +10,7 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,10 @@ import torch
 from torch import Tensor
 
 from torchreid_xres.archive.boxes import read_boxes
-from torchreid_xres.archive.entries import Corners, Entries, corners_of, find_entries
+from torchreid_xres.archive.entries import Entries, corners_of, find_entries
 from torchreid_xres.archive.frames import frame_file, read_frame
 from torchreid_xres.config import config_text
+from torchreid_xres.devices import distributed
 from torchreid_xres.files import require_regular, write_text
 from torchreid_xres.inference.extractor import Extractor
 from torchreid_xres.inference.pictures import as_image, cropped
@@ -31,11 +33,13 @@ from torchreid_xres.search.building import Update, add_entries
 from torchreid_xres.search.expressions import of_names
 from torchreid_xres.search.filters import require_names
 from torchreid_xres.search.hits import Hit
+from torchreid_xres.search.model import read_about, require_same
 from torchreid_xres.search.nearest import Nearest
-from torchreid_xres.search.storage import Row, Storage
+from torchreid_xres.search.sharing import add_up, is_left, own_changes, own_names, take_in
+from torchreid_xres.search.storage import Changes, Row, Storage
 
 if TYPE_CHECKING:
-    from torchreid_xres.search.milvus import Milvus
+    from torchreid_xres.search import milvus
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +85,7 @@ class Gallery:
         self.extractor = extractor
         self.about: dict[str, Any]
         self.images: Path | None
-        self.facts = facts = self._storage.facts()
+        self.facts = facts = self._read_facts()
         if not facts:
             if extractor is None:
                 lacks = "it was not begun" if self.searches else f"no {DATABASE}, or nothing in it"
@@ -89,25 +93,21 @@ class Gallery:
                 raise FileNotFoundError(f"{told}; build one first")
             self.about, self.weights, self.images = extractor.about, extractor.weights, None
             return
-        self.about = self._read_about(facts["about"])
+        self.about = read_about(facts["about"], self._storage.path)
         self.weights = Path(facts["weights"])
         self.images = Path(facts["images"])
         if extractor is not None:
-            self._refuse_another(extractor)
+            require_same(self.place, self.about, extractor)
+
+    def _read_facts(self) -> dict[str, str]:
+        facts = self._storage.facts()
+        if self.searches and distributed.active() and not self._storage.shared:
+            self._storage.close()  # one process at a time can open it
+        return facts
 
     def _begin(self, images: Path) -> None:
         facts = {"about": json.dumps(self.about), "weights": str(self.weights), "images": str(images)}
         self._storage.begin(**facts, **self._keep_config({"config": ""}))
-
-    def _read_about(self, text: str) -> dict[str, Any]:
-        try:
-            about = json.loads(text)
-            lacks = ", ".join(sorted({"model", "weights_sha256", "full_size", "metric"} - about.keys()))
-        except (ValueError, AttributeError) as error:
-            lacks = f"all ({error})"
-        if lacks:
-            raise ValueError(f"{self._storage.path} is not a readable gallery: what it says of its model lacks {lacks}")
-        return about
 
     def _config_is_whole(self, facts: Mapping[str, str]) -> bool:
         """Return whether the model's configuration is as it was written; galleries of before know no checksum."""
@@ -123,20 +123,6 @@ class Gallery:
         text = {"config_text": path.read_text(encoding="utf-8")} if self.searches else {}
         return {"config": str(zlib.crc32(path.read_bytes()))} | text
 
-    def _refuse_another(self, extractor: Extractor) -> None:
-        ours, theirs = self.about, extractor.about
-        where = f"the gallery in {self.place} was made by {ours['model']}"
-        if ours["weights_sha256"] != theirs["weights_sha256"]:
-            raise ValueError(
-                f"{where} with the weights {ours['weights_sha256'][:12]}; {extractor.weights} holds {theirs['model']} "
-                f"with {theirs['weights_sha256'][:12]}. Features of two models cannot be compared: name another folder"
-            )
-        # A model goes by other names in other configurations.
-        differing = [key for key in {**ours, **theirs} if key != "model" and ours.get(key) != theirs.get(key)]
-        if differing:
-            told = "; ".join(f"{key} is {ours.get(key)} there, {theirs.get(key)} here" for key in differing)
-            raise ValueError(f"{where} with these weights but other settings: {told}")
-
     def make_extractor(self, weights: str | Path = "", **kwargs: Any) -> Extractor:
         """Return the extractor that the gallery was made with.
 
@@ -148,7 +134,7 @@ class Gallery:
             FileNotFoundError: if they are no longer there.
             ValueError: if the file holds other weights now, or the gallery's configuration is damaged.
         """
-        facts = self._storage.facts()
+        facts = self._read_facts()
         if "config_text" in facts and not (self.folder / CONFIG).is_file():  # another machine built it
             write_text(facts["config_text"], self.folder / CONFIG)
         if not self._config_is_whole(facts):
@@ -162,7 +148,7 @@ class Gallery:
                 f"({self.about['model']}); say where it is now (--run), or build the gallery again with it"
             )
         extractor = Extractor(path, **of, **kwargs)
-        self._refuse_another(extractor)
+        require_same(self.place, self.about, extractor)
         return extractor
 
     def checkpoint(self, weights: str | Path = "") -> Path:
@@ -183,7 +169,8 @@ class Gallery:
 
         Files that cannot be used are left out, with their reason, and tried again when they change. What could not be
         looked at stays as it is, and is tried again: images below a folder that cannot be read or a link that leads
-        nowhere now, and files that cannot be opened. On a terminal a bar shows the progress.
+        nowhere now, and files that cannot be opened. On a terminal a bar shows the progress. Processes that torchrun
+        started share the work, where all of them update the gallery.
 
         Args:
             images: the folder, or a video's file. It may have moved since the last time; what counts is a file's path
@@ -220,38 +207,66 @@ class Gallery:
         return done
 
     def _follow(self, entries: Entries, kept: dict[str, str]) -> Update:
-        images, found, tree = entries.base, entries.found, entries.tree
-        facts = self._storage.facts()
-        if not facts:
-            self._begin(images)
-        with self._storage.changing() as changes:
-            held = changes.held
-            if held and bool(facts.get("boxes")) != bool(kept["boxes"]):
-                what = f"the boxes of {facts['boxes']}" if facts.get("boxes") else "whole images"
-                raise ValueError(
-                    f"the gallery in {self.place} is of {what}: build it of these again, or name another folder for "
-                    "another gallery"
-                )
-            if images != self.images and held and not held.keys() & found.keys():
-                raise ValueError(
-                    f"the gallery in {self.place} is of the images in {self.images}, and none of them is in {images}: "
-                    "name another folder for another gallery"
-                )
-            unseen = {name for name in held.keys() - found.keys() if tree.is_unseen(name)}
-            vanished = held.keys() - found.keys() - unseen
-            wanted = [name for name, entry in found.items() if held.get(name) != [entry.bytes, entry.mtime_ns]]
-            config = self._keep_config(changes.facts)
-            weights = str(self.extractor.weights)  # they may have moved
-            changes.make(gone=vanished, images=str(images), weights=weights, **config, **kept)
-            self.images, self.weights, self.facts = images, self.extractor.weights, changes.facts
+        with ExitStack() as stack:
+            changes: Any = None
+
+            def settle() -> tuple[Update, list[str], set[str], dict[str, str]]:
+                nonlocal changes
+                self._take_up(entries.base)
+                changes = stack.enter_context(self._storage.changing())
+                return *self._settle(changes, entries, kept), changes.facts
+
+            done, wanted, known, self.facts = distributed.on_main(settle)
+            distributed.require_seen(self.folder / CONFIG, "the gallery's folder")
+            if changes is None:
+                changes = stack.enter_context(own_changes(self._storage, self.facts))
+            self.images, self.weights = entries.base, self.extractor.weights
             for cached in ("_held", "_nearest", "_count"):
                 self.__dict__.pop(cached, None)
-            done = Update(
-                removed=len(vanished), kept=len(found) - len(wanted), unseen=len(unseen), tree=tree,
-                listed=entries.faults, thinned=entries.thinned,
-            )  # fmt: skip
-            add_entries(self.extractor, changes, entries, sorted(wanted), held.keys(), done)
+            mine = own_names(entries, wanted, self.extractor.batch_size)
+            add_entries(self.extractor, changes, entries, mine, known, done)
+            add_up(done)
+            if distributed.is_main():
+                take_in(changes, self.folder)
+        distributed.wait()  # until what all have done is there
         return done
+
+    def _take_up(self, images: Path) -> None:
+        """Begin the gallery if it is new; take in what the processes of a build that was killed have left."""
+        if not self._storage.facts():
+            self._begin(images)
+        if is_left(self.folder):
+            with self._storage.changing() as changes:
+                take_in(changes, self.folder)
+
+    def _settle(
+        self, changes: Changes | milvus.Changes, entries: Entries, kept: dict[str, str]
+    ) -> tuple[Update, list[str], set[str]]:
+        """Drop what is gone; return what was done, what is to be read, and what of that the gallery holds already."""
+        images, found, tree = entries.base, entries.found, entries.tree
+        held, facts = changes.held, changes.facts
+        if held and bool(facts.get("boxes")) != bool(kept["boxes"]):
+            what = f"the boxes of {facts['boxes']}" if facts.get("boxes") else "whole images"
+            raise ValueError(
+                f"the gallery in {self.place} is of {what}: build it of these again, or name another folder for "
+                "another gallery"
+            )
+        if images != self.images and held and not held.keys() & found.keys():
+            raise ValueError(
+                f"the gallery in {self.place} is of the images in {self.images}, and none of them is in {images}: "
+                "name another folder for another gallery"
+            )
+        unseen = {name for name in held.keys() - found.keys() if tree.is_unseen(name)}
+        vanished = held.keys() - found.keys() - unseen
+        wanted = sorted(name for name, entry in found.items() if held.get(name) != [entry.bytes, entry.mtime_ns])
+        config = self._keep_config(facts)
+        weights = str(self.extractor.weights)  # they may have moved
+        changes.make(gone=vanished, images=str(images), weights=weights, **config, **kept)
+        done = Update(
+            removed=len(vanished), kept=len(found) - len(wanted), unseen=len(unseen), tree=tree,
+            listed=entries.faults, thinned=entries.thinned,
+        )  # fmt: skip
+        return done, wanted, held.keys() & {*wanted}
 
     # -- searching -------------------------------------------------------------------------------------------
 
@@ -359,6 +374,10 @@ class Gallery:
     def _nearest(self) -> Nearest:
         return Nearest(self.features, self.about["metric"])
 
+    def recall(self) -> float | None:
+        """Return the share of the 10 nearest of some images that the engine's index finds; None: not measured."""
+        return self._storage.recall(self.facts) if self.searches else 1.0
+
     def _hit(self, rank: int, distance: float, row: Row) -> Hit:
         return Hit(
             rank, self.score(distance), row.name, self.file(row), (row.height, row.width), row.frame or "",
@@ -375,7 +394,7 @@ class Gallery:
         return self.score(0) - score
 
 
-def _home(place: str | Path, index: str) -> Storage | Milvus:
+def _home(place: str | Path, index: str) -> Storage | milvus.Milvus:
     """Return where a gallery is kept, by what names it."""
     if str(place).startswith("milvus:"):
         from torchreid_xres.search.milvus import Milvus
