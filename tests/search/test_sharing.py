@@ -5,6 +5,7 @@ import shutil
 import socket
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import pytest
 from archive import Eye, mot, street
@@ -88,14 +89,14 @@ def test_shares_are_the_same_for_any_number_of_processes(tmp_path, monkeypatch):
     entries = find_entries(street(tmp_path / "frames", 24), tmp_path / "none")
     names = sorted(entries.found)
     parts = shares(entries, names, 1)
-    assert len(parts) > 2 and sorted(sum(parts.values(), [])) == names
+    assert len(parts) > 2 and sorted(chain.from_iterable(parts.values())) == names
     assert {share: parts[share] for share in shares(entries, names[:9], 1)}.keys() <= parts.keys()
     monkeypatch.setattr(distributed, "world", lambda: 3)
     own = []
     for number in range(3):
         monkeypatch.setattr(distributed, "process", lambda number=number: number)
         own.append(sharing.own_names(entries, names, 1))
-    assert sorted(sum(own, [])) == names
+    assert sorted(chain.from_iterable(own)) == names
 
 
 def test_boxes_of_a_frame_and_a_track_stay_together(tmp_path):

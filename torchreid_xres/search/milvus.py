@@ -7,7 +7,6 @@ answers and nothing of the size of the archive comes here.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchreid_xres.data.split import hashed
 from torchreid_xres.metrics.distance import distance_matrix
 from torchreid_xres.search.engine import INDEXES, PIECE, Engine
 from torchreid_xres.search.expressions import FIELDS, within
@@ -311,7 +311,7 @@ def entities(rows: Sequence[Row], facts: Mapping[str, str]) -> list[dict[str, An
         one |= {key: getattr(row, key) or "" for key in _TEXTS}
         one |= {field: values[place] for field, values in of.items()}
         kind, seconds = moments[place]
-        one |= {"moment_kind": kind, "moment": seconds, "draw": zlib.crc32(row.name.encode())}
+        one |= {"moment_kind": kind, "moment": seconds, "draw": hashed(row.name)}
         one["sharpness"] = _UNKNOWN if row.sharpness is None else row.sharpness
         made.append(one | {"feature": np.frombuffer(row.feature, np.float32)})
     return made
