@@ -64,6 +64,8 @@ def test_places_mean_what_they_say(tmp_path, monkeypatch):
     assert place_of("milvus:https://host/cars") == ("https://host", "cars", folder)
     with pytest.raises(ValueError, match="there is no index IVF; there are FLAT, HNSW, DISKANN"):
         Gallery("milvus:g.db", index="IVF")
+    with pytest.raises(ValueError, match="is Milvus Lite, which has no DISKANN"):
+        Gallery("milvus:g.db", index="DISKANN")
     with pytest.raises(ValueError, match="is a folder, whose search is exact: an index such as HNSW is for milvus"):
         Gallery(tmp_path, index="HNSW")
 

@@ -60,6 +60,8 @@ class Milvus:
         self.engine = Engine(name)
         _, self.images, self.folder = self.engine.place
         self.notes, self.shared = f"{self.images}_notes", self.engine.shared
+        if index == "DISKANN" and not self.shared:
+            raise ValueError(f"{name} is Milvus Lite, which has no DISKANN: FLAT and HNSW are there, all of them on a server")
 
     def close(self) -> None:
         """End the connection."""
