@@ -2,14 +2,14 @@
 
     python benchmarks/sizing.py --keep benchmarks/results/sizing.json
 
-An image has 4 bytes a dimension, and the facts that filters and hits need: --facts bytes, or as many as those of the rows
-that benchmarks/galleries.py draws. To that Milvus adds, in memory:
+An image has 4 bytes a dimension, and the facts that filters and hits need: --facts bytes, or as many as those of the
+rows that benchmarks/galleries.py draws. To that Milvus adds, in memory:
 
 - FLAT nothing;
 - HNSW the links of its graph, 4 bytes each and 2 M of them in the lowest layer, in which all images are
   (https://milvus.io/docs/index-explained.md; M is 32 here);
-- DISKANN keeps features and graph on disk (up to 56 links) and in memory 0.125 of the features' size for their codes and
-  0.125 as a cache (PQCodeBudgetGBRatio and SearchCacheBudgetGBRatio in https://milvus.io/docs/disk_index.md).
+- DISKANN keeps features and graph on disk (up to 56 links) and in memory 0.125 of the features' size for their codes
+  and 0.125 as a cache (PQCodeBudgetGBRatio and SearchCacheBudgetGBRatio in https://milvus.io/docs/disk_index.md).
 
 Facts are in memory with each of them. Disk is what query nodes and object store hold: features, facts and index. A node
 is filled to --full of its memory, as searching and compacting need some. One replica, nothing is measured at these

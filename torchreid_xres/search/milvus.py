@@ -61,7 +61,7 @@ class Milvus:
         _, self.images, self.folder = self.engine.place
         self.notes, self.shared = f"{self.images}_notes", self.engine.shared
         if index == "DISKANN" and not self.shared:
-            raise ValueError(f"{name} is Milvus Lite, which has no DISKANN: FLAT and HNSW are there, all of them on a server")
+            raise ValueError(f"{name} is Milvus Lite, which has no DISKANN; it has FLAT and HNSW, a server has all")
 
     def close(self) -> None:
         """End the connection."""
