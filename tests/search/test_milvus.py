@@ -192,6 +192,7 @@ def test_features_of_another_length_are_refused(built):
     assert len(Gallery(built.place)) == 12
 
 
+@pytest.mark.slow
 @only_milvus
 def test_what_was_begun_and_not_finished_goes_on(home, images, monkeypatch):
     """A build is killed behind each call that changes the engine, in turn; the next one ends as if it had not been."""
@@ -261,6 +262,7 @@ def test_a_file_in_use_is_said(built):
     assert len(Gallery(built.place)) == 12
 
 
+@pytest.mark.slow
 @only_milvus
 def test_a_full_disk_is_said_and_the_next_build_goes_on(home):
     resource = pytest.importorskip("resource", reason="this system cannot bound the size of files")

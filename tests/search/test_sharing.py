@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 import pytest
+import torch
 from archive import Eye, mot, street
 from forked import python
 
@@ -83,6 +84,18 @@ def test_two_processes_make_the_gallery_of_one_also_after_a_kill(run_of, images,
     done = Gallery(killed, Extractor(run, batch_size=2)).update(images)
     assert done.kept == kept and done.added == 19 - kept and content(killed) == content(one.folder)
     assert not (killed / sharing.SHARES).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", ["milvus"], indirect=True)
+def test_two_processes_fill_milvus_lite_too(run_of, images, home):
+    run = run_of("osnet_x0_25")
+    first, second = together(run, home, images)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    one = Gallery(images.parent / "one", Extractor(run, batch_size=2))
+    one.update(images)
+    two = Gallery(home)
+    assert two.rows == one.rows and torch.equal(two.features, one.features)
 
 
 def test_shares_are_the_same_for_any_number_of_processes(tmp_path, monkeypatch):

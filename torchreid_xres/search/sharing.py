@@ -11,7 +11,6 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +73,7 @@ def take_in(changes: Changes | milvus.Changes, folder: Path) -> None:
 
 def add_up(done: Update) -> None:
     """Add to what this process did what the others have done, once all have."""
-    counts = {name: value for name, value in asdict(done).items() if name in ("added", "changed", "faults")}
+    counts = {"added": done.added, "changed": done.changed, "faults": done.faults}
     others = [json.loads(text) for text in distributed.told_by_all(json.dumps(counts))]
     done.added, done.changed = (sum(other[name] for other in others) for name in ("added", "changed"))
     done.faults = {name: fault for other in others for name, fault in other["faults"].items()}
