@@ -126,21 +126,28 @@ def main(argv: list[str] | None = None) -> int:
     args.intrinsic, args.noise, args.images_each = 32, 0.5, 20
     torch.set_num_threads(args.threads)
     told = []
-    for count in args.images:
-        args.gallery, right = count, None
-        for home in args.homes:
-            with tempfile.TemporaryDirectory(dir=args.place) as folder:
-                place = HOMES[home].format(folder)
-                made = _apart(build, args, place, count)
-                size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-                asked, found = _apart(ask, args, place, count)
-            right = found if right is None else right
-            same = float(np.mean([one == other for one, other in zip(found, right, strict=True)]))
-            told.append({"images": count, "home": home, **made, **asked, "disk bytes an image": round(size / count)})
-            told[-1]["same hits"] = same
-            print(told[-1], file=sys.stderr, flush=True)
-    measure.finish(args, f"Galleries of {args.dim} dimensions", told)
+    try:
+        for count in args.images:
+            compare(args, count, told)
+    finally:  # also of what was stopped
+        measure.finish(args, f"Galleries of {args.dim} dimensions", told)
     return 0
+
+
+def compare(args: argparse.Namespace, count: int, told: list[dict[str, Any]]) -> None:
+    """Add what each home takes for so many images."""
+    args.gallery, right = count, None
+    for home in args.homes:
+        with tempfile.TemporaryDirectory(dir=args.place) as folder:
+            place = HOMES[home].format(folder)
+            made = _apart(build, args, place, count)
+            size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+            asked, found = _apart(ask, args, place, count)
+        right = found if right is None else right
+        same = float(np.mean([one == other for one, other in zip(found, right, strict=True)]))
+        told.append({"images": count, "home": home, **made, **asked, "disk bytes an image": round(size / count)})
+        told[-1]["same hits"] = same
+        print(told[-1], file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
