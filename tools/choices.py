@@ -6,6 +6,7 @@ DATA_ROOT = "reid-data"
 FIGURES = (".png", ".svg", ".pdf")
 GROUPS = ("identity", "track", "camera")
 FORMATS = ("png", "jpg")
+INDEXES = ("FLAT", "HNSW", "DISKANN")
 INPUTS = ("uint8", "float32")
 KINDS = ("models", "front-ends", "data-sets", "losses", "configs", "mends")
 LEAST_OPSET = 18

@@ -29,13 +29,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from choices import GROUPS, PRECISIONS
+from choices import GROUPS, INDEXES, PRECISIONS
 from lazily import load_late
 from program import new_parser, tool
 from search_adapt import adapt
 from search_build import build
 from search_query import query, query_options
 from search_serve import serve, serve_options
+
+
+def place(text: str) -> Path | str:
+    """Return what ``--gallery`` names: a folder, or a place in Milvus."""
+    return text if text.startswith("milvus:") else Path(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,10 +95,17 @@ def parser() -> argparse.ArgumentParser:
         help="input of the query encoder; half the network's costs a quarter (default: the network's)",
     )  # fmt: skip
     for command in (build, query, adapt, serve_options(commands)):
-        command.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="where the gallery is kept")
+        command.add_argument(
+            "--gallery", type=place, required=True, metavar="DIR|milvus:...",
+            help="where the gallery is kept: a folder, milvus:FILE.db (Milvus Lite), or milvus:http://HOST:PORT",
+        )  # fmt: skip
         command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: the GPU if there is one")
         command.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: as the run was evaluated")
     build.add_argument("--batch", type=int, default=64, help="images that pass the network at once")
+    build.add_argument(
+        "--index", choices=INDEXES, default="",
+        help="of Milvus: FLAT is exact; of the others the recall is measured (default: as it is, FLAT for a new one)",
+    )  # fmt: skip
     return parser
 
 

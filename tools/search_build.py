@@ -12,22 +12,38 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchreid_xres.inference import Extractor
     from torchreid_xres.search import Gallery
+    from torchreid_xres.search.building import Update
 
 SHOWN = 10  # unusable files, and boxes, that are named one by one
 
 
 def build(args: argparse.Namespace) -> int:
+    import torch
+
+    from torchreid_xres.devices import distributed
     from torchreid_xres.devices.memory import keep_freed_memory
-    from torchreid_xres.jobs.command import tell_of_others
     from torchreid_xres.search import Gallery
+
+    with distributed.processes(args.device != "cpu" and torch.cuda.is_available()):
+        with distributed.in_turn():  # what the first one fetches, the others find
+            gallery = Gallery(args.gallery, extractor_of(args), args.index)
+        first = distributed.is_main()
+        if first:
+            tell_if_drawn(gallery.extractor)
+        keep_freed_memory()
+        start = time.perf_counter()
+        done = gallery.update(args.images, args.boxes or "", rate=args.rate, names=args.names)
+        seconds = time.perf_counter() - start
+    if first:
+        tell(args, gallery, done, seconds)
+    return 0
+
+
+def tell(args: argparse.Namespace, gallery: Gallery, done: Update, seconds: float) -> None:
+    """Say what a build did, and measure what the gallery's strangers do."""
+    from torchreid_xres.jobs.command import tell_of_others
     from torchreid_xres.search.strangers import is_measured, measure
 
-    gallery = Gallery(args.gallery, extractor_of(args))
-    tell_if_drawn(gallery.extractor)
-    keep_freed_memory()
-    start = time.perf_counter()
-    done = gallery.update(args.images, args.boxes or "", rate=args.rate, names=args.names)
-    seconds = time.perf_counter() - start
     left_out("left out", done.faults)
     left_out(f"left out of {args.boxes}", done.listed)
     tell_of_others(done.tree)
@@ -45,8 +61,20 @@ def build(args: argparse.Namespace) -> int:
     )
     if done.added or done.changed or done.removed or not is_measured(gallery, gallery.extractor):
         measure(gallery, gallery.extractor)
+    if args.index and args.index != "FLAT":
+        print(recall(gallery))
     print(f"next: xres search query PICTURE --gallery {shlex.quote(str(args.gallery))}")
-    return 0
+
+
+def recall(gallery: Gallery) -> str:
+    """Return in words what share of the nearest images the index of a gallery finds."""
+    from torchreid_xres.search.milvus import PROBES
+
+    share = gallery.recall()
+    index = gallery.facts["index"]
+    if share is None:
+        return f"{index}: the recall of archives as small or as large as this one is not measured"
+    return f"{index}: of the 10 nearest of {min(PROBES, len(gallery))} of its images it finds {100 * share:.1f} %"
 
 
 def extractor_of(args: argparse.Namespace) -> Extractor:

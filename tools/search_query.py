@@ -54,12 +54,12 @@ def query(args: argparse.Namespace) -> int:
     several = len(args.images) > 1 or args.images[0].is_dir()
     if several and args.box:
         raise ValueError("--box is a part of one picture: name that one alone")
-    files = asked(args.images, args.gallery)
+    files = asked(args.images, gallery.folder)
     several = len(files) if several else 0
     for out in args.out:
         drawn = out.suffix.lower() not in TABLES
         for path in [numbered(out, n, several) for n in range(1, several + 1)] if several and drawn else [out]:
-            require_other_file(path, [*(args.images if drawn else files), gallery.images, args.gallery], "--out")
+            require_other_file(path, [*(args.images if drawn else files), gallery.images, gallery.folder], "--out")
         require_place(out)
     among, by = Filters(args.camera, args.not_camera, args.after, args.before).among(gallery)
     grouped = groups(gallery, args.group) if args.group else None
@@ -87,7 +87,7 @@ def query(args: argparse.Namespace) -> int:
     if not answers:
         raise ValueError(f"none of the {len(files)} pictures can be read")
     about = archive.about | {"gallery": str(args.gallery)}
-    searched = len(gallery) if among is None else int(among.sum())
+    searched = gallery.count(among)
     about |= {"searched": searched, "by": by} if by else {}
     written = [path for out in args.out for path in write_answers(out, about, answers, several)]
     told = [f"searched: {searched} of {len(gallery)} images; {', '.join(by)}"] if by else []

@@ -35,6 +35,6 @@ def serve(args: argparse.Namespace) -> int:
     page, address, token = start(Desk(archive), args.host, args.port)
     reached = f"others reach it, with any name and this token: {token}" if token else "this machine alone reaches it"
     print(f"{address} answers until Ctrl-C; {reached}")
-    print(f"what is marked right or wrong goes to {args.gallery / MARKS}", flush=True)
+    print(f"what is marked right or wrong goes to {gallery.folder / MARKS}", flush=True)
     page.block_thread()
     return 0

@@ -16,7 +16,7 @@ from torchreid_xres.search.storage import Row
 def gallery(*rows, names=""):
     """Return what of a gallery is looked at."""
     made = [Row(name, 1, int(1e9), 2, 2, None, None, **more) for name, more in rows]
-    return type("Fake", (), {"rows": made, "facts": {"names": names}, "__len__": lambda self: len(made)})()
+    return type("Fake", (), {"rows": made, "facts": {"names": names}, "searches": False})()
 
 
 def kept(filters, of):
@@ -72,13 +72,13 @@ def test_the_best_of_each_group_alone(tmp_path):
     assert len({*groups(tracks, "track").values}) == 2
 
 
-def test_a_search_keeps_to_what_is_asked(tmp_path):
+def test_a_search_keeps_to_what_is_asked(tmp_path, home):
     images = tmp_path / "images"
     images.mkdir()
     for place, (person, camera) in enumerate([(1, 1), (1, 2), (2, 1), (3, 2)]):
         picture = PIL.Image.new("RGB", (32, 64), (60 * person, 10 * place, 30))
         picture.save(images / f"000{person}_c{camera}_{place}.png")
-    eye, made = Eye(), Gallery(tmp_path / "gallery", Eye())
+    eye, made = Eye(), Gallery(home, Eye())
     made.update(images)
     query = eye(images / "0001_c1_0.png")
     all_of = [hit.name for hit in made.search(query)[0]]
@@ -92,7 +92,7 @@ def test_a_search_keeps_to_what_is_asked(tmp_path):
     with pytest.raises(ValueError, match="none of the 4 images"):
         made.search(query, among=torch.zeros(4, dtype=torch.bool))
     made.update(images, names="(?P<camera>[0-9])[.]png$")
-    assert cameras(Gallery(made.folder)).values == ["0", "1", "2", "3"]
+    assert cameras(Gallery(made.place)).values == ["0", "1", "2", "3"]
     for names, message in (("(", "no regular expression"), ("(?P<time>.)", "needs a"), ("x", "needs a")):
         with pytest.raises(ValueError, match=message):
             made.update(images, names=names)

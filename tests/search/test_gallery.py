@@ -16,8 +16,10 @@ import torch
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.inference import Extractor
 from torchreid_xres.metrics import distance_matrix
-from torchreid_xres.search import Gallery, gallery
+from torchreid_xres.search import Gallery, nearest
 from torchreid_xres.search.gallery import CONFIG, DATABASE
+
+files = pytest.mark.parametrize("home", ["files"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,8 @@ def images(tiny_root, tmp_path):
 
 
 @pytest.fixture
-def built(images, extractor, tmp_path):
-    made = Gallery(tmp_path / "gallery", extractor)
+def built(images, extractor, home):
+    made = Gallery(home, extractor)
     made.update(images)
     return made
 
@@ -46,9 +48,9 @@ def test_features_are_the_extractors_and_come_back(built, images, extractor):
     paths = sorted(images.rglob("*.png"))
     assert built.names == [path.relative_to(images).as_posix() for path in paths] and len(built) == 18
     torch.testing.assert_close(built.features, extractor(paths), rtol=1e-4, atol=1e-5)
-    again = Gallery(built.folder)
+    again = Gallery(built.place)
     assert again.names == built.names and torch.equal(again.features, built.features)
-    assert sorted(path.name for path in built.folder.iterdir()) == [CONFIG, DATABASE]
+    assert sorted(path.name for path in built.folder.iterdir()) == [CONFIG, DATABASE][: 2 - built.searches]
 
 
 def test_only_what_changed_is_read(built, images, monkeypatch):
@@ -224,12 +226,12 @@ def test_linked_folders_are_searched(built, images, tiny_root):
 
 def test_galleries_of_other_models_are_refused(built, run_of):
     with pytest.raises(ValueError, match=r"made by osnet_x0_25 with the weights .* holds sr_reid"):
-        Gallery(built.folder, Extractor(run_of("sr_reid")))
+        Gallery(built.place, Extractor(run_of("sr_reid")))
     with pytest.raises(ValueError, match=r"other settings: full_size is None there, \[64, 32\] here"):
-        Gallery(built.folder, Extractor(run_of("osnet_x0_25"), full_size=(64, 32)))
+        Gallery(built.place, Extractor(run_of("osnet_x0_25"), full_size=(64, 32)))
     with pytest.raises(ValueError, match="was made by"):
         built.make_extractor(run_of("osnet_x0_25", train__seed=5))
-    assert Gallery(built.folder, Extractor(run_of("osnet_x0_25"))).names == built.names
+    assert Gallery(built.place, Extractor(run_of("osnet_x0_25"))).names == built.names
 
 
 def test_it_knows_how_to_make_its_extractor(run_of, images, extractor, tmp_path):
@@ -250,8 +252,10 @@ def test_it_knows_how_to_make_its_extractor(run_of, images, extractor, tmp_path)
 def test_search_is_exact(built, monkeypatch, large):
     if large:
         pytest.importorskip("faiss")
-        monkeypatch.setattr(gallery, "LARGE", 1)
-        monkeypatch.setattr(gallery, "distance_tiles", None)
+        if built.searches:
+            pytest.skip("the engine searches, whatever the size")
+        monkeypatch.setattr(nearest, "LARGE", 1)
+        monkeypatch.setattr(nearest, "distance_tiles", None)
     queries = torch.randn(5, built.features.shape[1])
     distances = distance_matrix(queries, built.features, "euclidean")
     for row, hits in zip(distances, built.search(queries, top=4), strict=True):
@@ -263,9 +267,9 @@ def test_search_is_exact(built, monkeypatch, large):
     assert len(built.search(queries[:1], top=100)[0]) == 18
 
 
-def test_scores_are_cosines_where_the_run_was_evaluated_by_them(run_of, images, tmp_path):
+def test_scores_are_cosines_where_the_run_was_evaluated_by_them(run_of, images, home):
     extractor = Extractor(run_of("sr_reid"))
-    made = Gallery(tmp_path / "gallery", extractor)
+    made = Gallery(home, extractor)
     made.update(images)
     hits = made.search(made.features[3:4], top=2)[0]
     assert hits[0].name == made.names[3] and hits[0].score == pytest.approx(1, abs=1e-5)
@@ -280,16 +284,18 @@ def test_nothing_to_search(extractor, built, tmp_path):
     with pytest.raises(ValueError, match="top is 0"):
         built.search(built.features, top=0)
     with pytest.raises(ValueError, match="updated by the extractor"):
-        Gallery(built.folder).update(tmp_path)
+        Gallery(built.place).update(tmp_path)
 
 
+@files
 def test_damaged_files_are_named(built):
     path = built.folder / DATABASE
     path.write_bytes(b"no database at all" * 100)
     with pytest.raises(ValueError, match=r"gallery\.sqlite is not a readable gallery"):
-        Gallery(built.folder)
+        Gallery(built.place)
 
 
+@files
 def test_a_gallery_in_use_is_said(built, images, monkeypatch):
     monkeypatch.setattr("torchreid_xres.search.storage._PATIENCE", 0.05)
     with sqlite3.connect(built.folder / DATABASE) as other:
@@ -298,8 +304,8 @@ def test_a_gallery_in_use_is_said(built, images, monkeypatch):
             built.update(images)
 
 
-def test_a_stopped_build_loses_one_batch_at_most(extractor, images, tmp_path, monkeypatch):
-    made, described = Gallery(tmp_path / "gallery", extractor), Extractor.describe
+def test_a_stopped_build_loses_one_batch_at_most(extractor, images, home, monkeypatch):
+    made, described = Gallery(home, extractor), Extractor.describe
     calls = []
 
     def stop(self, prepared):

@@ -16,7 +16,7 @@ from torchreid_xres.features import fusion
 from torchreid_xres.inference import export
 from torchreid_xres.metrics import distance
 from torchreid_xres.report import answers, curves, figures, queries, ranks, registries
-from torchreid_xres.search import filters
+from torchreid_xres.search import engine, filters
 
 
 def test_flags_are_the_packages_own(repo):
@@ -28,6 +28,7 @@ def test_flags_are_the_packages_own(repo):
         "FIGURES": figures.FORMATS,
         "FORMATS": tuple(prepare.FORMATS),
         "GROUPS": filters.GROUPS,
+        "INDEXES": tuple(engine.INDEXES),
         "INPUTS": tuple(export.INPUTS),
         "KINDS": registries.KINDS,
         "LEAST_OPSET": export.LEAST_OPSET,

@@ -202,15 +202,19 @@ def in_turn() -> Iterator[None]:
         wait()
 
 
-def require_seen(path: Path) -> None:
+def require_seen(path: Path, what: str = "data.save_dir") -> None:
     """Make sure that this process sees a file of the first one.
+
+    Args:
+        path: the file.
+        what: the folder it is in, for the message.
 
     Raises:
         FileNotFoundError: if it does not.
     """
     if active() and not path.exists():
         raise FileNotFoundError(
-            f"{socket.gethostname()} does not see {path}: data.save_dir must be on a disk that all machines share"
+            f"{socket.gethostname()} does not see {path}: {what} must be on a disk that all machines share"
         )
 
 

@@ -66,8 +66,8 @@ class Archive:
         queries: Sequence[Query],
         top: int,
         pictures: bool = True,
-        among: Tensor | None = None,
-        groups: Sequence[str] | None = None,
+        among: Tensor | str | None = None,
+        groups: Sequence[str] | str | None = None,
     ) -> list[Answer]:
         """Return what is found for queries, all in one batch.
 
@@ -81,7 +81,7 @@ class Archive:
             return []
         read = [self.extractor.prepare(query.picture) for query in queries]
         found = self.gallery.search(self.extractor.describe(read), top, among, groups)
-        images = len(self.gallery) if among is None else int(among.sum())
+        images = self.gallery.count(among)
         return [self._answer(*one, images, pictures) for one in zip(queries, read, found, strict=True)]
 
     def _answer(self, query: Query, prepared: Prepared, hits: Sequence[Hit], images: int, pictures: bool) -> Answer:

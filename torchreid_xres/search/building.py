@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,11 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchreid_xres.archive.entries import Entries, Entry
+from torchreid_xres.archive.frames import frame_file
 from torchreid_xres.archive.reading import Read, read_entries
+from torchreid_xres.data.split import hashed
 from torchreid_xres.data.walk import FoundImages
+from torchreid_xres.devices import distributed
 from torchreid_xres.inference.extractor import Extractor
 from torchreid_xres.search.storage import Changes, Row
 from torchreid_xres.terminal import progress
+
+SHARE = 4  # batches of a share, about
 
 
 @dataclass
@@ -59,17 +65,19 @@ def add_entries(
         held: names of those that the gallery holds already, in another state.
         done: what the build did; added to.
     """
-    found = {name: entries.found[name] for name in names}
-    reading = read_entries(extractor, entries.base, found)
+    reading = _batches(extractor, entries, shares(entries, names, extractor.batch_size))
     # While the network works, the next batch is read.
-    with ThreadPoolExecutor(1) as reader, progress(total=len(names), unit="image") as bar:
-        ahead = reader.submit(_take, reading, extractor.batch_size)
+    with (
+        ThreadPoolExecutor(1) as reader,
+        progress(main=distributed.is_main(), total=len(names), unit="image") as bar,
+    ):
+        ahead = reader.submit(next, reading, None)
         while batch := ahead.result():
-            ahead = reader.submit(_take, reading, extractor.batch_size)
+            ahead = reader.submit(next, reading, None)
             done.faults |= {read.name: read.unopened for read in batch if read.unopened}
             for read in batch:
                 done.faults |= read.parts
-            rows = _rows(extractor, [read for read in batch if not read.unopened], found)
+            rows = _rows(extractor, [read for read in batch if not read.unopened], entries.found)
             changes.make(rows)
             for row in rows:
                 if row.fault:
@@ -81,8 +89,37 @@ def add_entries(
             bar.update(len(batch))
 
 
-def _take(reading: Iterator[Read], count: int) -> list[Read]:
-    return list(islice(reading, count))
+def shares(entries: Entries, names: Sequence[str], batch: int) -> dict[int, list[str]]:
+    """Return names by the share that the file of each is in, by a hash of its path.
+
+    How many shares there are depends on what was found, not on who works on them, and no batch reaches over one: the
+    same images pass the network together in one process and in several, and so get the same features.
+
+    Args:
+        entries: all that were found.
+        names: of some of them.
+        batch: images that pass the network at once.
+
+    Example:
+        >>> from torchreid_xres.archive.entries import Entry, View
+        >>> found = {f"{i}.jpg": Entry((View(f"{i}.jpg"),), 1, 1) for i in range(64)}
+        >>> {share: len(of) for share, of in shares(Entries("", found, None), sorted(found), batch=4).items()}
+        {3: 21, 2: 16, 1: 16, 0: 11}
+    """
+    count, made = max(1, len(entries.found) // (SHARE * batch)), defaultdict(list)
+    for name in names:
+        entry = entries.found[name]
+        # A track's views lie in one folder or video; those of others may be read for it only once.
+        file = name.rpartition("/")[0] if entry.track else frame_file(entry.views[0].frame)
+        made[hashed(file) % count].append(name)
+    return dict(made)
+
+
+def _batches(extractor: Extractor, entries: Entries, parts: Mapping[int, Sequence[str]]) -> Iterator[list[Read]]:
+    for share in sorted(parts):
+        reading = read_entries(extractor, entries.base, {name: entries.found[name] for name in parts[share]})
+        while batch := list(islice(reading, extractor.batch_size)):
+            yield batch
 
 
 def _rows(extractor: Extractor, batch: Sequence[Read], entries: Mapping[str, Entry]) -> list[Row]:

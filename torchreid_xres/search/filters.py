@@ -18,6 +18,7 @@ from torch import Tensor
 
 from torchreid_xres.archive.times import moment
 from torchreid_xres.data.datasets.folder import CAMERA, plain_camera
+from torchreid_xres.search.expressions import of_cameras, of_times
 from torchreid_xres.search.storage import Row
 from torchreid_xres.terminal import printable
 
@@ -32,9 +33,12 @@ _NAMED = 8  # cameras in a message
 
 
 class Known(NamedTuple):
-    """What is known of a gallery's images: a value each, None where nothing says it, and from where, in words."""
+    """What is known of a gallery's images: a value each, None where nothing says it, and from where, in words.
 
-    values: list
+    Of groups in an engine the values are what they are called there.
+    """
+
+    values: list | str
     source: str
 
 
@@ -53,18 +57,24 @@ class Filters:
     after: str = ""
     before: str = ""
 
-    def among(self, gallery: Gallery) -> tuple[Tensor | None, list[str]]:
+    def among(self, gallery: Gallery) -> tuple[Tensor | str | None, list[str]]:
         """Return which images of a gallery are searched, (N,) bool, None for all; and by what, in words.
+
+        Of a gallery in an engine it is the engine's expression.
 
         Raises:
             ValueError: if nothing says what is asked for, there is no such camera, or seconds are asked of dates.
         """
-        kept, told = torch.ones(len(gallery), dtype=torch.bool), []
+        kept, told, asked_of_engine = torch.ones(len(gallery.rows), dtype=torch.bool), [], []
         if self.cameras or self.not_cameras:
             known = cameras(gallery)
             there = {one for one in known.values if one is not None}
             asked, refused = ({*map(plain_camera, which)} for which in (self.cameras, self.not_cameras))
-            if missing := sorted((asked | refused) - there):
+            missing = sorted((asked | refused) - there)
+            if gallery.searches:  # the rows may be a part
+                missing = [one for one in missing if not gallery.count(of_cameras([one], ()))]
+                asked_of_engine.append(of_cameras(asked, refused))
+            if missing:
                 shown = ", ".join(map(printable, sorted(there)[:_NAMED])) + ", ..." * (len(there) > _NAMED)
                 raise ValueError(f"no image is of the camera {missing[0]}; cameras are: {shown}")
             kept &= torch.tensor([(not asked or one in asked) and one not in refused for one in known.values])
@@ -80,8 +90,11 @@ class Filters:
                     )
             least, most = ((one[1] if one else end) for one, end in zip(limits, (-math.inf, math.inf), strict=True))
             kept &= torch.tensor([least <= time <= most for _, time in known.values])
+            asked_of_engine.append(of_times(least, most))
             told.append(f"time by {known.source}")
-        return (kept, told) if told else (None, [])
+        if not told:
+            return None, []
+        return (" and ".join(asked_of_engine) if gallery.searches else kept), told
 
 
 def groups(gallery: Gallery, by: str) -> Known:
@@ -102,6 +115,8 @@ def groups(gallery: Gallery, by: str) -> Known:
     if not known.source:
         raise ValueError(f"nothing says of which {by} the images of this gallery are; {_remedy(by)}")
     of = zip(known.values, gallery.rows, strict=True)
+    if gallery.searches:
+        return Known(by, known.source)
     return Known([f"0 {row.name}" if one is None else f"1 {one}" for one, row in of], known.source)
 
 

@@ -6,14 +6,14 @@ the batch it was at, and the next one goes on behind it. What is damaged in the 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -21,66 +21,52 @@ import torch
 from torch import Tensor
 
 from torchreid_xres.archive.boxes import read_boxes
-from torchreid_xres.archive.entries import Corners, Entries, corners_of, find_entries
+from torchreid_xres.archive.entries import Entries, corners_of, find_entries
 from torchreid_xres.archive.frames import frame_file, read_frame
 from torchreid_xres.config import config_text
+from torchreid_xres.devices import distributed
 from torchreid_xres.files import require_regular, write_text
 from torchreid_xres.inference.extractor import Extractor
 from torchreid_xres.inference.pictures import as_image, cropped
 from torchreid_xres.jobs.lock import sole_use
-from torchreid_xres.metrics.distance import distance_tiles
-from torchreid_xres.metrics.search import GalleryIndex
 from torchreid_xres.search.building import Update, add_entries
+from torchreid_xres.search.expressions import of_names
 from torchreid_xres.search.filters import require_names
-from torchreid_xres.search.storage import Row, Storage
+from torchreid_xres.search.hits import Hit
+from torchreid_xres.search.model import read_about, require_same
+from torchreid_xres.search.nearest import Nearest
+from torchreid_xres.search.sharing import add_up, is_left, own_changes, own_names, take_in
+from torchreid_xres.search.storage import Changes, Row, Storage
+
+if TYPE_CHECKING:
+    from torchreid_xres.search import milvus
 
 logger = logging.getLogger(__name__)
 
 DATABASE, CONFIG = "gallery.sqlite", "config.yaml"
-# From so many images on FAISS searches, where it is installed: it prepares the features once, for all queries.
-LARGE = 50_000
-
-
-class Hit(NamedTuple):
-    """An image that a search found.
-
-    Attributes:
-        rank: from 1.
-        score: cosine similarity, at most 1; or minus the squared distance, if the run was evaluated by Euclidean ones.
-        name: path below the folder of images; of a box also its place, of a track its number.
-        path: the file, of a box that of its frame.
-        size: height and width of the image, or the box.
-        frame: name of the frame that a box is in, of a track the one that shows it best; empty for an image.
-        box: left, top, width and height in it; None for the whole.
-        time: as a list of boxes or EXIF has it, empty if neither does.
-        camera, track, identity: as a list of boxes has them, empty if it does not.
-    """
-
-    rank: int
-    score: float
-    name: str
-    path: Path
-    size: tuple[int, int]
-    frame: str = ""
-    box: Corners | None = None
-    time: str = ""
-    camera: str = ""
-    track: str = ""
-    identity: str = ""
 
 
 class Gallery:
     """The features of the images in a folder, or of boxes or tracks in them, by one model.
 
     Args:
-        folder: where the gallery is kept: ``gallery.sqlite`` and the model's ``config.yaml``. With an extractor it is
-            begun if it is not there.
+        place: where the gallery is kept: a folder, which gets ``gallery.sqlite`` and the model's ``config.yaml``, or
+            ``milvus:FILE.db`` or ``milvus:http://HOST:PORT/COLLECTION``. With an extractor it is begun if it is not
+            there.
         extractor: the model; needed to :meth:`update`, not to search. Nothing is written before the first update.
+        index: of Milvus: FLAT (exact), HNSW or DISKANN, made by the next update; empty: as it is, FLAT for a new one.
+
+    Attributes:
+        place: as it is named in messages.
+        folder: on this machine; of a gallery in Milvus it holds what lies beside, such as the configuration.
+        searches: whether an engine answers; then rows and features of a very large gallery are a part of it, drawn by
+            name.
 
     Raises:
         FileNotFoundError: if there is no gallery, and no extractor to begin one.
-        ValueError: if the gallery was made by another model, is damaged, or none.
-        OSError: if the file cannot be read.
+        ValueError: if the gallery was made by another model, is damaged, or none, or there is no such index.
+        OSError: if the file cannot be read, or the engine does not answer.
+        ImportError: if the place is Milvus, and pymilvus is not installed.
 
     Example:
         A gallery of all images in and below a folder, and the ten that are most like a picture::
@@ -92,38 +78,36 @@ class Gallery:
                 print(hit.rank, hit.score, hit.path)
     """
 
-    def __init__(self, folder: str | Path, extractor: Extractor | None = None) -> None:
-        self.folder = Path(folder).expanduser().absolute()
+    def __init__(self, place: str | Path, extractor: Extractor | None = None, index: str = "") -> None:
+        self._storage = _home(place, index)
+        self.folder, self.searches = self._storage.folder, self._storage.searches
+        self.place = str(self._storage.path if self.searches else self.folder)
         self.extractor = extractor
-        self._storage = Storage(self.folder / DATABASE)
         self.about: dict[str, Any]
         self.images: Path | None
-        self.facts = facts = self._storage.facts()
+        self.facts = facts = self._read_facts()
         if not facts:
             if extractor is None:
-                told = f"there is no gallery in {self.folder} (no {DATABASE}, or nothing in it)"
+                lacks = "it was not begun" if self.searches else f"no {DATABASE}, or nothing in it"
+                told = f"there is no gallery in {self.place} ({lacks})"
                 raise FileNotFoundError(f"{told}; build one first")
             self.about, self.weights, self.images = extractor.about, extractor.weights, None
             return
-        self.about = self._read_about(facts["about"])
+        self.about = read_about(facts["about"], self._storage.path)
         self.weights = Path(facts["weights"])
         self.images = Path(facts["images"])
         if extractor is not None:
-            self._refuse_another(extractor)
+            require_same(self.place, self.about, extractor)
+
+    def _read_facts(self) -> dict[str, str]:
+        facts = self._storage.facts()
+        if self.searches and distributed.active() and not self._storage.shared:
+            self._storage.close()  # one process at a time can open it
+        return facts
 
     def _begin(self, images: Path) -> None:
         facts = {"about": json.dumps(self.about), "weights": str(self.weights), "images": str(images)}
-        self._storage.begin(**facts, config=self._keep_config({"config": ""}))
-
-    def _read_about(self, text: str) -> dict[str, Any]:
-        try:
-            about = json.loads(text)
-            lacks = ", ".join(sorted({"model", "weights_sha256", "full_size", "metric"} - about.keys()))
-        except (ValueError, AttributeError) as error:
-            lacks = f"all ({error})"
-        if lacks:
-            raise ValueError(f"{self._storage.path} is not a readable gallery: what it says of its model lacks {lacks}")
-        return about
+        self._storage.begin(**facts, **self._keep_config({"config": ""}))
 
     def _config_is_whole(self, facts: Mapping[str, str]) -> bool:
         """Return whether the model's configuration is as it was written; galleries of before know no checksum."""
@@ -131,26 +115,13 @@ class Gallery:
         require_regular(path)
         return path.is_file() and facts.get("config") in (None, str(zlib.crc32(path.read_bytes())))
 
-    def _keep_config(self, facts: Mapping[str, str]) -> str:
-        """Write the model's configuration, unless it is there; return its checksum."""
+    def _keep_config(self, facts: Mapping[str, str]) -> dict[str, str]:
+        """Write the model's configuration, unless it is there; return its checksum, and for other machines its text."""
         path = self.folder / CONFIG
         if not self._config_is_whole(facts):
             write_text(config_text(self.extractor.cfg), path)
-        return str(zlib.crc32(path.read_bytes()))
-
-    def _refuse_another(self, extractor: Extractor) -> None:
-        ours, theirs = self.about, extractor.about
-        where = f"the gallery in {self.folder} was made by {ours['model']}"
-        if ours["weights_sha256"] != theirs["weights_sha256"]:
-            raise ValueError(
-                f"{where} with the weights {ours['weights_sha256'][:12]}; {extractor.weights} holds {theirs['model']} "
-                f"with {theirs['weights_sha256'][:12]}. Features of two models cannot be compared: name another folder"
-            )
-        # A model goes by other names in other configurations.
-        differing = [key for key in {**ours, **theirs} if key != "model" and ours.get(key) != theirs.get(key)]
-        if differing:
-            told = "; ".join(f"{key} is {ours.get(key)} there, {theirs.get(key)} here" for key in differing)
-            raise ValueError(f"{where} with these weights but other settings: {told}")
+        text = {"config_text": path.read_text(encoding="utf-8")} if self.searches else {}
+        return {"config": str(zlib.crc32(path.read_bytes()))} | text
 
     def make_extractor(self, weights: str | Path = "", **kwargs: Any) -> Extractor:
         """Return the extractor that the gallery was made with.
@@ -163,18 +134,21 @@ class Gallery:
             FileNotFoundError: if they are no longer there.
             ValueError: if the file holds other weights now, or the gallery's configuration is damaged.
         """
-        if not self._config_is_whole(self._storage.facts()):
+        facts = self._read_facts()
+        if "config_text" in facts and not (self.folder / CONFIG).is_file():  # another machine built it
+            write_text(facts["config_text"], self.folder / CONFIG)
+        if not self._config_is_whole(facts):
             where = f"the {CONFIG} in {self.folder}"
             raise ValueError(f"{where} is not what the gallery was built with: build it again, which writes it anew")
         of = {"config": self.folder / CONFIG, "full_size": self.about["full_size"]}
         path = self.checkpoint(weights)
         if not path.exists():
             raise FileNotFoundError(
-                f"there is no run or checkpoint at {path}, with which the gallery in {self.folder} was made "
+                f"there is no run or checkpoint at {path}, with which the gallery in {self.place} was made "
                 f"({self.about['model']}); say where it is now (--run), or build the gallery again with it"
             )
         extractor = Extractor(path, **of, **kwargs)
-        self._refuse_another(extractor)
+        require_same(self.place, self.about, extractor)
         return extractor
 
     def checkpoint(self, weights: str | Path = "") -> Path:
@@ -195,7 +169,8 @@ class Gallery:
 
         Files that cannot be used are left out, with their reason, and tried again when they change. What could not be
         looked at stays as it is, and is tried again: images below a folder that cannot be read or a link that leads
-        nowhere now, and files that cannot be opened. On a terminal a bar shows the progress.
+        nowhere now, and files that cannot be opened. On a terminal a bar shows the progress. Processes that torchrun
+        started share the work, where all of them update the gallery.
 
         Args:
             images: the folder, or a video's file. It may have moved since the last time; what counts is a file's path
@@ -232,38 +207,66 @@ class Gallery:
         return done
 
     def _follow(self, entries: Entries, kept: dict[str, str]) -> Update:
-        images, found, tree = entries.base, entries.found, entries.tree
-        facts = self._storage.facts()
-        if not facts:
-            self._begin(images)
-        with self._storage.changing() as changes:
-            held = changes.held
-            if held and bool(facts.get("boxes")) != bool(kept["boxes"]):
-                what = f"the boxes of {facts['boxes']}" if facts.get("boxes") else "whole images"
-                raise ValueError(
-                    f"the gallery in {self.folder} is of {what}: build it of these again, or name another folder for "
-                    "another gallery"
-                )
-            if images != self.images and held and not held.keys() & found.keys():
-                raise ValueError(
-                    f"the gallery in {self.folder} is of the images in {self.images}, and none of them is in {images}: "
-                    "name another folder for another gallery"
-                )
-            unseen = {name for name in held.keys() - found.keys() if tree.is_unseen(name)}
-            vanished = held.keys() - found.keys() - unseen
-            wanted = [name for name, entry in found.items() if held.get(name) != [entry.bytes, entry.mtime_ns]]
-            config = self._keep_config(changes.facts)
-            weights = str(self.extractor.weights)  # they may have moved
-            changes.make(gone=vanished, images=str(images), config=config, weights=weights, **kept)
-            self.images, self.weights, self.facts = images, self.extractor.weights, changes.facts
-            for cached in ("_held", "_index"):
+        with ExitStack() as stack:
+            changes: Any = None
+
+            def settle() -> tuple[Update, list[str], set[str], dict[str, str]]:
+                nonlocal changes
+                self._take_up(entries.base)
+                changes = stack.enter_context(self._storage.changing())
+                return *self._settle(changes, entries, kept), changes.facts
+
+            done, wanted, known, self.facts = distributed.on_main(settle)
+            distributed.require_seen(self.folder / CONFIG, "the gallery's folder")
+            if changes is None:
+                changes = stack.enter_context(own_changes(self._storage, self.facts))
+            self.images, self.weights = entries.base, self.extractor.weights
+            for cached in ("_held", "_nearest", "_count"):
                 self.__dict__.pop(cached, None)
-            done = Update(
-                removed=len(vanished), kept=len(found) - len(wanted), unseen=len(unseen), tree=tree,
-                listed=entries.faults, thinned=entries.thinned,
-            )  # fmt: skip
-            add_entries(self.extractor, changes, entries, sorted(wanted), held.keys(), done)
+            mine = own_names(entries, wanted, self.extractor.batch_size)
+            add_entries(self.extractor, changes, entries, mine, known, done)
+            add_up(done)
+            if distributed.is_main():
+                take_in(changes, self.folder)
+        distributed.wait()  # until what all have done is there
         return done
+
+    def _take_up(self, images: Path) -> None:
+        """Begin the gallery if it is new; take in what the processes of a build that was killed have left."""
+        if not self._storage.facts():
+            self._begin(images)
+        if is_left(self.folder):
+            with self._storage.changing() as changes:
+                take_in(changes, self.folder)
+
+    def _settle(
+        self, changes: Changes | milvus.Changes, entries: Entries, kept: dict[str, str]
+    ) -> tuple[Update, list[str], set[str]]:
+        """Drop what is gone; return what was done, what is to be read, and what of that the gallery holds already."""
+        images, found, tree = entries.base, entries.found, entries.tree
+        held, facts = changes.held, changes.facts
+        if held and bool(facts.get("boxes")) != bool(kept["boxes"]):
+            what = f"the boxes of {facts['boxes']}" if facts.get("boxes") else "whole images"
+            raise ValueError(
+                f"the gallery in {self.place} is of {what}: build it of these again, or name another folder for "
+                "another gallery"
+            )
+        if images != self.images and held and not held.keys() & found.keys():
+            raise ValueError(
+                f"the gallery in {self.place} is of the images in {self.images}, and none of them is in {images}: "
+                "name another folder for another gallery"
+            )
+        unseen = {name for name in held.keys() - found.keys() if tree.is_unseen(name)}
+        vanished = held.keys() - found.keys() - unseen
+        wanted = sorted(name for name, entry in found.items() if held.get(name) != [entry.bytes, entry.mtime_ns])
+        config = self._keep_config(facts)
+        weights = str(self.extractor.weights)  # they may have moved
+        changes.make(gone=vanished, images=str(images), weights=weights, **config, **kept)
+        done = Update(
+            removed=len(vanished), kept=len(found) - len(wanted), unseen=len(unseen), tree=tree,
+            listed=entries.faults, thinned=entries.thinned,
+        )  # fmt: skip
+        return done, wanted, held.keys() & {*wanted}
 
     # -- searching -------------------------------------------------------------------------------------------
 
@@ -277,7 +280,17 @@ class Gallery:
         return [row._replace(feature=None) for row in rows], features.view(len(rows), width), faults
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
+        return self._storage.count() if self.searches else len(self.rows)
+
+    def count(self, among: Tensor | str | None = None) -> int:
+        """Return the number of images that are searched, all or those among which it is searched."""
+        if among is None:
+            return len(self)
+        return self._storage.count(among) if isinstance(among, str) else int(among.sum())
 
     @property
     def rows(self) -> list[Row]:
@@ -323,15 +336,20 @@ class Gallery:
         return cropped(img, corners_of(of.box)) if of.box else img
 
     def search(
-        self, queries: Tensor, top: int = 10, among: Tensor | None = None, groups: Sequence[str] | None = None
+        self,
+        queries: Tensor,
+        top: int = 10,
+        among: Tensor | str | None = None,
+        groups: Sequence[str] | str | None = None,
     ) -> list[list[Hit]]:
-        """Return the images nearest to each query, nearest first; the search is exact.
+        """Return the images nearest to each query, nearest first; the search is exact, but for other indexes of Milvus.
 
         Args:
             queries: (Q, D), by the model that the gallery was made with.
             top: at most so many for each.
-            among: (N,) bool, of the gallery: which images are searched; None: all.
-            groups: (N,) of the gallery, such as identities: of images of one group the best alone is found.
+            among: (N,) bool, of the gallery: which images are searched, or an expression for its engine; None: all.
+            groups: (N,) of the gallery, such as identities: of images of one group the best alone is found; for an
+                engine what they are called there. Both as :mod:`torchreid_xres.search.filters` gives them.
 
         Raises:
             ValueError: for an empty gallery, a number below 1, or nothing to search.
@@ -339,17 +357,28 @@ class Gallery:
         if top < 1:
             raise ValueError(f"top is {top}; at least 1 image is found")
         if not len(self):
-            raise ValueError(f"the gallery in {self.folder} holds no image")
-        if among is not None and not among.any():
-            raise ValueError(f"none of the {len(self)} images of the gallery in {self.folder} is left to search")
-        distances, places = self._nearest(queries, top, among, groups)
-        return [
-            [self._hit(rank, *found) for rank, found in enumerate(zip(*row, strict=True), start=1)]
-            for row in zip(distances, places, strict=True)
-        ]
+            raise ValueError(f"the gallery in {self.place} holds no image")
+        if among is not None and not self.count(among):
+            raise ValueError(f"none of the {len(self)} images of the gallery in {self.place} is left to search")
+        if self.searches:
+            if isinstance(among, Tensor):
+                among = of_names([self.names[place] for place in among.nonzero()[:, 0].tolist()])
+            found = self._storage.nearest(queries, top, self.facts, among or "", groups or "")
+        else:
+            distances, places = self._nearest.find(queries, top, among, groups)
+            rows = [[self.rows[place] for place in one] for one in places]
+            found = [list(zip(*one, strict=True)) for one in zip(distances, rows, strict=True)]
+        return [[self._hit(rank, *one) for rank, one in enumerate(hits, start=1)] for hits in found]
 
-    def _hit(self, rank: int, distance: float, place: int) -> Hit:
-        row = self.rows[place]
+    @cached_property
+    def _nearest(self) -> Nearest:
+        return Nearest(self.features, self.about["metric"])
+
+    def recall(self) -> float | None:
+        """Return the share of the 10 nearest of some images that the engine's index finds; None: not measured."""
+        return self._storage.recall(self.facts) if self.searches else 1.0
+
+    def _hit(self, rank: int, distance: float, row: Row) -> Hit:
         return Hit(
             rank, self.score(distance), row.name, self.file(row), (row.height, row.width), row.frame or "",
             corners_of(row.box) if row.box else None, row.time or row.taken or "", row.camera or "", row.track or "",
@@ -364,35 +393,13 @@ class Gallery:
         """Return the distance of a hit by its score."""
         return self.score(0) - score
 
-    def _nearest(
-        self, queries: Tensor, top: int, among: Tensor | None, groups: Sequence[str] | None
-    ) -> tuple[list[list[float]], list[list[int]]]:
-        if among is None and groups is None and len(self) >= LARGE and importlib.util.find_spec("faiss"):
-            distances, places = self._index.search(queries, min(top, len(self)))
-            return distances.tolist(), places.tolist()
-        rows = torch.arange(len(self)) if among is None else among.nonzero()[:, 0]
-        features = self.features if among is None else self.features[rows]
-        values, found = [], []
-        of = None if groups is None else np.unique(np.asarray(groups)[rows.numpy()], return_inverse=True)[1]
-        for band in distance_tiles(queries, features, self.about["metric"]):
-            if of is None:
-                near = band.topk(min(top, band.shape[1]), largest=False).indices
-            else:
-                near = [_best_of_each(row, of)[:top] for row in band]
-            for row, places in zip(band, near, strict=True):
-                values.append(row[places].tolist())
-                found.append(rows[places].tolist())
-        return values, found
 
-    @cached_property
-    def _index(self) -> GalleryIndex:
-        index = GalleryIndex(self.features.shape[1], self.about["metric"])
-        index.add(self.features)
-        return index
+def _home(place: str | Path, index: str) -> Storage | milvus.Milvus:
+    """Return where a gallery is kept, by what names it."""
+    if str(place).startswith("milvus:"):
+        from torchreid_xres.search.milvus import Milvus
 
-
-def _best_of_each(distances: Tensor, groups: np.ndarray) -> Tensor:
-    """Return the place of the nearest image of each group, nearest first."""
-    order = distances.argsort(stable=True)
-    first = np.unique(groups[order.numpy()], return_index=True)[1]
-    return order[torch.from_numpy(np.sort(first))]
+        return Milvus(str(place), index)
+    if index:
+        raise ValueError(f"{place} is a folder, whose search is exact: an index such as {index} is for milvus:...")
+    return Storage(Path(place).expanduser().absolute() / DATABASE)

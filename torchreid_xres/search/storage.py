@@ -93,13 +93,21 @@ class Storage:
     Args:
         path: the file; it need not be there.
 
+    Attributes:
+        path: the file.
+        folder: that it is in, and what lies beside.
+        searches: whether it finds what is near by itself: no, the features are read.
+        shared: whether several processes write at once: no.
+
     Raises:
         ValueError: if the file is damaged or no gallery; the message says what to do.
         OSError: if it is in use, the disk is full, there is no right to it, or it is no regular file.
     """
 
+    searches = shared = False
+
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.folder = path, path.parent
 
     def facts(self) -> dict[str, str]:
         """Return what the gallery says of itself; empty where none was begun."""
