@@ -1,9 +1,9 @@
 """One walk over the registered models at a tiny size: each is built, takes a step, evaluates, is saved and loaded.
 
 A new model needs a line in CASES of ``helpers/every_model.py``. That each can be exported is walked in
-``inference/test_export.py``, that each takes a step at its paper's size in ``models/test_paper_size.py`` and the methods'
-own tests, that two processes have the losses of one in ``devices/test_distributed.py``, that each would run on a GPU in
-``devices/test_without_gpu.py``; front ends are walked in ``sr/test_front_ends.py``.
+``inference/test_export.py``, that each takes a step at its paper's size in ``models/test_paper_size.py`` and the
+methods' own tests, that two processes have the losses of one in ``devices/test_distributed.py``, that each would run on
+a GPU in ``devices/test_without_gpu.py``; front ends are walked in ``sr/test_front_ends.py``.
 
 The numbers in ``golden/<model>.json`` are written by ``python tests/golden/make.py``.
 """

@@ -1,9 +1,9 @@
 """A GPU that is not there: tensors of shapes and devices without numbers (FakeTensorMode), and who waits for them.
 
-What lies on the CPU is computed there as ever. A tensor moved to ``cuda`` becomes a fake one; operations on such tensors
-and others clash as on a GPU. Two things are counted by the function of the package that asks for them: what is read
-back, for which a GPU has to finish all its work (``.item()``, ``bool(tensor)``, ``.cpu()``, a mask whose number of
-elements makes a shape), and what is copied to the GPU. A number read back is 0, a mask chooses all.
+What lies on the CPU is computed there as ever. A tensor moved to ``cuda`` becomes a fake one; operations on it and on
+others clash as on a GPU. Two things are counted by the function of the package that asks for them: what is read back,
+for which a GPU has to finish all its work (``.item()``, ``bool(tensor)``, ``.cpu()``, a mask whose number of elements
+makes a shape), and what is copied to the GPU. A number read back is 0, a mask chooses all.
 """
 
 import sys
@@ -18,7 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from torchreid_xres.data.degrade import _inverse_weights, _weights
+from torchreid_xres.tensors import kept_constant
+
 aten = torch.ops.aten
+CACHED = (_weights, _inverse_weights, kept_constant)  # what the package keeps on a device
 COPIES = {aten.copy_.default, aten._to_copy.default}
 SHAPED_BY_NUMBERS = {aten.nonzero.default, aten.masked_select.default, aten._unique2.default}
 TAKES_PLACES = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
@@ -26,16 +30,17 @@ PACKAGE = Path(__file__).resolve().parents[2] / "torchreid_xres"
 
 
 def asked_by():
-    """Return the innermost function of the package, else of torchreid, that the present call comes from."""
-    frame, host = sys._getframe(1), "elsewhere"
+    """Return the innermost function of the package or of torchreid that the present call comes from."""
+    frame = sys._getframe(1)
     while frame is not None:
-        path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(PACKAGE):
-            return f"{path.relative_to(PACKAGE).with_suffix('').as_posix()}:{frame.f_code.co_name}"
-        if "torchreid" in path.parts and host == "elsewhere":
-            host = f"torchreid/{path.stem}:{frame.f_code.co_name}"
+        code, path = frame.f_code, Path(frame.f_code.co_filename)
+        inner = code.co_name.startswith("<") and frame.f_back and frame.f_back.f_code.co_filename == code.co_filename
+        if path.is_relative_to(PACKAGE) and not inner:  # else a comprehension, which newer Pythons do not tell apart
+            return f"{path.relative_to(PACKAGE).with_suffix('').as_posix()}:{code.co_name}"
+        if "torchreid" in path.parts:
+            return f"torchreid/{path.stem}:{code.co_name}"
         frame = frame.f_back
-    return host
+    return "elsewhere"
 
 
 def is_fake(value):
@@ -87,7 +92,9 @@ class FakeGpu(TorchDispatchMode):
         return found
 
     def _faked(self, func, args, kwargs):
-        as_fake = lambda one: one if is_fake(one) else self.mode.from_tensor(one)  # noqa: E731
+        def as_fake(one):
+            return one if is_fake(one) else self.mode.from_tensor(one)
+
         args, kwargs = tree_map_only(torch.Tensor, as_fake, (args, kwargs))
         with self.mode:
             return func(*args, **kwargs)
@@ -116,8 +123,6 @@ class FakeGpu(TorchDispatchMode):
                 places += index.nonzero().unbind(1)
         if any(one is not None and not is_fake(one) for one in places):
             self.there[asked_by()] += 1
-        if len(args) > 2 and fills:
-            return (args[0], places, args[2], *args[3:])
         return (args[0], places, *args[2:])
 
     def move(self, module, moved):
@@ -128,10 +133,13 @@ class FakeGpu(TorchDispatchMode):
                     if value is None or is_fake(value):
                         continue
                     if value not in moved:
-                        there = self.mode.from_tensor(value.detach()).to("cuda")
+                        with self.mode:
+                            there = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
                         parameter = isinstance(value, nn.Parameter)
                         moved[value] = nn.Parameter(there, value.requires_grad) if parameter else there
                     kept[name] = moved[value]
+            if hasattr(part, "use_gpu"):  # of the host's losses
+                part.use_gpu = True
 
     def move_engine(self, engine):
         """Put on the GPU what an engine holds."""
@@ -148,14 +156,19 @@ class FakeGpu(TorchDispatchMode):
 @contextmanager
 def gpu():
     """Let there be a GPU of fake tensors; without gradients, as torch's engine for those asks the driver."""
-    kept = torch.cuda._lazy_init, torch.Tensor.backward
+    kept = torch.cuda._lazy_init, torch.Tensor.backward, torch.Tensor.tolist
     torch.cuda._lazy_init = lambda: None
     torch.Tensor.backward = lambda loss: None
+    torch.Tensor.tolist = lambda tensor: kept[-1](tensor.cpu())  # of a fake one torch would ask number by number
     lifted = torch._C._only_lift_cpu_tensors()
+    for cached in CACHED:
+        cached.cache_clear()
     torch._C._set_only_lift_cpu_tensors(True)
     try:
         with FakeGpu() as found:
             yield found
     finally:
         torch._C._set_only_lift_cpu_tensors(lifted)
-        torch.cuda._lazy_init, torch.Tensor.backward = kept
+        torch.cuda._lazy_init, torch.Tensor.backward, torch.Tensor.tolist = kept
+        for cached in CACHED:
+            cached.cache_clear()
