@@ -1,7 +1,7 @@
 """GPU paths without a GPU: every model, engine and loss, and the ranking, on tensors that only claim to be on one.
 
-A clash of devices raises. What is read back, and what is copied to the GPU, has to be named here with its reason. A read
-makes a GPU finish all its work before the next is given to it.
+A clash of devices raises. What is read back, and what is copied to the GPU, has to be named here with its reason: a
+read makes a GPU finish all its work before the next is given to it.
 """
 
 import pytest
