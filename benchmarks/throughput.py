@@ -142,11 +142,12 @@ def calls_of_side(side: str, config: str, overrides: list[Any], name: str, folde
 
 def speeds(measured: list[dict], network: str, work: str, images: int, batches: int) -> list[dict]:
     """Return a row for each side: images a second, and how many times the first side's."""
+    first = measured[0]["seconds"]
     return [
         {
             "network": network, "work": work, "batch": images // batches, "side": row["side"],
             "img/s": images / row["seconds"], "lower quartile": images / row["upper quartile"],
-            "upper quartile": images / row["lower quartile"], "times the first": measured[0]["seconds"] / row["seconds"],
+            "upper quartile": images / row["lower quartile"], "times the first": first / row["seconds"],
             "MB": row["MB"],
         }
         for row in measured

@@ -4,6 +4,7 @@ A clash of devices raises. What is read back, and what is copied to the GPU, has
 read makes a GPU finish all its work before the next is given to it.
 """
 
+import numpy as np
 import pytest
 import torch
 from every_model import CASES
@@ -18,7 +19,7 @@ from torchreid_xres.losses.pixelwise import OF_IMAGES
 from torchreid_xres.losses.weighted_triplet import weighted_regularised_triplet
 from torchreid_xres.metrics import rank_features
 from torchreid_xres.metrics.image import psnr, ssim
-from torchreid_xres.metrics.rerank import reranked_distances
+from torchreid_xres.metrics.rerank import _first_pass, _FromFeatures
 from torchreid_xres.models.vpfa import PANNINGS
 
 # Who reads back, at most how often in a step or a batch, and why.
@@ -112,7 +113,7 @@ def test_of_a_camera_only_jpeg_reads_back():
 
 @pytest.mark.parametrize("name", PANNINGS)
 def test_features_are_moved_by_rates_on_the_cpu(name):
-    module = PANNINGS[name](features=4, rates=[2, 4], hidden=4)
+    module = PANNINGS[name].build(features=4, rates=[2, 4], hidden=4)
     with gpu() as found:
         found.move(module, {})
         features = torch.rand(6, 4).to("cuda")
@@ -127,11 +128,22 @@ def test_ranking_reads_a_band_and_not_a_query():
     with gpu() as found:
         on = query.to("cuda"), gallery.to("cuda")
         found.there.clear()
+        bands = 2
         rank_features(*on, *labels, tile=35)
-        print(dict(found.back), dict(found.there))
+        assert found.back == {
+            "metrics/distance:squared_norms": 2,  # once for each side: numbers that no distance can be made of
+            "metrics/rank:_rows_with_nan": bands,
+            "metrics/protocols:entries": bands,
+            "metrics/protocols:_places_on_gpu": 2 * bands,  # places, and which of them are tied
+        }
+        assert set(found.there) == {"metrics/protocols:entries", "metrics/protocols:_places_on_gpu"}
         found.back.clear()
-        reranked_distances(*on)
-        print(dict(found.back), dict(found.there))
+        _first_pass(_FromFeatures(*on, "euclidean"), 21, np.empty((70, 80), np.float32))
+        assert set(found.back) == {
+            "metrics/distance:squared_norms", "metrics/rerank:__init__", "metrics/rerank:_first_pass",
+            "metrics/rerank:_lowest",
+        }
+        assert max(found.back.values()) <= 5  # one band
 
 
 @pytest.mark.parametrize("read", [

@@ -3,7 +3,7 @@
 What lies on the CPU is computed there as ever. A tensor moved to ``cuda`` becomes a fake one; operations on it and on
 others clash as on a GPU. Two things are counted by the function of the package that asks for them: what is read back,
 for which a GPU has to finish all its work (``.item()``, ``bool(tensor)``, ``.cpu()``, a mask whose number of elements
-makes a shape), and what is copied to the GPU. A number read back is 0, a mask chooses all.
+makes a shape), and what is copied to the GPU. A number read back is 0, nothing is found, a mask chooses all.
 """
 
 import sys
@@ -77,7 +77,7 @@ class FakeGpu(TorchDispatchMode):
             return False
         if func in SHAPED_BY_NUMBERS:
             self.back[asked_by()] += 1
-            return self._all_of(func, *args, **kwargs)
+            return self._found(func, *args, **kwargs)
         if func is aten.copy_.default and not is_fake(args[0]):
             self.back[asked_by()] += 1
             return args[0]
@@ -99,10 +99,10 @@ class FakeGpu(TorchDispatchMode):
         with self.mode:
             return func(*args, **kwargs)
 
-    def _all_of(self, func, *args, **kwargs):
+    def _found(self, func, *args, **kwargs):
         whole = partial(torch.ones, device="cpu")
         if func is aten.nonzero.default:
-            found = whole(args[0].shape).nonzero()
+            found = torch.zeros(args[0].shape, device="cpu").nonzero()
         elif func is aten.masked_select.default:
             found = whole(torch.broadcast_shapes(*(one.shape for one in args)), dtype=args[0].dtype).flatten()
         else:
@@ -156,10 +156,10 @@ class FakeGpu(TorchDispatchMode):
 @contextmanager
 def gpu():
     """Let there be a GPU of fake tensors; without gradients, as torch's engine for those asks the driver."""
-    kept = torch.cuda._lazy_init, torch.Tensor.backward, torch.Tensor.tolist
+    kept = torch.cuda._lazy_init, torch.Tensor.backward, FakeTensor.tolist
     torch.cuda._lazy_init = lambda: None
     torch.Tensor.backward = lambda loss: None
-    torch.Tensor.tolist = lambda tensor: kept[-1](tensor.cpu())  # of a fake one torch would ask number by number
+    FakeTensor.tolist = lambda tensor: tensor.cpu().tolist()  # torch's own would ask number by number
     lifted = torch._C._only_lift_cpu_tensors()
     for cached in CACHED:
         cached.cache_clear()
@@ -169,6 +169,6 @@ def gpu():
             yield found
     finally:
         torch._C._set_only_lift_cpu_tensors(lifted)
-        torch.cuda._lazy_init, torch.Tensor.backward, torch.Tensor.tolist = kept
+        torch.cuda._lazy_init, torch.Tensor.backward, FakeTensor.tolist = kept
         for cached in CACHED:
             cached.cache_clear()
