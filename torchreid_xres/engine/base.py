@@ -274,15 +274,12 @@ class XresMixin(Choosing, Continuing, Evaluation):
     def _check_finite(self, summary: Mapping[str, Any], data: dict) -> None:
         bad = {name: float(value) for name, value in summary.items() if not math.isfinite(value)}
         if bad:
-            if len(data["pid"].unique()) == 1:
-                raise ValueError(
-                    f"{', '.join(bad)}: all {len(data['pid'])} images of the batch are of one identity, and a triplet "
-                    "needs two"
-                )
             files = ", ".join(Path(p).name for p in data["impath"][:3])
+            alone = len(data["pid"].unique()) == 1
             raise NotFiniteError(
                 f"{', '.join(f'{k} = {v}' for k, v in bad.items())} in epoch {self.epoch + 1}, batch "
-                f"{self.batch_idx + 1} (images {files}, ...). {self._way_on()}"
+                f"{self.batch_idx + 1} (images {files}, ...). "
+                + (f"All {len(data['pid'])} are of one identity, and a triplet needs two" if alone else self._way_on())
             )
 
 
