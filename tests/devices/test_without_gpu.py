@@ -37,6 +37,7 @@ ROWS = "which images of the batch: known on the CPU, so that nothing is read bac
 # Who copies to the GPU, and why.
 COPIED = {
     "devices/parallel:to_device": "the batch",
+    "engine/evaluation:extract": "the batch",
     "torchreid/softmax:forward_backward": "the batch, by the host",
     "torchreid/engine:parse_data_for_train": "the batch, by the host",
     "torchreid/cross_entropy_loss:forward": "the host's: labels that it made on the CPU",
