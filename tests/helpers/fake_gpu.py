@@ -132,8 +132,7 @@ class FakeGpu(TorchDispatchMode):
                     if value is None or is_fake(value):
                         continue
                     if value not in moved:
-                        with self.mode:
-                            there = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
+                        there = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
                         parameter = isinstance(value, nn.Parameter)
                         moved[value] = nn.Parameter(there, value.requires_grad) if parameter else there
                     kept[name] = moved[value]
