@@ -17,8 +17,8 @@ from yacs.config import CfgNode
 from torchreid_xres.config import ConfigError, config_hash, stage_configs
 from torchreid_xres.data.base import DATASETS
 from torchreid_xres.data.batches import collated
+from torchreid_xres.devices.parallel import to_device
 from torchreid_xres.engine.base import LAST, XresMixin
-from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.features.features import FeatureSet, evaluate_features
 from torchreid_xres.features.fusion import fused_sets
 from torchreid_xres.features.record import magnification, magnified

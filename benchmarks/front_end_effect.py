@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from torchreid_xres.config import load_config
-from torchreid_xres.engine.base import XresMixin, to_device
+from torchreid_xres.devices.parallel import to_device
+from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.jobs.extraction import trained_engine

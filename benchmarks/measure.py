@@ -161,8 +161,14 @@ def clock() -> float:
 
 
 def start_of_peak() -> float | None:
-    """Forget this process's highest memory so far, and return what it holds, in MB; None where that cannot be done."""
+    """Forget this process's highest memory so far, and return what it holds, in MB; None where that cannot be done.
+
+    Where there is a GPU, it is the GPU's memory.
+    """
     gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return peak()
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, or the next side would use it unseen
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -173,6 +179,8 @@ def start_of_peak() -> float | None:
 
 def peak() -> float:
     """Return the highest memory since then, in MB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return next(int(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("VmHWM"))
 

@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from torchreid_xres import checkpoint
 from torchreid_xres.config import load_config
-from torchreid_xres.engine.base import LAST, XresEngine, to_device
+from torchreid_xres.devices.parallel import to_device
+from torchreid_xres.engine.base import LAST, XresEngine
 from torchreid_xres.features.record import machine, versions
 from torchreid_xres.files import write_json
 from torchreid_xres.jobs.job import own_runs

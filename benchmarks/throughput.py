@@ -87,10 +87,16 @@ def calls_of(engine: Any, target: str, batches: int, extract: Callable[[dict], T
     return {"training": training, "extraction": extraction}
 
 
-def our_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
-    """Return what a run does (see :func:`calls_of`)."""
+def our_engine(run: Run) -> XresMixin:
+    """Return a run's engine, ready for a step."""
     engine: XresMixin = run.engine()
     engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, run.folder
+    return engine
+
+
+def our_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
+    """Return what a run does (see :func:`calls_of`)."""
+    engine = our_engine(run)
 
     def extract(batch: dict) -> Tensor:
         with engine.proof.autocast():
@@ -99,8 +105,8 @@ def our_calls(run: Run, batches: int) -> dict[str, Callable[[], Any]]:
     return calls_of(engine, run.cfg.data.targets[0], batches, extract)
 
 
-def host_calls(cfg: Any, name: str, batches: int) -> dict[str, Callable[[], Any]]:
-    """Return the same of the host: its data manager, its engine, in single precision."""
+def host_engine(cfg: Any, name: str) -> Any:
+    """Return the host's engine for one of its networks, with its data manager, in single precision."""
     with dataset_options(as_dict(cfg.data.options)):
         manager = host.ImageDataManager(
             root=cfg.data.root, sources=list(cfg.data.sources), targets=list(cfg.data.targets), height=cfg.data.height,
@@ -110,7 +116,12 @@ def host_calls(cfg: Any, name: str, batches: int) -> dict[str, Callable[[], Any]
     model = host.build_model(name, manager.num_train_pids, loss=cfg.loss.name, pretrained=False, use_gpu=cfg.use_gpu)
     model = model.cuda() if cfg.use_gpu else model
     optimizer = host.build_optimizer(model, **optimizer_options(cfg))
-    engine = host.ImageSoftmaxEngine(manager, model, optimizer, use_gpu=cfg.use_gpu)
+    return host.ImageSoftmaxEngine(manager, model, optimizer, use_gpu=cfg.use_gpu)
+
+
+def host_calls(cfg: Any, name: str, batches: int) -> dict[str, Callable[[], Any]]:
+    """Return the same of the host."""
+    engine = host_engine(cfg, name)
 
     def extract(batch: dict) -> Tensor:
         images, _, _ = engine.parse_data_for_eval(batch)
@@ -127,6 +138,20 @@ def calls_of_side(side: str, config: str, overrides: list[Any], name: str, folde
     if list(OPTIONS).index(side) >= list(OPTIONS).index("+ memory kept"):
         keep_freed_memory()
     return our_calls(last_run(cfg, name, folder), batches)
+
+
+def speeds(measured: list[dict], network: str, work: str, images: int, batches: int) -> list[dict]:
+    """Return a row for each side: images a second, and how many times the first side's."""
+    first = measured[0]["seconds"]
+    return [
+        {
+            "network": network, "work": work, "batch": images // batches, "side": row["side"],
+            "img/s": images / row["seconds"], "lower quartile": images / row["upper quartile"],
+            "upper quartile": images / row["lower quartile"], "times the first": first / row["seconds"],
+            "MB": row["MB"],
+        }
+        for row in measured
+    ]  # fmt: skip
 
 
 def rows_of(config: str, overrides: list[Any], name: str, args: argparse.Namespace, folder: Path) -> list[dict]:
@@ -150,14 +175,7 @@ def rows_of(config: str, overrides: list[Any], name: str, args: argparse.Namespa
     for work in ("training", "extraction"):
         images = args.batches * (cfg.train.batch_size if work == "training" else cfg.test.batch_size)
         measured, _ = measure.by_turns({side: remote.call(work) for side, remote in remotes.items()}, args.repeats)
-        first = measured[0]["seconds"]
-        for row in measured:
-            rows.append({
-                "network": label, "work": work, "batch": images // args.batches, "side": row["side"],
-                "img/s": images / row["seconds"], "lower quartile": images / row["upper quartile"],
-                "upper quartile": images / row["lower quartile"], "times the first": first / row["seconds"],
-                "MB": row["MB"],
-            })  # fmt: skip
+        rows += speeds(measured, label, work, images, args.batches)
     for remote in remotes.values():
         remote.close()
     return rows

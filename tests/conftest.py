@@ -69,6 +69,22 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def config_of(tiny_root, tmp_path_factory):
+    """Return a function: a registered model's name, and changes, to its configuration at a tiny size."""
+    from every_model import configurations
+
+    return configurations(tiny_root, tmp_path_factory.mktemp("walk"))
+
+
+@pytest.fixture(scope="module")
+def engine_of(config_of):
+    """Return a function: a registered model's name, and changes, to its engine, ready for a step."""
+    from every_model import engines
+
+    return engines(config_of)
+
+
 @pytest.fixture
 def tiny_config(tiny_root, tmp_path):
     """Return a function: overrides (dotted keys) to a configuration of a job that takes a second or two."""

@@ -1,4 +1,4 @@
-"""Files of tensors, read without running code that they may hold, and refused where they are damaged."""
+"""Tensors: constants kept on their device, and files, read without running code that they may hold."""
 
 from __future__ import annotations
 
@@ -10,11 +10,32 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # what files of torch.save begin with, since torch 1.6 and before
+
+
+def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return numbers, also tuples of tuples of them, as a tensor that is made and copied to its device once.
+
+    Example:
+        >>> constant((1, 2), torch.float32, torch.device("cpu"))
+        tensor([1., 2.])
+    """
+    if torch.compiler.is_compiling():  # what is made while a graph is recorded belongs to the graph
+        return torch.tensor(values, dtype=dtype, device=device)
+    return kept_constant(values, dtype, device)
+
+
+@lru_cache(maxsize=128)
+def kept_constant(values: tuple, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return the tensor of :func:`constant`, the same at each call."""
+    # Later calls may want gradients: an inference tensor could not serve them.
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def read_tensors(path: str | os.PathLike, map_location: str | None = "cpu") -> Any:

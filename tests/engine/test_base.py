@@ -103,6 +103,8 @@ def test_our_engines_stop_before_a_bad_loss_reaches_the_weights(tiny_config, mon
     with pytest.raises(NotFiniteError):
         engine.run(**run._run_options())
     assert same(before, {k: engine.model.state_dict()[k] for k in before})
+    with pytest.raises(NotFiniteError, match=r"triplet = nan .*All 4 are of one identity, and a triplet needs two"):
+        engine._check_finite({"triplet": math.nan}, {"impath": ["a.png"] * 4, "pid": torch.zeros(4)})
 
 
 @pytest.mark.parametrize("frozen", [False, True])

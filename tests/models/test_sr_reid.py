@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from torchreid_xres import host
-from torchreid_xres.engine.evaluation import to_device
+from torchreid_xres.devices.parallel import to_device
 from torchreid_xres.models.sr_reid import SRReID
 
 TINY = {

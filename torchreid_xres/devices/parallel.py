@@ -187,6 +187,27 @@ class _Gather(torch.autograd.Function):
 # -- batches ---------------------------------------------------------------------------------------------------
 
 
+def to_device(batch: dict, device: torch.device | str) -> dict:
+    """Return a loader's batch with its images and identities on a device.
+
+    What is said of the images (``low``, ``rate``, ``size``, ...) stays on the CPU: it decides which network an image
+    meets, and a GPU that is asked for it has to finish all its work first.
+
+    Example:
+        >>> batch = {"img": torch.zeros(1, 3, 2, 2), "low": torch.tensor([True]), "impath": ["a.png"]}
+        >>> {key: getattr(value, "device", None) for key, value in to_device(batch, "meta").items()}
+        {'img': device(type='meta'), 'low': device(type='cpu'), 'impath': None}
+    """
+    return {
+        k: v.to(device, non_blocking=True) if _computed_with(k) and isinstance(v, Tensor) else v
+        for k, v in batch.items()
+    }
+
+
+def _computed_with(key: str) -> bool:
+    return key == "pid" or key.startswith("img")
+
+
 def _parts(length: int) -> list[int]:
     """Return how many of ``length`` rows each process takes, as ``tensor_split`` cuts them."""
     least, more = divmod(length, world())
@@ -321,8 +342,8 @@ class SharedLoader:
         return {
             key: [x for one in held for x in one[key]]
             if key in rest
-            else _mapped(lambda x: torch.cat(gather_rows(x.to(self.device, non_blocking=True), rows)), value)
-            for key, value in part.items()
+            else _mapped(lambda x: torch.cat(gather_rows(x, rows)), value)
+            for key, value in to_device(part, self.device).items()
         }
 
 

@@ -26,9 +26,8 @@ from torchreid_xres.data.io import read_image
 from torchreid_xres.data.samplers import IdentitySampler
 from torchreid_xres.data.split import shuffled
 from torchreid_xres.devices import distributed
-from torchreid_xres.devices.parallel import shared
+from torchreid_xres.devices.parallel import shared, to_device
 from torchreid_xres.engine.base import ENGINES, XresEngine, has_original
-from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.engine.restorer import full_flags
 from torchreid_xres.engine.rounds import Rounds
 from torchreid_xres.engine.routing import LEAST, calibrate

@@ -26,7 +26,7 @@ from torchreid_xres.devices.proof import Proof
 from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.engine.choosing import Choice, Choosing, EnoughError
 from torchreid_xres.engine.continuing import LAST, Continuing, NotFiniteError
-from torchreid_xres.engine.evaluation import Evaluation, to_device
+from torchreid_xres.engine.evaluation import Evaluation
 from torchreid_xres.engine.liveness import Watch, liveness_table
 from torchreid_xres.engine.stopwatch import Stopwatch
 from torchreid_xres.features.record import machine, versions, weights_hash
@@ -275,9 +275,11 @@ class XresMixin(Choosing, Continuing, Evaluation):
         bad = {name: float(value) for name, value in summary.items() if not math.isfinite(value)}
         if bad:
             files = ", ".join(Path(p).name for p in data["impath"][:3])
+            alone = len(data["pid"].unique()) == 1
             raise NotFiniteError(
                 f"{', '.join(f'{k} = {v}' for k, v in bad.items())} in epoch {self.epoch + 1}, batch "
-                f"{self.batch_idx + 1} (images {files}, ...). {self._way_on()}"
+                f"{self.batch_idx + 1} (images {files}, ...). "
+                + (f"All {len(data['pid'])} are of one identity, and a triplet needs two" if alone else self._way_on())
             )
 
 
@@ -370,10 +372,11 @@ class XresEngine(XresMixin, host.Engine):
 
     def step(self, data: dict) -> dict:
         """Take one step; a loss that is not finite stops the run before it reaches the weights."""
-        data = to_device(data, "cuda" if self.use_gpu else "cpu")
+        data = parallel.to_device(data, "cuda" if self.use_gpu else "cpu")
         with self.proof.autocast():
             losses = self._step(data)
-        summary = {name: value.item() for name, value in losses.items()}
+        # All at once: to be asked a number, a GPU has to finish its work.
+        summary = dict(zip(losses, torch.stack([value.detach() for value in losses.values()]).tolist(), strict=True))
         self._check_finite(summary, data)
         for optimizer in self._stepped:
             optimizer.zero_grad()

@@ -111,7 +111,7 @@ class Evaluation:
         """Return features (N, D) of a loader's batch; a model of ours sees role and rate, the host's only images."""
         model = unwrap(self.model)
         if hasattr(model, "extract"):
-            return model.extract(to_device(batch, next(model.parameters()).device))
+            return model.extract(parallel.to_device(batch, next(model.parameters()).device))
         images, _, _ = self.parse_data_for_eval(batch)
         return self.extract_features(images.cuda() if self.use_gpu else images)
 
@@ -300,8 +300,3 @@ def _gallery_as_seen(dataset: Any, folder: Path) -> list[tuple]:
             save_image(read_image(path, bits), file, **FAST)
         gallery.append((str(file), *labels))
     return gallery
-
-
-def to_device(batch: dict, device: torch.device | str) -> dict:
-    """Return the batch with its tensors on a device; names and paths stay."""
-    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, Subset
 from yacs.config import CfgNode
 
 from torchreid_xres.data.degrade import check_rate, low_size, round_trip
+from torchreid_xres.devices.parallel import to_device
 from torchreid_xres.engine.base import ENGINES, XresEngine
-from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.keypoints import KEYPOINTS, TARGETS, KeypointTable, flip_points, heatmap_loss, hidden, to_points
 from torchreid_xres.keypoints.scores import pck, pck_by_point, visibility_accuracy
@@ -114,8 +114,8 @@ class KeypointEngine(XresEngine):
         last = outputs[-1].detach().float()
         return {
             "loss": heatmap_loss(outputs, target, self.loss),
-            "pck": torch.tensor(pck(to_points(last), points, self.alpha)).nan_to_num(),
-            "visible": torch.tensor(visibility_accuracy(self._hidden(last), points)),
+            "pck": pck(to_points(last), points, self.alpha).nan_to_num(),
+            "visible": visibility_accuracy(self._hidden(last), points),
         }
 
     def augment(self, img: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,8 +159,8 @@ class KeypointEngine(XresEngine):
         truth, found = self._predictions(dataset_name, (query_loader, gallery_loader))
         figures, by_point = {}, {}
         for kind, (points, unseen) in found.items():
-            figures[f"pck{kind}"] = pck(points, truth, self.alpha)
-            figures[f"visibility{kind}"] = visibility_accuracy(unseen, truth)
+            figures[f"pck{kind}"] = pck(points, truth, self.alpha).item()
+            figures[f"visibility{kind}"] = visibility_accuracy(unseen, truth).item()
             by_point[f"pck{kind}"] = pck_by_point(points, truth, KEYPOINTS, self.alpha)
         protocol = {
             "pck": self.alpha,

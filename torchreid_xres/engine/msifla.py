@@ -16,9 +16,8 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, file_of
-from torchreid_xres.devices.parallel import shared
+from torchreid_xres.devices.parallel import shared, to_device
 from torchreid_xres.engine.base import ENGINES, XresEngine
-from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.losses.multi_scale_reconstruction import multi_scale_reconstruction
 from torchreid_xres.losses.parts import part_cross_entropy, part_triplet

@@ -175,7 +175,7 @@ class Extractor:
     def by_query_encoder(self, prepared: Sequence[Prepared], role: str = "") -> Tensor:
         """Return which of prepared pictures a query encoder describes, (N,) bool; none where there is none."""
         if isinstance(self.model, Asymmetric):
-            return self.model.for_query(self._batch(prepared, None, role)).cpu()
+            return self.model.for_query(self._batch(prepared, None, role))
         return torch.zeros(len(prepared), dtype=torch.bool)
 
     def __call__(

@@ -28,13 +28,15 @@ def to_cells(points: Tensor, size: tuple[int, int]) -> Tensor:
         tensor([[15.5000,  7.5000],
                 [ 0.0000,  0.0000]])
     """
-    sides = points.new_tensor([size[1], size[0]])
-    return (points * sides - 0.5).where(points[..., :1] >= 0, points.new_zeros(()))
+    x, y = points.unbind(-1)
+    cells = torch.stack((x * size[1], y * size[0]), dim=-1) - 0.5
+    return cells.masked_fill(points[..., :1] < 0, 0)
 
 
 def to_fractions(cells: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the inverse of :func:`to_cells` for visible points: (..., 2) cells to fractions."""
-    return (cells + 0.5) / cells.new_tensor([size[1], size[0]], dtype=torch.float32)
+    column, row = (cells.float() + 0.5).unbind(-1)
+    return torch.stack((column / size[1], row / size[0]), dim=-1)
 
 
 def gaussian_maps(points: Tensor, size: tuple[int, int], sigma: float = 1.0) -> Tensor:

@@ -24,7 +24,7 @@ def correct(predicted: Tensor, truth: Tensor, alpha: float = 0.1) -> Tensor:
     return (truth[..., 0] >= 0) & ((predicted - truth).norm(dim=-1) <= alpha)
 
 
-def pck(predicted: Tensor, truth: Tensor, alpha: float = 0.1) -> float:
+def pck(predicted: Tensor, truth: Tensor, alpha: float = 0.1) -> Tensor:
     """Return the percentage of correct keypoints among those that are visible.
 
     Args:
@@ -33,19 +33,19 @@ def pck(predicted: Tensor, truth: Tensor, alpha: float = 0.1) -> float:
         alpha: largest distance, in sides of the square network input.
 
     Returns:
-        In per cent; nan if no point is visible.
+        In per cent, (); nan if no point is visible.
 
     Example:
         >>> import torch
         >>> truth = torch.tensor([[[0.5, 0.5], [0.2, 0.2], [-1.0, -1.0]]])
         >>> pck(torch.tensor([[[0.55, 0.5], [0.2, 0.9], [0.0, 0.0]]]), truth)
-        50.0
+        tensor(50.)
     """
     return _share(correct(predicted, truth, alpha).sum(), (truth[..., 0] >= 0).sum())
 
 
-def visibility_accuracy(hidden: Tensor, truth: Tensor) -> float:
-    """Return how many points are rightly called visible or not, in per cent.
+def visibility_accuracy(hidden: Tensor, truth: Tensor) -> Tensor:
+    """Return how many points are rightly called visible or not, in per cent, ().
 
     Args:
         hidden: bool (N, K), the points predicted not to be visible.
@@ -54,7 +54,7 @@ def visibility_accuracy(hidden: Tensor, truth: Tensor) -> float:
     Example:
         >>> import torch
         >>> visibility_accuracy(torch.tensor([[True, True]]), torch.tensor([[[-1.0, -1.0], [0.5, 0.5]]]))
-        50.0
+        tensor(50.)
     """
     return _share((hidden == (truth[..., 0] < 0)).sum(), hidden.numel())
 
@@ -62,8 +62,8 @@ def visibility_accuracy(hidden: Tensor, truth: Tensor) -> float:
 def pck_by_point(predicted: Tensor, truth: Tensor, names: Sequence[str], alpha: float = 0.1) -> dict[str, float]:
     """Return :func:`pck` for each point by name; points that no picture shows are left out."""
     found, visible = correct(predicted, truth, alpha).sum(0), (truth[..., 0] >= 0).sum(0)
-    return {name: _share(f, v) for name, f, v in zip(names, found, visible, strict=True) if v}
+    return {name: _share(f, v).item() for name, f, v in zip(names, found, visible, strict=True) if v}
 
 
-def _share(part: Tensor, whole: Tensor | int) -> float:
-    return float(100 * part / whole)
+def _share(part: Tensor, whole: Tensor | int) -> Tensor:
+    return 100 * part / whole

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchreid_xres.synth.vehicle import KEYPOINTS, ORIENTATIONS
+from torchreid_xres.tensors import constant
 
 __all__ = ["FACES3", "FACES3_DISJOINT", "FACES4", "FLIPPED", "KEYPOINTS", "ORIENTATIONS", "face_maps", "flip_points"]
 
@@ -58,7 +59,7 @@ def flip_points(points: Tensor) -> Tensor:
         >>> flip_points(points)[KEYPOINTS.index("right mirror")]
         tensor([0.7500, 0.5000])
     """
-    mirrored = points[..., list(FLIPPED), :].clone()
+    mirrored = points.index_select(-2, constant(FLIPPED, torch.int64, points.device))
     visible = mirrored[..., 0] >= 0
     mirrored[..., 0] = (1 - mirrored[..., 0]).where(visible, mirrored[..., 0])
     return mirrored
@@ -84,8 +85,7 @@ def face_maps(maps: Tensor, faces: Faces = FACES4) -> Tensor:
     """
     if maps.dim() != 4 or maps.shape[1] != len(KEYPOINTS):
         raise ValueError(f"expected heat maps (N, {len(KEYPOINTS)}, H, W), got {tuple(maps.shape)}")
-    belongs = maps.new_zeros(len(faces), len(KEYPOINTS))
-    for row, members in zip(belongs, faces.values(), strict=True):
-        row[list(members)] = 1
+    rows = tuple(tuple(point in members for point in range(len(KEYPOINTS))) for members in faces.values())
+    belongs = constant(rows, maps.dtype, maps.device)
     # (K, 20), (N, 20, H, W) -> (N, K, H, W)
     return torch.einsum("kp,nphw->nkhw", belongs, maps)

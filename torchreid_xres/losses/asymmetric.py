@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,6 +57,8 @@ class AsymmetricLoss(nn.Module):
         self.temperature, self.margin, self.smoothing = temperature, margin, smoothing
         self.register_buffer("features", torch.zeros(bank if relational else 0, dim))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self._count = 0  # of ``seen``: asked of the buffer in each step, a GPU would have to finish its work
+        self.register_load_state_dict_post_hook(_count_anew)
 
     @property
     def labelled(self) -> bool:
@@ -89,8 +93,7 @@ class AsymmetricLoss(nn.Module):
         if self.weights["absolute"] and len(own):
             terms["absolute"] = regression(own, target)
         if self.weights["relational"] and len(own):
-            filled = min(int(self.seen), len(self.features))
-            bank = self.features[:filled] if filled else target
+            bank = self.features[: self._count] if self._count else target
             terms["relational"] = contextual_similarity(own, target, bank, self.temperature)
             self._keep(target)
         if self.weights["id"]:
@@ -113,6 +116,11 @@ class AsymmetricLoss(nn.Module):
     @torch.no_grad()
     def _keep(self, sharp: Tensor) -> None:
         sharp = sharp[-len(self.features) :]
-        rows = (int(self.seen) + torch.arange(len(sharp), device=sharp.device)) % len(self.features)
+        rows = (self._count + torch.arange(len(sharp), device=sharp.device)) % len(self.features)
         self.features[rows] = sharp.to(self.features)
         self.seen += len(sharp)
+        self._count += len(sharp)
+
+
+def _count_anew(loss: AsymmetricLoss, _: Any) -> None:
+    loss._count = int(loss.seen)

@@ -23,18 +23,13 @@ def batch_hard_triplet(
             Avrithis, "Asymmetric metric learning for knowledge transfer", CVPR 2021); None: ``features``.
 
     Returns:
-        A scalar.
-
-    Raises:
-        ValueError: if the batch holds a single identity, so that there is no negative.
+        A scalar; nan if the batch holds a single identity, so that there is no negative.
 
     Example:
         >>> batch_hard_triplet(torch.tensor([[0.0], [1.0], [3.0], [3.0]]), torch.tensor([0, 0, 1, 1]), margin=1.5)
         tensor(0.1250)
     """
     same = pids[:, None] == pids  # (N, N)
-    if same.all():
-        raise ValueError(f"a triplet needs two identities, and all {len(pids)} images are of one")
     features = features.float()
     among = features if among is None else among.float()
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
@@ -46,6 +41,7 @@ def batch_hard_triplet(
         negative = rough.masked_fill(same, torch.inf).argmin(dim=1)
     # The exact differences, two for each anchor: equal features must give 0 and a finite gradient.
     positive, negative = ((features - among[i]).norm(dim=1) for i in (positive, negative))
+    negative = negative.masked_fill(same.all(dim=1), torch.nan)  # an error would make a GPU wait for the answer
     if margin is None:
         return F.softplus(positive - negative).mean()
     return F.relu(margin + positive - negative).mean()

@@ -46,10 +46,7 @@ def part_triplet(parts: Tensor, pids: Tensor, margin: float = 0.5) -> Tensor:
         margin: m.
 
     Returns:
-        A scalar.
-
-    Raises:
-        ValueError: if the batch holds a single identity.
+        A scalar; nan if the batch holds a single identity.
 
     Example:
         >>> part_triplet(torch.tensor([[0.0], [1.0], [3.0], [3.0]])[:, None].expand(4, 2, 1),

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchreid_xres.image import IMAGENET_STD
+from torchreid_xres.tensors import constant
 
 
 def mse_imagenet(restored: Tensor, original: Tensor) -> Tensor:
@@ -16,7 +17,7 @@ def mse_imagenet(restored: Tensor, original: Tensor) -> Tensor:
         >>> round(mse_imagenet(torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.1)).item(), 3)
         0.196
     """
-    scale = restored.new_tensor(IMAGENET_STD)[:, None, None]
+    scale = constant(IMAGENET_STD, restored.dtype, restored.device)[:, None, None]
     return F.mse_loss(restored / scale, original / scale)
 
 

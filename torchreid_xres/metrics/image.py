@@ -67,7 +67,7 @@ def ssim(
     x, y = _prepare(x, y, shave, luminance)
     side = min(window, *x.shape[-2:])
     side -= 1 - side % 2
-    offsets = torch.arange(side, dtype=x.dtype, device=x.device) - side // 2
+    offsets = torch.arange(side, dtype=x.dtype) - side // 2  # on the CPU, which its numbers are wanted of
     gauss = torch.exp(-((offsets * window / (side * sigma)) ** 2) / 2)
     gauss /= gauss.sum()
 

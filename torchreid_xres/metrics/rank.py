@@ -324,6 +324,6 @@ def _stays(tile: Tensor) -> bool:
 
 def _rows_with_nan(band: np.ndarray | Tensor) -> np.ndarray:
     if isinstance(band, Tensor):
-        return band.isnan().any(dim=1).nonzero().flatten().cpu().numpy()
+        return np.flatnonzero(band.isnan().any(dim=1).cpu().numpy())
     # min passes a NaN on, and costs one fast read of what the ranking reads next.
     return np.flatnonzero(np.isnan(band).any(axis=1)) if np.isnan(band.min(initial=np.inf)) else np.empty(0, int)

@@ -194,8 +194,9 @@ def _first_pass(source: _Source, count: int, query_rows: np.ndarray) -> tuple[np
     for band in source.bands():
         squared = band.square_().float()
         peak = squared.amax(dim=1)  # passes NaN on
-        if not torch.isfinite(peak).all():
-            bad = start + (~torch.isfinite(peak)).nonzero()[0].item()
+        broken = (~torch.isfinite(peak)).nonzero().flatten()
+        if len(broken):
+            bad = start + broken[0].item()
             where = f"query {bad}" if bad < num_query else f"gallery image {bad - num_query}"
             raise ValueError(f"the distances of {where} hold NaN, or values whose square overflows float32")
         peak.clamp_(min=torch.finfo(torch.float32).tiny)  # all distances 0: they stay 0

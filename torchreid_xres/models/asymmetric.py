@@ -213,17 +213,20 @@ class Asymmetric(nn.Module):
         return AsymmetricOutput(query, gallery, self.classifier(query), sharp)
 
     def for_query(self, batch: Mapping[str, Any]) -> Tensor:
-        """Return which images the query encoder describes, (N,) bool: those magnified enough, but for the gallery's.
+        """Return which images the query encoder describes: those magnified enough, but for the gallery's.
 
         Args:
             batch: a loader's batch with ``img``, ``size`` and ``role``.
+
+        Returns:
+            (N,) bool, on the CPU.
         """
         img = batch["img"]
         if "size" not in batch:  # of a set of the host, which tells none
-            return torch.zeros(len(img), dtype=torch.bool, device=img.device)
-        heights = torch.as_tensor(batch["size"], device=img.device)[:, 0]
-        magnified = img.shape[-2] / heights.double() >= self.threshold.double()  # equation 1
-        return magnified & torch.tensor([role != "gallery" for role in batch["role"]], device=img.device)
+            return torch.zeros(len(img), dtype=torch.bool)
+        heights = torch.as_tensor(batch["size"], device="cpu")[:, 0]
+        magnified = img.shape[-2] / heights.double() >= self.threshold.item()  # equation 1
+        return magnified & torch.tensor([role != "gallery" for role in batch["role"]])
 
     def extract(self, batch: Mapping[str, Any]) -> Tensor:
         """Return features (N, D), each by the encoder that :meth:`for_query` says (equation 2).
@@ -333,5 +336,5 @@ def _size(size: Sequence[int], what: str) -> tuple[int, int]:
 
 def _rows(values: Any, rows: Tensor) -> Any:
     if isinstance(values, Tensor):
-        return values[rows.to(values.device)]
+        return values[rows]
     return [values[i] for i in rows.tolist()]

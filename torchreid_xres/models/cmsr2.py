@@ -153,6 +153,6 @@ def resolution_versions(
             continue
         versions[rate] = made = torch.empty_like(x_h)
         for size in set(native):
-            alike = torch.tensor([other == size for other in native], device=x_h.device)
+            alike = [i for i, other in enumerate(native) if other == size]
             made[alike] = round_trip(x_h[alike], low_size(*size, rate), kernel, "bilinear")
     return versions

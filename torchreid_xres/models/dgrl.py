@@ -323,10 +323,10 @@ class DGRL(nn.Module):
             batch: a loader's batch with ``img``, ``low``, ``rate`` and ``size``.
         """
         img = batch["img"]
-        low = torch.as_tensor(batch["low"], dtype=torch.bool, device=img.device)
+        low = torch.as_tensor(batch["low"], dtype=torch.bool)
         parts = [self.stems["hr"](img[~low])] if not low.all() else []
         if low.any():
-            rates, sizes = (torch.as_tensor(batch[key], device=img.device)[low].tolist() for key in ("rate", "size"))
+            rates, sizes = (torch.as_tensor(batch[key])[low].tolist() for key in ("rate", "size"))
             parts.append(self.stems["sr"](self.restore(img[low], rates, sizes, [True] * len(rates))))
         order = torch.cat((torch.where(~low)[0], torch.where(low)[0])).argsort()
         return F.normalize(self.heads[0](self._main(torch.cat(parts)[order])[-1])[1], dim=1)

@@ -327,7 +327,7 @@ class KGNet(nn.Module):
             batch: a loader's batch with ``img``, ``low`` and ``role``.
         """
         img = batch["img"]
-        chosen = self.taken_as_low(batch).to(img.device)
+        chosen = self.taken_as_low(batch)
         parts = []
         if chosen.any():
             aligned = self.normalize(self.guide(img[chosen]).aligned)

@@ -192,8 +192,8 @@ class MSIFLA(nn.Module):
         """
         unit = F.normalize(parts.float(), dim=UNITS[self.unit])
         # |f - g|^2 = sum_i w_i |f_i - g_i|^2
-        roots = self.scale_weights.sqrt().to(unit)
-        return (roots[:, None, None] * unit).flatten(1)
+        roots = self.scale_weights.sqrt().tolist()
+        return torch.stack([root * one for root, one in zip(roots, unit.unbind(1), strict=True)], 1).flatten(1)
 
     def forward(self, img: Tensor) -> Any:
         """Return the descriptor (evaluation), or what the host's loss wants (training).

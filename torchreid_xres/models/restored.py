@@ -50,10 +50,10 @@ def restored_view(model: nn.Module, batch: Mapping[str, Any], normalize: Normali
     img = batch["img"]
     normalize = normalize or Normalization().to(img.device)
     view = normalize.undo(img)
-    chosen = _restored_ones(model, batch).to(img.device)
+    chosen = _restored_ones(model, batch)
     if chosen.any():
         part = {
-            key: torch.as_tensor(batch[key]).to(img.device)[chosen] for key in ("rate", "low", "size") if key in batch
+            key: torch.as_tensor(batch[key])[chosen] for key in ("rate", "low", "size") if key in batch
         }
         if "native" in batch:
             part["native"] = [batch["native"][i] for i in torch.where(chosen)[0].tolist()]
@@ -70,7 +70,7 @@ def _restored_ones(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Return which images go through the front end, (N,) bool, as the models' own ``extract`` has it."""
     if isinstance(model, Asymmetric):  # the query encoder has no front end
         chosen = _restored_ones(model.gallery, batch)
-        return chosen & ~model.for_query(batch).to(chosen.device)
+        return chosen & ~model.for_query(batch)
     if isinstance(model, (PSHRNet, MSIFLA, PRPR)):
         return torch.ones(len(batch["img"]), dtype=torch.bool)
     return model.taken_as_low(batch) if isinstance(model, KGNet) else torch.as_tensor(batch["low"], dtype=torch.bool)

@@ -129,7 +129,7 @@ class SRReID(nn.Module):
             batch: a loader's batch with ``img`` and ``low``.
         """
         img = batch["img"].clone()
-        low = torch.as_tensor(batch["low"], dtype=torch.bool, device=img.device)
+        low = torch.as_tensor(batch["low"], dtype=torch.bool)
         if low.any():
             img[low] = self.normalize(self.restore(img[low])).to(img.dtype)
         return self._identity(img)

@@ -82,10 +82,9 @@ class Panning(nn.Module):
             x: (N, D), as the network gave them, not normalised.
             rate: (N,), down-sampling rate of each image, 1 or more; need not be one of those learned from.
         """
-        rate = rate.to(x)
-        low = rate > 1
+        low = rate > 1  # where the rates are: from the CPU no GPU has to be asked
         moved = x.clone()
-        moved[low] = self.pan(x[low], rate[low])
+        moved[low] = self.pan(x[low], rate[low].to(x.dtype))
         return moved
 
     def pan(self, x: Tensor, rate: Tensor) -> Tensor:
@@ -120,7 +119,7 @@ class PerRate(Panning):
         self.blocks = nn.ModuleList(VPBlock(features, hidden) for _ in self.rates)
 
     def pan(self, x: Tensor, rate: Tensor) -> Tensor:
-        known = x.new_tensor([1, *self.rates])
+        known = rate.new_tensor([1, *self.rates])
         nearest = (rate.log()[:, None] - known.log()).abs().argmin(dim=1)  # (N, R + 1) -> (N,)
         moved = x.clone()  # nearest to 1: not worth a move
         for k, block in enumerate(self.blocks, start=1):
@@ -151,7 +150,7 @@ class Conditioned(Panning):
 
 
 def _with_log_rate(x: Tensor, rate: Tensor) -> Tensor:
-    return torch.cat([x, rate.log()[:, None]], dim=1)  # equation 2: (N, D) -> (N, D + 1)
+    return torch.cat([x, rate.to(x).log()[:, None]], dim=1)  # equation 2: (N, D) -> (N, D + 1)
 
 
 @PANNINGS.register("mean", label="mean direction", trained=False)
@@ -173,7 +172,7 @@ class MeanDirection(Panning):
         self.register_buffer("offsets", torch.zeros(len(self.rates), features))
 
     def pan(self, x: Tensor, rate: Tensor) -> Tensor:
-        known = x.new_tensor([1, *self.rates]).log()
+        rate, known = rate.to(x), rate.new_tensor([1, *self.rates]).log().to(x)
         offsets = torch.cat([x.new_zeros(1, self.features), self.offsets.to(x)])  # (R + 1, D)
         above = torch.searchsorted(known, rate.log()).clamp(1, len(self.rates))  # (N,)
         start = known[above - 1]

@@ -13,8 +13,8 @@ import PIL.Image
 from torchvision.transforms.functional import to_pil_image
 
 from torchreid_xres.data.batches import collated
+from torchreid_xres.devices.parallel import to_device
 from torchreid_xres.engine.base import XresMixin
-from torchreid_xres.engine.evaluation import to_device
 from torchreid_xres.features.features import FeatureSet, check_same_images
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.jobs.extraction import engine_features, require_trained, trained_engine
