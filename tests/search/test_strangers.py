@@ -11,7 +11,17 @@ from torch.nn import functional as F
 
 from torchreid_xres.inference.extractor import Prepared
 from torchreid_xres.search import strangers
-from torchreid_xres.search.strangers import FILE, Level, Strangers, _level, in_words, is_measured, lower_half, measure, notes
+from torchreid_xres.search.strangers import (
+    FILE,
+    Level,
+    Strangers,
+    _level,
+    in_words,
+    is_measured,
+    lower_half,
+    measure,
+    notes,
+)
 
 
 def features(people, each, scatter, seed=0):
