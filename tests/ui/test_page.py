@@ -11,7 +11,8 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from torchreid_xres.ui.page import is_local, start
+from torchreid_xres.search.filters import Filters
+from torchreid_xres.ui.page import _of_fields, is_local, start
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -72,6 +73,11 @@ def test_others_need_the_token(served, desk):
         data = urllib.parse.urlencode({"username": "a", "password": word}).encode()
         found = status(login, data=data)[0]
         assert found == code or (not word and found >= 400)
+
+
+def test_fields_that_nobody_has_touched_filter_nothing():
+    assert _of_fields(None, None, None, None, None) == _of_fields([], [], "", " ", "") == Filters()
+    assert _of_fields(["1"], None, " 3 ", None, "camera") == Filters(("1",), (), "3", "", "camera")
 
 
 def called(page, address, name, *data):

@@ -146,10 +146,10 @@ def _filters(gr: ModuleType, gallery: "Gallery") -> list[Any]:
         ]
 
 
-def _of_fields(
-    cameras: Sequence[str] | None, not_cameras: Sequence[str] | None, after: str, before: str, group: str | None
-) -> Filters:
-    return Filters(tuple(cameras or ()), tuple(not_cameras or ()), after.strip(), before.strip(), group or "")
+def _of_fields(*given: Sequence[str] | str | None) -> Filters:
+    """Return what the fields of :func:`_filters` say; Gradio gives None for those that nobody has touched."""
+    cameras, not_cameras, after, before, group = (one or "" for one in given)
+    return Filters(tuple(cameras), tuple(not_cameras), after.strip(), before.strip(), group)
 
 
 def start(desk: Desk, host: str = "127.0.0.1", port: int = 0) -> tuple["gradio.Blocks", str, str]:
