@@ -152,6 +152,9 @@ def test_in_a_browser(served, desk, scene):
         page.locator("#on").click()
         page.locator("#said", has_text=name).wait_for()
         shot("3_on")
+        with page.expect_download() as fetched:
+            page.locator("#out a").first.click()
+        assert Path(fetched.value.path()).stat().st_size
         page.locator("#filters button").first.click()
         page.locator("#camera input").click()
         page.get_by_role("option", name="1").click()
@@ -164,8 +167,5 @@ def test_in_a_browser(served, desk, scene):
         page.locator("#search").click()
         page.get_by_text("neither seconds nor a date").first.wait_for()
         shot("5_refused")
-        with page.expect_download() as fetched:
-            page.locator("#out a").first.click()
-        assert Path(fetched.value.path()).stat().st_size
         browser.close()
     assert all(urllib.parse.urlsplit(url).hostname in ("127.0.0.1", None, "") for url in asked if "://" in url), asked
