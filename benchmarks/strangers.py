@@ -64,13 +64,36 @@ def vehicle2cam(root: Path, count: int) -> Split:
     return Split([path for path in files if path not in set(queries)], queries, identity)
 
 
+def drawn(root: Path, count: int) -> Split:
+    """Some of the people that draw themselves; the first image of each camera asks."""
+
+    def identity(name: str) -> str:
+        return name.partition("_")[0]
+
+    sets = sorted(root.glob("synth_person/*/test"), key=lambda folder: len(list(folder.iterdir())))
+    files = of_some(sorted(sets[-1].iterdir()), identity, count)
+    first = {path.name[:7]: path for path in reversed(files)}  # identity and camera
+    queries = sorted(first.values())
+    return Split([path for path in files if path not in set(queries)], queries, identity)
+
+
+def mixed(root: Path, count: int) -> Split:
+    """Persons and vehicles in one folder; about as many images of each."""
+    persons, vehicles = cuhk03(root, count), vehicle2cam(root, 4 * count)
+
+    def identity(name: str) -> str:
+        return (persons if name[0].isdecimal() else vehicles).identity(name)
+
+    return Split(persons.archive + vehicles.archive, persons.queries + vehicles.queries, identity)
+
+
 def of_some(files: list[Path], identity: Callable[[str], str], count: int) -> list[Path]:
     """Return the files of some identities, the same on every machine; the first of the order chose the method."""
     kept = set(shuffled({identity(path.name) for path in files}, "strangers")[-count:])
     return [path for path in files if identity(path.name) in kept]
 
 
-SETS = {"cuhk03": (cuhk03, 40), "vehicle2cam": (vehicle2cam, 180)}
+SETS = {"cuhk03": (cuhk03, 40), "vehicle2cam": (vehicle2cam, 180), "drawn": (drawn, 30), "mixed": (mixed, 20)}
 
 
 def at(strangers: Strangers, expected: float, magnification: float, images: int) -> float:

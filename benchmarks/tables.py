@@ -7,6 +7,7 @@
     python benchmarks/tables.py show first_round_cuhk03_mini --style latex_booktabs
     python benchmarks/tables.py latex first_round_cuhk03_mini --rows bicubic edsr dgrl --columns rank1 mAP mAP_gain
     python benchmarks/tables.py figures log/suite.json --figure mAP --cost multiply_adds --out log/figures
+    python benchmarks/tables.py calibration strangers_cuhk03 strangers_vehicle2cam --out log/strangers.svg
 
 latex and figures are of a suite: a kept one, or the file that benchmarks/accuracy.py --keep wrote.
 """
@@ -39,6 +40,7 @@ from torchreid_xres.features.tables import (
 from torchreid_xres.files import write_json, write_text
 from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.registry import did_you_mean
+from torchreid_xres.report.calibration import draw_calibration
 from torchreid_xres.report.curves import FIGURES
 from torchreid_xres.report.figures import FORMATS, save_figure
 from torchreid_xres.report.gain import gain
@@ -72,6 +74,7 @@ MAKERS = {
     "quoted": lambda name: quoted_block(name),
     "ratios": lambda name: ratio_table(read(name)),
     "gains": lambda name: gain_table(read(name)),
+    "calibration": lambda names: calibration_table(read(names)),
     "rows": lambda name: tabulate(read(name), headers="keys", tablefmt="github", floatfmt=".3g"),
 }
 MARK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -108,6 +111,16 @@ def gain_table(rows: list[dict]) -> str:
         line = lines.setdefault(key, dict(zip(("network", "work", "batch"), key, strict=True)))
         line[row["side"]] = row["times the first"]
     return tabulate(list(lines.values()), headers="keys", tablefmt="github", floatfmt=".2f")
+
+
+def calibration_table(rows: list[dict]) -> str:
+    """Return expected against counted strangers, a row for each data set and magnification."""
+    lines: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        head = {key: row[key] for key in ("data set", "magnification", "images", "queries")}
+        line = lines.setdefault(tuple(head.values()), head)
+        line[f"counted at {row['expected']:g}"] = row["counted"]
+    return tabulate(list(lines.values()), headers="keys", tablefmt="github", floatfmt=".2g")
 
 
 def quoted_block(name: str) -> str:
@@ -253,6 +266,9 @@ def main(argv: list[str] | None = None) -> int:
     verb.add_argument("--figure", choices=tuple(FIGURES), default="rank1")
     verb.add_argument("--cost", choices=tuple(COST_AXES), default="", help="default: the first that all rows have")
     verb.add_argument("--out", type=Path, required=True, help=f"folder; each figure as {', '.join(FORMATS)}")
+    verb = verbs.add_parser("calibration", help="expected against counted strangers, of benchmarks/strangers.py")
+    verb.add_argument("names", nargs="+", help="kept results, or JSON files of benchmarks/strangers.py --keep")
+    verb.add_argument("--out", type=Path, required=True, help=f"a figure: {', '.join(FORMATS)}")
     args = parser.parse_args(argv)
     try:
         if args.verb == "keep":
@@ -268,6 +284,9 @@ def main(argv: list[str] | None = None) -> int:
         elif args.verb == "figures":
             for line in figures(args.name, args.rows, args.figure, args.cost, args.out):
                 print(line)
+        elif args.verb == "calibration":
+            save_figure(draw_calibration(read(" ".join(args.names))), args.out)
+            print(args.out)
         else:
             for document in args.documents:
                 if not document.is_file():

@@ -4,6 +4,8 @@ import pytest
 
 from torchreid_xres.config import ConfigError, load_config
 from torchreid_xres.config_files import config_folder, config_names, config_path
+from torchreid_xres.engine.evaluation import tell_of_gap
+from torchreid_xres.jobs.command import what_next
 
 
 def test_a_name_is_the_packages_file(tmp_path, monkeypatch, repo):
@@ -38,3 +40,19 @@ def test_a_name_that_is_none_is_told_with_the_nearest(tmp_path, monkeypatch, ask
         load_config(asked)
     with pytest.raises(ConfigError, match=r"no configuration file .*xyz$"):
         load_config("xyz")
+
+
+def test_ones_own_images_are_set_against_plain_training_and_end_with_a_search(tmp_path):
+    cfg = load_config("own_images", ["data.root", str(tmp_path), "data.save_dir", "log/mine"])
+    assert cfg.compare.models == ["osnet_x0_25"] == [cfg.model.reid] and cfg.compare.weights == cfg.model.reid_weights
+    report, search = what_next(cfg, [{"rank1": 50.0}]).splitlines()
+    assert report == "next: xres report log/mine/split0 --out report.html"
+    assert search == "next: xres search build log/mine/split0/sr_reid PICTURES --gallery log/mine/gallery"
+
+
+def test_a_gap_that_is_none_is_told(caplog):
+    for magnification in (None, 1.5, 3.0):
+        tell_of_gap("folder", magnification)
+    assert not caplog.records
+    tell_of_gap("folder", 1.2)
+    assert "folder has hardly a resolution gap here: the network enlarges its low queries 1.20 times" in caplog.text

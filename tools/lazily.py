@@ -1,4 +1,4 @@
-"""Parts of torchvision that a program does not need are not loaded: with them come torch's compiler and seconds."""
+"""What a program does not need of torchvision and torchreid is not loaded: seconds, and torch's compiler with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-LATE = ("torchvision.datasets", "torchvision.models", "torchvision.ops")
+LATE = ("gdown", "torchvision.datasets", "torchvision.models", "torchvision.ops")
 
 
 class _Module(ModuleType):
@@ -55,6 +55,6 @@ class _Late(importlib.abc.MetaPathFinder):
 
 
 def load_late() -> None:
-    """Let torchvision's models, operators and data sets be loaded when they are used; for this process."""
+    """Let torchvision's models, operators and data sets, and torchreid's downloads, be loaded when used; here alone."""
     if not any(isinstance(finder, _Late) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Late())

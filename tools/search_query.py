@@ -45,7 +45,7 @@ def query(args: argparse.Namespace) -> int:
     from torchreid_xres.report.asking import Archive, Query
     from torchreid_xres.search import Gallery
     from torchreid_xres.search.checks import Checks
-    from torchreid_xres.search.filters import Filters, groups
+    from torchreid_xres.search.filters import Filters
     from torchreid_xres.search.strangers import notes
     from torchreid_xres.terminal import printable
 
@@ -61,9 +61,7 @@ def query(args: argparse.Namespace) -> int:
         for path in [numbered(out, n, several) for n in range(1, several + 1)] if several and drawn else [out]:
             require_other_file(path, [*(args.images if drawn else files), gallery.images, gallery.folder], "--out")
         require_place(out)
-    among, by = Filters(args.camera, args.not_camera, args.after, args.before).among(gallery)
-    grouped = groups(gallery, args.group) if args.group else None
-    by += [f"{args.group} by {grouped.source}"] if grouped else []
+    part = Filters(args.camera, args.not_camera, args.after, args.before, args.group or "").part(gallery)
     learned = None if args.no_adapt else query_encoder(gallery)
     how = {"device": args.device, "precision": args.precision, "query_encoder": learned}
     extractor = gallery.make_extractor(args.run or "", **how)
@@ -83,14 +81,12 @@ def query(args: argparse.Namespace) -> int:
         for one in read:
             for line in checks.told(Path(one.name), extractor.prepare(one.picture), args.box):
                 print(f"note: {f'{printable(one.name)}, ' * bool(several)}{line}", file=sys.stderr)
-        answers += archive.answers(read, args.top, bool(args.out), among, grouped and grouped.values)
+        answers += archive.answers(read, args.top, bool(args.out), part)
     if not answers:
         raise ValueError(f"none of the {len(files)} pictures can be read")
-    about = archive.about | {"gallery": str(args.gallery)}
-    searched = gallery.count(among)
-    about |= {"searched": searched, "by": by} if by else {}
+    about = archive.about | {"gallery": str(args.gallery)} | part.about
     written = [path for out in args.out for path in write_answers(out, about, answers, several)]
-    told = [f"searched: {searched} of {len(gallery)} images; {', '.join(by)}"] if by else []
+    told = [part.told] if part.told else []
     for answer in answers:
         name = f"{printable(answer.asked['file'])}, " if several else ""
         told += [f"query: {name}{answer.told}", shown(answer.found, limit)]

@@ -45,7 +45,7 @@ def test_the_run_a_page_compares_with_comes_before_the_images_of_the_first(tiny_
     (runs[1] / LAST).unlink()
     record = {"dataset": "folder"}
     with pytest.raises(FileNotFoundError, match=r"b/last\.pth\.tar"):
-        queries.run_queries(runs[0], record, runs[1], record)
+        queries.run_queries(dict(zip("AB", runs, strict=True)), [record] * 2)
 
 
 def test_a_folder_with_other_files_is_refused_before_a_set_is_read(tmp_path, unread):

@@ -6,11 +6,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from torchreid_xres.features.records import read_record
-from torchreid_xres.report.evaluation import check_comparable, facts, figures
+from torchreid_xres.features.records import evaluated_runs, read_record
+from torchreid_xres.report.evaluation import check_comparable, facts, figures, shown_path
 from torchreid_xres.report.lines import line_chart
 from torchreid_xres.report.page import Evaluation, evaluation_page
-from torchreid_xres.report.queries import Listed, Queries, Shown
+from torchreid_xres.report.queries import Changes, Listed, Queries, Shown
 
 NASTY = '<script>alert(1)</script>&"\''
 PIXEL = "data:image/jpeg;base64,/9j/"
@@ -121,12 +121,28 @@ def test_a_record_alone(record):
 
 def test_against_another_record(record, other):
     page = page_of(Evaluation(record, "a"), Evaluation(other, "b", {"loss": [(0, 1.0)]}))
-    down = [attrs for tag, attrs in page.elements if attrs.get("class") == "down"]
-    assert len(down) == 3  # rank-1 of all: in its tile, below the rates and below the cameras
-    assert page.says("span").count("−2.5") == 3 and page.says("span").count("+4.0") == 1
-    assert len(page.all("polyline")) == 10
+    up = [attrs for tag, attrs in page.elements if attrs.get("class") == "up"]
+    assert len(up) == 3  # rank-1 of all: in the table of the runs, below the rates and below the cameras
+    assert page.says("span").count("+2.5") == 3 and page.says("span").count("−4.0") == 1
+    assert len(page.all("polyline")) == 12  # two lines each; the losses of one run and of the other none
     assert not any(attrs.get("class") == "warning" for _, attrs in page.elements)
     assert "weights sha256 ≠" in page.says("th") and "seed" in page.says("th")
+
+
+def test_several_runs_on_a_page(record, other):
+    runs = [Evaluation(one | {"model": "net"}, f"log/{name}/split0/net") for one, name in
+            ((record, "slow"), (other, "fast"), (record | {"rank1": 50.0}, "half"))]  # fmt: skip
+    del runs[2].record["mINP"], runs[2].record["tpr"]
+    page = page_of(*runs)
+    assert page.says("h1") == ["3 runs on folder"]
+    assert page.says("dt") == ["run A: slow", "run B: fast", "run C: half"]
+    assert page.says("dd")[1] == "net, log/fast/split0/net"
+    text = [text for _, text in page.text]
+    start = text.index("run C: half", text.index("Figures of the runs") if "Figures of the runs" in text else 10)
+    assert "−2.0" in page.says("span")  # run C's rank-1 against run A's
+    assert start and len(page.all("polyline")) == 3 * 5
+    with pytest.raises(ValueError, match="9 runs; a page tells up to 8 apart"):
+        evaluation_page(*[runs[0]] * 9)
 
 
 def test_what_makes_a_comparison_hollow_is_said(record, other):
@@ -147,24 +163,33 @@ def test_another_use_of_the_model_is_no_other_protocol(record, other):
     other["protocol"]["rerank"] = True
     assert check_comparable(record, other) == []
     (fact,) = [fact for fact in facts(record, other) if fact.name == "protocol: rerank"]
-    assert (fact.value, fact.other, fact.differs) == ("no", "yes", True)
+    assert (fact.values, fact.differs) == (["no", "yes"], True)
 
 
-def test_queries_with_pictures(record):
+def test_queries_with_pictures(record, other):
     one = Listed("q.png", ["identity 7"], [("", shown())])
     both = Listed("q.png", [], [("", shown()[:1]), ("run A: rank 1", shown()[1:]), ("run B: rank 3", shown()[1:])])
-    page = page_of(Evaluation(record, "a"), queries=Queries([one, one], [one], [both], [], (5, 3, 12), "other images"))
+    found = Changes([[0] * 5, [1] * 3], [4, 2], 12, 7)
+    ahead = {"run A: net": [both], "run B: old": []}
+    queries = Queries({"run A: net": [one, one], "run B: old": [one]}, (), ahead, found, ["other images"])
+    page = page_of(Evaluation(record, "a"), Evaluation(other, "b"), queries=queries)
     assert len(page.all("img")) == 3 * 3 + 5
-    assert page.says("h3") == ["Won against the other run", "Worst queries", "Best queries"]
+    assert page.says("h3") == [
+        "What run A: net finds and the other misses", "Worst queries of run A: net", "Worst queries of run B: old"
+    ]  # fmt: skip
     assert [text for text in page.says("b") if text in "✓✗"] == ["✓", "✗"] * 5  # not by colour alone
-    assert {"5", "3", "12"} <= set(page.says("b")) and any("other images" in text for text in page.says("p"))
+    assert {"5", "3", "12"} <= set(page.says("b")) and any("other images" in text for text in page.says("li"))
+    assert any("For 7 no run has a match at rank 1" in text for text in page.says("p"))
+    assert any(text == "Earlier than elsewhere for 5; for 4 at rank 1 in it alone." for text in page.says("p"))
     assert not any("draws" in text for text in page.says("p"))
     assert any("whoever gets the page gets them" in text for text in page.says("p"))
+    page = page_of(Evaluation(record, "a"), queries=Queries({"net": [one]}, [one]))
+    assert page.says("h3") == ["Worst queries", "Best queries"]
 
 
 def test_of_a_protocol_that_draws_the_page_says_so(record):
     record["protocol"]["protocol"] = "single_shot"
-    page = page_of(Evaluation(record, "a"), queries=Queries([], []))
+    page = page_of(Evaluation(record, "a"), queries=Queries({}))
     assert any("The protocol draws 10 galleries" in text for text in page.says("p"))
 
 
@@ -173,9 +198,11 @@ def test_whatever_comes_from_outside_is_text(record, other):
         each |= {"model": NASTY, "dataset": NASTY, NASTY: {NASTY: NASTY}}
         each["by_rate"]["2"]["tpr"] = {"fpr0.01": 1.0}
     listed = Listed(NASTY, [NASTY], [(NASTY, shown(NASTY))])
-    queries = Queries([listed], [], obstacle=NASTY)
-    page = page_of(Evaluation(record, NASTY, {NASTY: [(0, 1.0), (1, 2.0)]}), Evaluation(other, NASTY), queries)
-    assert page.says("h4") == [NASTY] and page.says("h1") == [f"{NASTY} on {NASTY}"]
+    queries = Queries({NASTY: [listed]}, obstacles=[NASTY])
+    training = {NASTY: [(0, 1.0), (1, 2.0)]}
+    assert page_of(Evaluation(record, NASTY, training)).says("h1") == [f"{NASTY} on {NASTY}"]
+    page = page_of(Evaluation(record, NASTY, training), Evaluation(other, NASTY), queries=queries)
+    assert page.says("h4") == [NASTY] and page.says("li") == [NASTY]
     assert page.all("img")[0]["alt"] == f"query {NASTY}"
     assert any(attrs.get("aria-label", "").startswith(NASTY) for attrs in page.all("svg"))
 
@@ -200,7 +227,8 @@ def test_a_curve_over_all_queries_is_taken_if_both_have_one(record, other):
 def test_nothing_is_folded_away_on_paper(record, other):
     page = page_of(Evaluation(record, "a"), Evaluation(other, "b"))
     assert not page.all("details") and "weights sha256" in " ".join(page.says("th"))
-    assert page.says("dt")[:2] == ["run A", "run B"] and {"run A", "run B"} <= set(page.says("th"))
+    names = ["run A: net", "run B: old"]
+    assert page.says("dt") == names and page.says("th")[-len(facts(record, other)) - 2 :][:2] == names
 
 
 def test_curves_over_magnification_stand_beside_those_over_rates(record, other):
@@ -277,3 +305,30 @@ def test_a_folder_with_several_records(tmp_path):
         read_record(tmp_path)
     with pytest.raises(ValueError, match="was not evaluated on 'c', but on a, b"):
         read_record(tmp_path, "c")
+
+
+def test_a_folder_of_runs(tmp_path):
+    for name, sets in (("b", ["folder"]), ("a/split0/net", ["folder"]), ("restorer", [])):
+        (tmp_path / name / "results").mkdir(parents=True)
+        (tmp_path / name / "results" / "manifest_folder.json").write_text("[]")
+        (tmp_path / name / "results" / "psnr.json").write_text('{"psnr": 30.0}')
+        for one in sets:
+            (tmp_path / name / "results" / f"{one}.json").write_text('{"rank1": 50.0}')
+    assert evaluated_runs(tmp_path) == evaluated_runs(tmp_path, "folder") == [tmp_path / "a/split0/net", tmp_path / "b"]
+    with pytest.raises(ValueError, match="holds no run that was evaluated on 'c', but on folder"):
+        evaluated_runs(tmp_path, "c")
+    (tmp_path / "b" / "results" / "other.json").write_text('{"rank1": 50.0}')
+    with pytest.raises(ValueError, match="were evaluated on folder, other: name one of them"):
+        evaluated_runs(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no run was evaluated there"):
+        evaluated_runs(tmp_path / "restorer")
+
+
+def test_no_path_of_the_users_own_folder_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.chdir(tmp_path)
+    assert shown_path(tmp_path / "log" / "run") == "log/run" and shown_path("../run") == "../run"
+    assert shown_path(tmp_path / "me" / "run") == "me/run"  # below the working folder
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    assert shown_path(tmp_path / "me" / "run") == "~/run" and shown_path("/data/run") == "/data/run"

@@ -11,7 +11,7 @@ import torch
 
 from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.report.lists import RankedLists
-from torchreid_xres.report.queries import changes, compared, listed
+from torchreid_xres.report.queries import changes, compared, listed, require_alike
 from torchreid_xres.report.thumbnail import HEIGHT, thumbnail
 
 HOW = {"protocol": "market", "draws": 10, "seed": 0, "distance": "euclidean", "normalize": False, "rerank": False}
@@ -78,20 +78,24 @@ def test_a_thumbnail_tells_nothing_of_its_file():
     assert "comment" not in small.info and "exif" not in small.info and not small.getexif()
 
 
-def test_won_and_lost_by_reciprocal_rank():
-    found = changes(lists_of([1, 1, 5, 9, 2, 3, np.nan]), lists_of([2, 9, 5, 1, 1, 4, np.nan], "other"))
-    assert found.won == [1, 0, 5]  # 1 - 1/9, 1 - 1/2, 1/3 - 1/4
-    assert found.lost == [3, 4]
-    assert found.same == 1  # the query without a match is neither
+def test_who_is_ahead_by_reciprocal_rank():
+    ours, theirs = lists_of([1, 1, 5, 9, 2, 3, np.nan]), lists_of([2, 9, 5, 1, 1, 4, np.nan], "other")
+    found = changes([ours, theirs])
+    assert found.ahead == [[1, 0, 5], [3, 4]]  # 1 - 1/9, 1 - 1/2, 1/3 - 1/4
+    assert found.alone == [2, 2] and found.same == 1 and found.missed == 2  # one without a match is none of these
+    third = lists_of([2, 1, 2, 9, 2, 9, np.nan], "third")
+    found = changes([ours, theirs, third])
+    assert found.ahead == [[0, 5], [3, 4], [2]] and found.same == 1  # the second query is first in two of them
+    assert found.alone == [1, 2, 0] and found.missed == 2
 
 
 def test_only_lists_of_the_same_images_are_compared():
     ours, theirs = lists_of([1, 2]), lists_of([1, 2], "other")
     theirs.query = replace(theirs.query, names=["q0.png", "elsewhere.png"])
-    with pytest.raises(ValueError, match="differ in their name"):
-        changes(ours, theirs)
-    with pytest.raises(ValueError, match="the protocols differ"):
-        changes(ours, lists_of([1, 2], "other", protocol="single_shot"))
+    with pytest.raises(ValueError, match=r"run B: other: .* differ in their name"):
+        require_alike(ours, theirs, "run B: other")
+    with pytest.raises(ValueError, match=r"run B: other: the protocol is .*single_shot.*, of run A .*market"):
+        require_alike(ours, lists_of([1, 2], "other", protocol="single_shot"), "run B: other")
 
 
 def test_what_is_shown_of_a_query():
@@ -111,8 +115,11 @@ def test_the_first_match_is_shown_however_late_it_comes():
 
 
 def test_two_runs_lists_of_a_query():
-    (one,) = compared(lists_of([1, 4]), lists_of([1, 2], "other"), Pictures(), [1], count=2)
-    assert [heading for heading, _ in one.rows] == ["", "run A: first match at rank 4", "run B: first match at rank 2"]
-    assert [len(shown) for _, shown in one.rows] == [2, 2, 2]
+    runs = {"run A: net": lists_of([1, 4]), "run B: other": lists_of([1, 2], "other")}
+    (one,) = compared(runs, Pictures(), [1], count=2)
+    assert [heading for heading, _ in one.rows] == [
+        "", "run A: net: first match at rank 4", "run B: other: first match at rank 2"
+    ]  # fmt: skip
+    assert [len(shown) for _, shown in one.rows] == [2, 3, 3]  # the first match behind two misses
     (drawn,) = listed(lists_of([2.5], protocol="single_shot"), Pictures(), [0])
     assert drawn.facts[4] == "first match at rank 2.5 in the mean of the draws"

@@ -11,7 +11,17 @@ from torch.nn import functional as F
 
 from torchreid_xres.inference.extractor import Prepared
 from torchreid_xres.search import strangers
-from torchreid_xres.search.strangers import FILE, Level, Strangers, in_words, is_measured, lower_half, measure, notes
+from torchreid_xres.search.strangers import (
+    FILE,
+    Level,
+    Strangers,
+    _level,
+    in_words,
+    is_measured,
+    lower_half,
+    measure,
+    notes,
+)
 
 
 def features(people, each, scatter, seed=0):
@@ -79,6 +89,20 @@ def test_each_magnification_has_its_own_probes(archive):
     for magnification, share in ((4, low), (8, high), (100, high)):
         assert measured.expected(0.1, magnification) == pytest.approx(share * len(gallery))
     assert measured.expected(0.1, 32**0.5) == pytest.approx((low * high) ** 0.5 * len(gallery))
+
+
+def test_the_probes_that_are_degraded_stand_for_all(archive, monkeypatch):
+    monkeypatch.setattr(strangers, "MAGNIFICATIONS", (4.0,))
+    monkeypatch.setattr(strangers, "DEGRADED", 20)
+    alike = features(20, 6, 0.1) @ torch.diag(torch.linspace(0.2, 1, 96))  # a kind of which all look alike
+    gallery, extractor = archive(F.normalize(torch.cat([features(240, 1, 0.3, seed=1), F.normalize(alike, dim=1)])))
+    asked = []
+    extractor.image = lambda path: asked.append(int(path.stem)) or PIL.Image.open(path)
+    whole = measure(gallery, extractor).levels[0]
+    assert len(whole.centres) == len(gallery) and len(asked) == len(set(asked)) == 20
+    some = _level(gallery, 4.0, np.array(asked), gallery.features[asked])
+    for distance in (float(np.median(whole.nearest(share))) ** 2 for share in (1 / 360, 10 / 360)):
+        assert some.share(distance) == pytest.approx(whole.share(distance), rel=0.25)
 
 
 def test_what_is_kept_is_read_back_or_refused(archive):

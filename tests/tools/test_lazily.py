@@ -1,4 +1,4 @@
-"""What a search does not need is not loaded: torch's compiler and timm."""
+"""What a search does not need is not loaded: torch's compiler, timm, and what torchreid downloads with."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def run(repo, code):
 def test_a_query_loads_neither_compiler_nor_timm(repo):
     run(repo, """
 import torchreid_xres.jobs.command, torchreid_xres.search.checks
-late = {name for name in sys.modules if name.partition(".")[0] in ("timm", "sympy")}
+late = {name for name in sys.modules if name.partition(".")[0] in ("timm", "sympy", "bs4", "requests")}
 assert not late and "torch._dynamo" not in sys.modules, sorted(late)[:5]
 """)  # fmt: skip
 

@@ -55,14 +55,26 @@ def test_two_runs_compared(report, runs):
     assert status == 0, err
     assert "sr_reid (vdsr)" in page and "sr_reid (bicubic)" in page and "Training" in page and "identity" in page
     pictures = re.findall(r'<figure class="(\w+)"><img', page)
-    # Worst and best: 2 queries each, restored, with 5 of the list. What was won or lost has more.
+    # The worst of each run: 2 queries each, restored by it, with 5 of the list. What each finds has more.
     assert pictures.count("query") >= 4 and pictures.count("query") == pictures.count("restored")
+    assert "Worst queries of run A: sr_reid (vdsr)" in page and "Worst queries of run B: sr_reid (bicubic)" in page
     assert pictures.count("hit") + pictures.count("miss") >= 20
     record = json.loads((runs[0] / "results" / "folder.json").read_text())
-    assert f"<dd>{record['rank1']:.1f} " in page and record["manifest"] in page
+    assert f"<td>{record['rank1']:.1f}</td>" in page and record["manifest"] in page
     won, lost, same = map(int, re.findall(r"<b>(\d+)</b>", page))
     assert won + lost + same == record["query_images"]
     assert len(page) < 3e6
+
+
+def test_a_folder_of_runs(report, runs, tmp_path, monkeypatch):
+    for number, folder in enumerate(runs):
+        shutil.copytree(folder, tmp_path / "log" / f"{number}" / "split0")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "log" / "0")
+    status, page, err = report(tmp_path / "log", "--count", "1")
+    assert status == 0 and f"{tmp_path}/log: 2 runs" in err
+    assert "sr_reid (vdsr), split0" in page and "sr_reid (bicubic), ~/log/1/split0" in page
+    assert str(tmp_path) not in page
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
@@ -109,11 +121,12 @@ def test_it_says_what_it_lacks(report, runs, tmp_path):
     shutil.copytree(runs[0], stale)
     facts = json.loads(record.read_text())
     (stale / "results" / "folder.json").write_text(json.dumps(facts | {"weights_sha256": "0" * 64}))
+    (tmp_path / "results").mkdir()
     other = tmp_path / "other.json"
     other.write_text(json.dumps(facts | {"dataset": "mlr_viper"}))
     for args, message in (
         ((tmp_path / "nowhere",), "no such run folder or record"),
-        ((tmp_path,), "no run was evaluated there"),
+        ((tmp_path / "results",), "no run was evaluated there"),
         ((record,), "is a record: pictures need the folder of its run"),
         ((runs[0], "--dataset", "caviar"), "was not evaluated on 'caviar', but on folder"),
         ((runs[0], "--against", other), "is a record of mlr_viper, not of folder"),

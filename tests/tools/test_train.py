@@ -49,8 +49,9 @@ def test_the_flags_torchreid_users_know(train, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| folder " in done.stdout and "sr_reid (bicubic)" in done.stdout
     assert json.loads(end.read_text())["records"] == 1
-    last = done.stdout.splitlines()[-1]
-    assert last == f"next: xres report {tmp_path}/log/split0/sr_reid --out report.html" and "{" not in last
+    report, search = done.stdout.splitlines()[-2:]
+    assert report == f"next: xres report {tmp_path}/log/split0/sr_reid --out report.html"
+    assert search == f"next: xres search build {tmp_path}/log/split0/sr_reid PICTURES --gallery {tmp_path}/log/gallery"
     kept = yaml.safe_load((tmp_path / "log" / "config.yaml").read_text())
     assert kept["train"]["lr"] == 1e-3 and kept["data"]["transforms"] == ["random_flip", "random_erase"]
     (log,) = (tmp_path / "log").glob("train-*.log")

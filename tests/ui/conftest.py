@@ -13,9 +13,12 @@ from torchreid_xres.inference.extractor import Prepared
 from torchreid_xres.inference.pictures import as_image
 from torchreid_xres.report.asking import Archive
 from torchreid_xres.search.gallery import Hit
+from torchreid_xres.search.storage import Row
 from torchreid_xres.ui.desk import Desk
 
 COLOURS = {"red.png": (200, 20, 20), "green.png": (20, 200, 20), "blue.png": (20, 20, 200), "grey.png": (90, 90, 90)}
+
+CAMERAS = {"red.png": {"camera": "1"}, "green.png": {"camera": "2"}, "blue.png": {"camera": "1"}}
 
 
 class Colours:
@@ -56,7 +59,8 @@ class Pictures(SimpleNamespace):
     def search(self, queries, top=10, among=None, groups=None):
         found = []
         for row in queries @ self.features.T:
-            order = row.argsort(descending=True)[:top].tolist()
+            order = row.argsort(descending=True).tolist()
+            order = [place for place in order if among is None or among[place]][:top]
             found.append([
                 Hit(rank, row[place].item(), self.names[place], self.images / self.names[place], (64, 32))
                 for rank, place in enumerate(order, 1)
@@ -77,6 +81,7 @@ def desk(tmp_path):
     features = extractor.describe([extractor.prepare(extractor.image(images / name)) for name in COLOURS])
     about = {"model": "colours", "weights_sha256": "c" * 64, "metric": "cosine"}
     gallery = Pictures(names=list(COLOURS), features=features, images=images, folder=folder, about=about)
+    gallery.rows, gallery.facts = [Row(name, 1, 0, 64, 32, b"", None, **CAMERAS.get(name, {})) for name in COLOURS], {}
     return Desk(Archive(gallery, extractor))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from torchreid_xres.search.filters import Filters
 from torchreid_xres.search.gallery import Hit
 from torchreid_xres.ui.desk import MARKS, caption
 
@@ -24,6 +25,18 @@ def test_a_box_of_a_frame_is_searched_and_a_hit_searched_on_with(desk, scene):
         desk.search(scene, [(10, 10), (12, 60)])
     with pytest.raises(ValueError, match="the picture"):
         desk.search(scene, [(500, 10), (560, 60)])
+
+
+def test_a_search_keeps_to_cameras_and_says_so(desk, scene):
+    filters = Filters(cameras=("1",))
+    found = desk.search(scene, [(100, 40), (160, 160)], filters=filters).found
+    assert {one.hit.name for one in found} == {"red.png", "blue.png"}
+    assert {one.hit.name for one in desk.search_on(found[0].hit, filters=filters).found} == {"red.png", "blue.png"}
+    assert desk.part(filters).told == "searched: 2 of 4 images; camera by the list of boxes of 3, of 1 unknown"
+    page = Path(desk.hand_over(desk.search(scene, filters=filters), filters)[0]).read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg") == 3
+    with pytest.raises(ValueError, match="no image is of the camera 7"):
+        desk.search(scene, filters=Filters(cameras=("7",)))
 
 
 @pytest.mark.parametrize(

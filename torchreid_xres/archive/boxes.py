@@ -132,7 +132,7 @@ def _time(text: str) -> str:
 
 
 def _mot(text: str) -> Iterator:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if line.strip():
             yield f"line {number}", lambda line=line, number=number: _mot_box(line, number)
 

@@ -135,21 +135,18 @@ class _Placing:
             try:
                 frame = self._frame(box)
                 time = box.time or self._video_time(frame)
-                if (frame, box.corners, box.track) in seen:
+                name = self._name(box, frame)
+                view = (frame, box.corners, box.track)
+                if view in seen or (not box.track and name in placed):
                     raise ValueError("it is listed twice")
             except ValueError as error:
                 done.faults[box.where] = str(error)
                 continue
-            seen.add((frame, box.corners, box.track))
+            if box.track:
+                seen.add(view)
             if not self._taken(frame, time):
                 done.thinned += 1
                 continue
-            file = frame_file(frame)
-            if box.track:
-                of = box.camera or (file if is_video(file) else file.rpartition("/")[0])
-                name = f"{of}/track {box.track}" if of else f"track {box.track}"
-            else:
-                name = f"{frame}#{','.join(map(str, box.corners))}"
             placed[name].append((box, View(frame, box.corners, time)))
         if not placed:
             where, why = next(iter(done.faults.items()))
@@ -158,6 +155,14 @@ class _Placing:
             )
         done.found = {name: self._entry(parts) for name, parts in placed.items()}
         return done
+
+    def _name(self, box: Box, frame: str) -> str:
+        """Return the name of the entry that a box is, or its track."""
+        if not box.track:
+            return f"{frame}#{','.join(map(str, box.corners))}"
+        file = frame_file(frame)
+        of = box.camera or (file if is_video(file) else file.rpartition("/")[0])
+        return f"{of}/track {box.track}" if of else f"track {box.track}"
 
     def _entry(self, parts: list[tuple[Box, View]]) -> Entry:
         box, views = parts[0][0], tuple(view for _, view in parts)

@@ -222,13 +222,7 @@ class Evaluation:
         )
         if restored is not None:
             restoration.tell(dataset_name, restored)
-        gap = record.get("magnification", {}).get("low")
-        if gap is not None and gap < LEAST_GAP:
-            logger.warning(
-                "%s has hardly a resolution gap here: the network enlarges its low queries %.2f times (median): "
-                "a sharper camera would show it little more. Higher rates (data.rates) or a larger input (data.height, "
-                "data.width) open one", dataset_name, gap,
-            )  # fmt: skip
+        tell_of_gap(dataset_name, record.get("magnification", {}).get("low"))
         if self.writer is not None and distributed.is_main():
             with self.proof.autocast():
                 board.show_restored(self.writer, dataset_name, unwrap(self.model), query_loader.dataset, self.epoch)
@@ -269,6 +263,21 @@ def _require_unchanged(manager: Any) -> None:
                 f"{name} has changed while the run was using it: of {len(faults)} images the first is {first}, which "
                 f"is {faults[first]}. Put that back to go on, or start over with --fresh"
             )
+
+
+def tell_of_gap(dataset: str, magnification: float | None) -> None:
+    """Warn where the network enlarges a set's low queries so little that a sharper camera would show it hardly more.
+
+    Args:
+        dataset: registered name.
+        magnification: of its low queries, median; None without such.
+    """
+    if magnification is not None and magnification < LEAST_GAP:
+        logger.warning(
+            "%s has hardly a resolution gap here: the network enlarges its low queries %.2f times (median): a sharper "
+            "camera would show it little more. Higher rates (data.rates) or a larger input (data.height, data.width) "
+            "open one", dataset, magnification,
+        )  # fmt: skip
 
 
 def _queries_as_seen(dataset: Any, folder: Path) -> list[tuple]:

@@ -99,6 +99,30 @@ def read_record(path: str | Path, dataset: str = "") -> dict:
     return record
 
 
+def evaluated_runs(folder: str | Path, dataset: str = "") -> list[Path]:
+    """Return the runs in and below a folder whose ranking was evaluated, by name.
+
+    Args:
+        folder: of a run, or of several.
+        dataset: registered name of the set they were evaluated on; empty where there is only one.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if a record is no JSON, or ``dataset`` is needed, or not one of theirs.
+    """
+    found: dict[str, set[Path]] = {}
+    for file in Path(folder).rglob("results/*.json"):
+        if not file.name.startswith("manifest_") and "rank1" in read_json(file):
+            found.setdefault(file.stem, set()).add(file.parent.parent)
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no results/*.json of a ranking: no run was evaluated there")
+    if dataset and dataset not in found:
+        raise ValueError(f"{folder} holds no run that was evaluated on {dataset!r}, but on {', '.join(sorted(found))}")
+    if not dataset and len(found) > 1:
+        raise ValueError(f"the runs in {folder} were evaluated on {', '.join(sorted(found))}: name one of them")
+    return sorted(found[dataset or next(iter(found))])
+
+
 def check_record(record: Any, where: str | Path, needed: Sequence[str] = ()) -> dict:
     """Return the record of a ranking, if what tables and drawings take from it is of the right kind.
 

@@ -189,7 +189,7 @@ def train(args: argparse.Namespace, models: Sequence[str] = ()) -> int:
 
 
 def what_next(cfg: CfgNode, records: Sequence[dict]) -> str:
-    """Return the line that says what to do with a job's last network.
+    """Return what to do with a job's last network, a line each; with one of somebody's own images search comes last.
 
     Args:
         cfg: the job's.
@@ -198,4 +198,9 @@ def what_next(cfg: CfgNode, records: Sequence[dict]) -> str:
     run = shlex.quote(str(own_runs(cfg, cfg.data.split_id, Path(cfg.data.save_dir))[-1].folder))
     if any("pck" in record for record in records):
         return f"next: KGNet takes {run}/last.pth.tar as hourglass_weights of its model.options"
-    return f"next: xres report {run} --out report.html"
+    if cfg.data.targets != ["folder"]:
+        return f"next: xres report {run} --out report.html"
+    folder = Path(cfg.data.save_dir)
+    both = shlex.quote(str(folder / f"split{cfg.data.split_id}")) if cfg.compare.models else run
+    gallery = shlex.quote(str(folder / "gallery"))
+    return f"next: xres report {both} --out report.html\nnext: xres search build {run} PICTURES --gallery {gallery}"

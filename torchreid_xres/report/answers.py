@@ -152,9 +152,11 @@ def cell(value: Any) -> Any:
 
 def page(about: Mapping[str, Any], answers: Sequence[Answer]) -> str:
     """Return one HTML page that needs nothing else; whatever comes from names is escaped."""
+    from torchreid_xres.report.evaluation import shown_path
     from torchreid_xres.report.templates import rendered
 
     filters = {"thumbnail": thumbnail, "in_words": in_words, "printable": printable}
+    filters["shown"] = lambda path: printable(shown_path(path))
     return rendered("answers.html", filters, about=about, answers=answers, more=MORE)
 
 

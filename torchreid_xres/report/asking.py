@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import PIL.Image
-from torch import Tensor
 
 from torchreid_xres.inference.extractor import Extractor, Prepared, native_rate
 from torchreid_xres.report.answers import Answer, Found
+from torchreid_xres.search.filters import Part
 from torchreid_xres.search.gallery import Gallery, Hit
 from torchreid_xres.search.strangers import Strangers
 
@@ -66,8 +66,7 @@ class Archive:
         queries: Sequence[Query],
         top: int,
         pictures: bool = True,
-        among: Tensor | str | None = None,
-        groups: Sequence[str] | str | None = None,
+        part: Part | None = None,
     ) -> list[Answer]:
         """Return what is found for queries, all in one batch.
 
@@ -75,14 +74,14 @@ class Archive:
             queries: any number.
             top: hits of each, at most.
             pictures: read those of the hits, and restore the queries, to be shown.
-            among, groups: which images are searched, and what the best alone is found of; see :meth:`Gallery.search`.
+            part: what of the gallery is searched, see :meth:`torchreid_xres.search.filters.Filters.part`; None: all.
         """
         if not queries:
             return []
         read = [self.extractor.prepare(query.picture) for query in queries]
-        found = self.gallery.search(self.extractor.describe(read), top, among, groups)
-        images = self.gallery.count(among)
-        return [self._answer(*one, images, pictures) for one in zip(queries, read, found, strict=True)]
+        part = part or Part(len(self.gallery), len(self.gallery))
+        found = self.gallery.search(self.extractor.describe(read), top, part.among, part.groups)
+        return [self._answer(*one, part.images, pictures) for one in zip(queries, read, found, strict=True)]
 
     def _answer(self, query: Query, prepared: Prepared, hits: Sequence[Hit], images: int, pictures: bool) -> Answer:
         extractor = self.extractor

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain, takewhile
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 # What a record holds beside facts: these have tables and charts of their own.
@@ -21,16 +23,53 @@ class Figure(NamedTuple):
 
 
 class Fact(NamedTuple):
-    """An entry of a record, as text, beside the other evaluation's; None where one has no such entry."""
+    """An entry of records, as text, of each of them; None where one has no such entry."""
 
     name: str
-    value: str | None
-    other: str | None
+    values: list[str | None]
 
     @property
     def differs(self) -> bool:
-        """Whether the two sides are of different values."""
-        return self.value != self.other
+        """Whether it is not the same in all."""
+        return len(set(self.values)) > 1
+
+
+def run_names(records: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> list[str]:
+    """Return names that tell runs apart: their models, or where these are the same what differs in their paths.
+
+    Example:
+        >>> same = [{"model": "net"}] * 2
+        >>> run_names(same, ["log/slow/split0/net", "log/fast/split0/net"])
+        ['slow', 'fast']
+        >>> run_names([{"model": "net"}, {"model": "other"}], ["a", "b"])
+        ['net', 'other']
+    """
+    models, paths = [record["model"] for record in records], [PurePath(source).parts for source in sources]
+    if len(set(models)) == len(models):
+        return models
+    start = _common(paths)
+    rest = [path[start:] for path in paths]
+    end = _common([path[::-1] for path in rest])
+    named = ["/".join(path[: len(path) - end]) for path in rest]
+    return [name or model for name, model in zip(named, models, strict=True)]
+
+
+def _common(paths: Sequence[Sequence[str]]) -> int:
+    return len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))))
+
+
+def shown_path(path: str | Path) -> str:
+    """Return a path as it is shown to others: below the working folder from there on, below the user's own from ``~``.
+
+    Example:
+        >>> shown_path("log/run"), shown_path(Path.cwd() / "log" / "run"), shown_path(Path.home() / "kept")
+        ('log/run', 'log/run', '~/kept')
+    """
+    path = Path(path)
+    for base, sign in ((Path.cwd(), ""), (Path.home(), "~")):
+        if path.is_relative_to(base):
+            return Path(sign, path.relative_to(base)).as_posix()
+    return str(path)
 
 
 def figures(part: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> list[Figure]:
@@ -57,19 +96,18 @@ def _named(part: Mapping[str, Any]) -> dict[str, float]:
     return found | {f"TPR at FPR {100 * float(key[3:]):g} %": value for key, value in part.get("tpr", {}).items()}
 
 
-def facts(record: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> list[Fact]:
-    """Return everything of a record that is no figure, entry by entry: protocol, seeds, versions, machine.
+def facts(*records: Mapping[str, Any]) -> list[Fact]:
+    """Return everything of records that is no figure, entry by entry: protocol, seeds, versions, machine.
 
     Args:
-        record: the record.
-        other: another one.
+        *records: one or more.
 
     Example:
         >>> facts({"seed": 1, "machine": {"gpu": None}, "rank1": 50.0}, {"seed": 2, "machine": {"gpu": None}})
-        [Fact(name='seed', value='1', other='2'), Fact(name='machine: gpu', value='none', other='none')]
+        [Fact(name='seed', values=['1', '2']), Fact(name='machine: gpu', values=['none', 'none'])]
     """
-    ours, theirs = _flat(record), _flat(other or {})
-    return [Fact(name, ours.get(name), theirs.get(name)) for name in {**ours, **theirs}]
+    found = [_flat(record) for record in records]
+    return [Fact(name, [one.get(name) for one in found]) for name in dict.fromkeys(chain(*found))]
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, str]:
@@ -95,12 +133,13 @@ def _text(value: Any) -> str:
     return "none" if value is None or value == "" else str(value)
 
 
-def check_comparable(record: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def check_comparable(record: Mapping[str, Any], other: Mapping[str, Any], letter: str = "B") -> list[str]:
     """Return what makes two evaluations of one data set hard to compare, a sentence each.
 
     Args:
-        record: of one.
+        record: of run A.
         other: of the other.
+        letter: of the other.
 
     Returns:
         Empty if both measured the same queries against the same gallery by the same rule.
@@ -116,14 +155,13 @@ def check_comparable(record: Mapping[str, Any], other: Mapping[str, Any]) -> lis
         if key == "protocol":
             found += [
                 f"The protocol's {name.replace('_', ' ')} is {_text(ours.get(name))} in run A and "
-                f"{_text(theirs.get(name))} in run B."
+                f"{_text(theirs.get(name))} in run {letter}."
                 for name in {**ours, **theirs}
                 if name not in _HOW and ours.get(name) != theirs.get(name)
             ]
         elif ours != theirs:
-            found.append(
-                f"The {key.replace('_', ' ')} is {_text(ours)[:12]} in run A and {_text(theirs)[:12]} in run B."
-            )
+            name = key.replace("_", " ")
+            found.append(f"The {name} is {_text(ours)[:12]} in run A and {_text(theirs)[:12]} in run {letter}.")
     if any(sentence.startswith("The manifest") for sentence in found):
         found.append("So other images were low resolution, or at other rates, or the files differ.")
     return found

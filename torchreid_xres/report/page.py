@@ -1,29 +1,31 @@
-"""One self-contained HTML page of an evaluation: figures, curves, queries, and what all that depends on.
+"""One self-contained HTML page of an evaluation, or of several: figures, curves, queries, and what these depend on.
 
 The page asks for nothing from outside, runs no script, and says so to the browser (Content-Security-Policy).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torchreid_xres.report.evaluation import Figure, check_comparable, facts, figures
+from torchreid_xres.report.evaluation import Figure, check_comparable, facts, figures, run_names
 from torchreid_xres.report.lines import HEIGHT, WIDTH, Chart, Points, line_chart, thinned
 from torchreid_xres.report.queries import Queries
 from torchreid_xres.report.templates import rendered
 
 HEADLINE = ("rank-1", "rank-5", "rank-10", "mAP", "mINP")
+MOST_RUNS = 8  # that the lines of a chart tell apart
+_LETTERS = "ABCDEFGH"
 CMC_RANKS = 20  # shown; beyond them the curves of good models are one line
 
 
 class Row(NamedTuple):
-    """A row of a table by rate, size or camera; all rows have the same figures in the same order."""
+    """A row of a table by rate, size or camera; each run's figures there, all the same ones in the same order."""
 
     label: str
     queries: int
-    figures: list[Figure]
+    figures: list[list[Figure]]
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Evaluation:
     """An evaluation as a page shows it.
 
     Args:
-        record: as :func:`torchreid_xres.report.evaluation.read_record` gives it.
-        source: what it was read from.
+        record: as :func:`torchreid_xres.features.records.read_record` gives it.
+        source: what it was read from, as it is shown.
         training: loss -> points (step, value), see :func:`torchreid_xres.report.training.training_lines`.
     """
 
@@ -41,59 +43,70 @@ class Evaluation:
     training: Mapping[str, Points] = field(default_factory=dict)
 
 
-def evaluation_page(here: Evaluation, there: Evaluation | None = None, queries: Queries | None = None) -> str:
+def evaluation_page(*runs: Evaluation, queries: Queries | None = None) -> str:
     """Return the page.
 
     Args:
-        here: the evaluation.
-        there: another one of the same data set, to set it against.
+        *runs: evaluations of one data set, 1 to ``MOST_RUNS``; the others are set against the first.
         queries: those to show; None for a page without pictures.
 
     Returns:
         An HTML document; whatever comes from names, paths and records is escaped.
 
     Raises:
-        ValueError: if the two are of two data sets.
+        ValueError: if they are of several data sets, or too many.
     """
-    record, other = here.record, there.record if there else None
-    filters = {"signed": lambda value: f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")}
-    known = [figure for figure in figures(record, other) if figure.name in HEADLINE]
+    records = [run.record for run in runs]
+    first, *others = records
+    lines = dict(zip(labels(runs), records, strict=True))
+    known = [figure.name for figure in figures(first) if figure.name in HEADLINE]
     return rendered(
         "page.html",
-        filters,
-        here=here,
-        there=there,
-        record=record,
-        headline=known,
-        warnings=check_comparable(record, other) if other else [],
-        tables=[(key, _rows(record, other, f"by_{key}")) for key in ("rate", "size", "camera")],
-        charts=_charts(record, other),
-        training=_training(here, there),
+        {"signed": lambda value: f"{value:+.1f}".replace("-", "\N{MINUS SIGN}")},
+        record=first,
+        runs=dict(zip(lines, runs, strict=True)),
+        headline=_aligned(records, known),
+        warnings=[told for i, other in enumerate(others, 1) for told in check_comparable(first, other, _LETTERS[i])],
+        tables=[(key, _rows(records, f"by_{key}")) for key in ("rate", "size", "camera")],
+        charts=_charts(lines),
+        training=_training(dict(zip(lines, (run.training for run in runs), strict=True))),
         queries=queries,
-        facts=facts(record, other),
+        facts=facts(*records),
         size=(WIDTH, HEIGHT),
+        letters=_LETTERS[: len(runs)],
     )
 
 
-def _labels(record: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[str]:
-    """Return what the lines of the runs are called; a run alone by its model."""
-    if other is None:
-        return [record["model"]]
-    return [f"run {letter}: {run['model']}" for letter, run in (("A", record), ("B", other))]
+def labels(runs: Sequence[Evaluation]) -> list[str]:
+    """Return what the lines of runs are called, and where each is named; a run alone by its model.
+
+    Raises:
+        ValueError: if there are too many.
+    """
+    if len(runs) > MOST_RUNS:
+        raise ValueError(f"{len(runs)} runs; a page tells up to {MOST_RUNS} apart")
+    names = run_names([run.record for run in runs], [run.source for run in runs])
+    return names if len(runs) == 1 else [f"run {letter}: {name}" for letter, name in zip(_LETTERS, names, strict=False)]
 
 
-def _rows(record: Mapping[str, Any], other: Mapping[str, Any] | None, key: str) -> list[Row]:
-    parts, others = _parts(record, key), _parts(other or {}, key)
-    if not parts:
+def _aligned(parts: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[list[Figure]]:
+    """Return the figures of these names of each run's part, those of the others against the first."""
+    of_runs = [figures(parts[0]), *(figures(part, parts[0]) for part in parts[1:])]
+    known = [{figure.name: figure for figure in one} for one in of_runs]
+    return [[one.get(name, Figure(name, None, None)) for name in names] for one in known]
+
+
+def _rows(records: Sequence[Mapping[str, Any]], key: str) -> list[Row]:
+    first, *others = (_parts(record, key) for record in records)
+    if not first:
         return []
-    measured = {figure.name for part in parts.values() for figure in figures(part)}
-    whole = [figure for figure in figures(record, other) if figure.name in measured]
-    rows = []
-    for label, part in parts.items():
-        known = {figure.name: figure for figure in figures(part, others.get(label))}
-        aligned = [known.get(figure.name, Figure(figure.name, None, None)) for figure in whole]
-        rows.append(Row(label, part["queries"], aligned))
-    return [*rows, Row("all", sum(row.queries for row in rows), whole)]
+    measured = {figure.name for part in first.values() for figure in figures(part)}
+    names = [figure.name for figure in figures(records[0]) if figure.name in measured]
+    rows = [
+        Row(label, part["queries"], _aligned([part, *(other.get(label, {}) for other in others)], names))
+        for label, part in first.items()
+    ]
+    return [*rows, Row("all", sum(row.queries for row in rows), _aligned(records, names))]
 
 
 def _parts(record: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
@@ -103,9 +116,7 @@ def _parts(record: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
     return dict(sorted(record.get(key, {}).items(), key=lambda item: float(item[0])))
 
 
-def _charts(record: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[Chart]:
-    names = _labels(record, other)
-    runs = dict(zip(names, (record, other) if other else (record,), strict=True))
+def _charts(runs: Mapping[str, Mapping[str, Any]]) -> list[Chart]:
     cmc = {label: list(enumerate(run["cmc"][:CMC_RANKS], 1)) for label, run in runs.items()}
     ranks = (1, *range(5, CMC_RANKS + 1, 5))
     span = _per_cent_span(cmc)
@@ -130,7 +141,7 @@ def _charts(record: Mapping[str, Any], other: Mapping[str, Any] | None) -> list[
             label: [(part["median"], part[figure]) for part in run.get("by_size", [])] for label, run in runs.items()
         }
         charts += _by_resolution(lines, figure.replace("rank", "rank-"), "size of the queries, px", round_ticks=True)
-    for key in record.get("tpr", {}):
+    for key in dict.fromkeys(key for run in runs.values() for key in run.get("tpr", {})):
         lines = {
             label: sorted(
                 (float(rate), part["tpr"][key]) for rate, part in run["by_rate"].items() if key in part.get("tpr", {})
@@ -159,11 +170,9 @@ def _per_cent_span(lines: Mapping[str, Points]) -> tuple[float, float]:
     return (50 if min(values, default=0) > 60 else 0), high
 
 
-def _training(here: Evaluation, there: Evaluation | None) -> list[Chart]:
-    names = _labels(here.record, there and there.record)
-    runs = {names[0]: here.training} | ({names[1]: there.training} if there and there.training else {})
+def _training(runs: Mapping[str, Mapping[str, Points]]) -> list[Chart]:
     charts = []
-    for name in here.training:
-        lines = {label: thinned(training[name]) for label, training in runs.items() if name in training}
+    for name in dict.fromkeys(name for training in runs.values() for name in training):
+        lines = {label: thinned(training.get(name, [])) for label, training in runs.items()}
         charts.append(line_chart(lines, title=name, x="step", y=""))
     return charts

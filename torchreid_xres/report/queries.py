@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.jobs.extraction import engine_features, require_trained, trained_engine
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view
+from torchreid_xres.report.evaluation import shown_path
 from torchreid_xres.report.lists import Place, RankedLists
 from torchreid_xres.report.thumbnail import thumbnail
 
@@ -51,11 +52,19 @@ class Listed(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Queries whose first match came earlier, or later, than in another run; most telling first."""
+    """How several runs find the same queries.
 
-    won: list[int]
-    lost: list[int]
+    Attributes:
+        ahead: of each run the queries whose first match comes earlier in it than in all others, most telling first.
+        alone: of each run how many queries have a match at rank 1 in it, and in no other.
+        same: queries of which no run is ahead.
+        missed: queries with no match at rank 1 in any run.
+    """
+
+    ahead: list[list[int]]
+    alone: list[int]
     same: int
+    missed: int
 
 
 @dataclass(frozen=True)
@@ -63,18 +72,18 @@ class Queries:
     """The queries that a page shows.
 
     Args:
-        worst, best: of the run.
-        won, lost: whose first match comes earlier, or later, than in another run.
-        counts: how many are won, lost and the same; None where nothing is compared.
-        obstacle: why two runs are not compared query by query.
+        worst: of each run, by its label.
+        best: of a run that is shown alone.
+        ahead: by each run's label those that it finds earlier than all others.
+        changes: how many these are; None where nothing is compared.
+        obstacles: why runs are not compared query by query.
     """
 
-    worst: Sequence[Listed]
-    best: Sequence[Listed]
-    won: Sequence[Listed] = ()
-    lost: Sequence[Listed] = ()
-    counts: tuple[int, int, int] | None = None
-    obstacle: str = ""
+    worst: Mapping[str, Sequence[Listed]]
+    best: Sequence[Listed] = ()
+    ahead: Mapping[str, Sequence[Listed]] = field(default_factory=dict)
+    changes: Changes | None = None
+    obstacles: Sequence[str] = ()
 
 
 class RunPictures:
@@ -116,45 +125,50 @@ class RunPictures:
 
 
 def run_queries(
-    folder: Path,
-    record: Mapping[str, Any],
-    other: Path | None = None,
-    other_record: Mapping[str, Any] | None = None,
-    count: int = 6,
-    root: str | Path = "",
+    folders: Mapping[str, Path], records: Sequence[Mapping[str, Any]], count: int = 6, root: str | Path = ""
 ) -> Queries:
-    """Return the worst and best queries of a run, and those that another run ranks otherwise.
+    """Return the worst queries of runs; of one its best, of several those that each finds and the others miss.
 
     Args:
-        folder: of the run; its features are kept there.
-        record: of its evaluation.
-        other: another run's folder, or its record's file, of which only figures can be compared.
-        other_record: of that one's evaluation.
+        folders: of the runs by their labels; features are kept there. All but the first may be files of records, of
+            which only figures can be compared.
+        records: of their evaluations.
         count: queries of each kind, 1 to ``MOST``.
         root: folder that holds the data sets now; empty: where the run had them.
 
     Raises:
         FileNotFoundError: if a run or the data set is not there.
-        ValueError: if a folder is a record, the run's weights or the data set are no longer those of the record, or
-            ``count`` is out of range.
+        ValueError: if the first folder is a record, a run's weights or the data set are no longer those of the record,
+            or ``count`` is out of range.
     """
     if not 1 <= count <= MOST:
         raise ValueError(f"{count} queries of each kind; 1 to {MOST} can be shown")
-    if other is not None and other.is_dir():
-        require_trained(other)  # before the images of this run are read
-    lists, pictures = _opened(folder, record, root)
-    worst, best = (listed(lists, pictures, lists.hardest(count, easiest)) for easiest in (False, True))
-    if other is None or other_record is None:
-        return Queries(worst, best)
-    if not other.is_dir():
-        return Queries(worst, best, obstacle=f"{other} is a record, which holds no ranked lists")
-    opponent, _ = _opened(other, other_record, root)
-    try:
-        won, lost, same = changes(lists, opponent)
-    except ValueError as error:
-        return Queries(worst, best, obstacle=str(error))
-    shown = (compared(lists, opponent, pictures, chosen[:count]) for chosen in (won, lost))
-    return Queries(worst, best, *shown, counts=(len(won), len(lost), same))
+    for folder in list(folders.values())[1:]:
+        if folder.is_dir():
+            require_trained(folder)  # before the images of the first run are read
+    worst, obstacles, opened = {}, [], {}
+    for (label, folder), record in zip(folders.items(), records, strict=True):
+        if opened and not folder.is_dir():
+            obstacles.append(f"{shown_path(folder)} is a record, which holds no ranked lists")
+            continue
+        lists, pictures = _opened(folder, record, root)
+        worst[label] = listed(lists, pictures, lists.hardest(count))
+        if not opened:
+            own, seen = lists, pictures
+        try:
+            require_alike(own, lists, label)
+            opened[label] = lists
+        except ValueError as error:
+            obstacles.append(str(error))
+    if len(folders) == 1:
+        return Queries(worst, listed(own, seen, own.hardest(count, easiest=True)))
+    if len(opened) == 1:
+        return Queries(worst, obstacles=obstacles)
+    found = changes(list(opened.values()))
+    ahead = {
+        label: compared(opened, seen, chosen[:count]) for label, chosen in zip(opened, found.ahead, strict=True)
+    }
+    return Queries(worst, (), ahead, found, obstacles)
 
 
 def _opened(folder: Path, record: Mapping[str, Any], root: str | Path) -> tuple[RankedLists, RunPictures]:
@@ -185,55 +199,83 @@ def listed(lists: RankedLists, pictures: RunPictures, queries: Sequence[int], co
         count: images of each list; the first match comes behind them where it is none of them.
     """
     found = []
-    for query, places, match in zip(queries, lists.top(queries, count), lists.first_match(queries), strict=True):
-        shown = [*_query(lists.query, pictures, query), *_places(lists.gallery, pictures, places)]
-        if match is not None and match[0] > count:
-            shown.append(_place(lists.gallery, pictures, *match))
+    for query, places in zip(queries, _heads(lists, pictures, queries, count), strict=True):
         figures = [_first(lists, query), f"AP {100 * lists.ap[query]:.1f}\N{NO-BREAK SPACE}%"]
+        shown = [*_query(lists.query, pictures, query), *places]
         found.append(Listed(lists.query.names[query], [*_facts(lists.query, query), *figures], [("", shown)]))
     return found
 
 
-def changes(lists: RankedLists, other: RankedLists) -> Changes:
-    """Return the queries won and lost against another run, by the difference of the reciprocal ranks.
+def require_alike(run: RankedLists, other: RankedLists, label: str) -> None:
+    """Refuse a run that did not rank the images of another, or not by the same protocol.
 
-    So a match that moves from rank 2 to rank 1 tells more than one that moves from 40 to 20.
-
-    Raises:
-        ValueError: if the two did not rank the same images by the same protocol.
+    Args:
+        run: run A.
+        other: the other.
+        label: of the other.
     """
-    check_same_images([lists.query, other.query])
-    check_same_images([lists.gallery, other.gallery])
-    ours, theirs = ([run.protocol[key] for key in ("protocol", "draws", "seed")] for run in (lists, other))
+    ours, theirs = ([one.protocol[key] for key in ("protocol", "draws", "seed")] for one in (run, other))
     if ours != theirs:
-        raise ValueError(f"the protocols differ, {ours} in run A and {theirs} in run B")
-    gain = 1 / lists.rank - 1 / other.rank  # NaN for queries without a match, of which neither comparison is true
-    order = np.argsort(-gain, kind="stable")
-    won, lost = order[gain[order] > 0], order[gain[order] < 0][::-1]
-    return Changes(won.tolist(), lost.tolist(), int((gain == 0).sum()))
+        raise ValueError(f"{label}: the protocol is {theirs}, of run A {ours}")
+    try:
+        check_same_images([run.query, other.query])
+        check_same_images([run.gallery, other.gallery])
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from error
+
+
+def changes(runs: Sequence[RankedLists]) -> Changes:
+    """Return which queries each of several runs finds earlier than all others, by the gap of the reciprocal ranks.
+
+    So a match at rank 1 that the others have at rank 2 tells more than one at rank 20 that they have at 40.
+
+    Args:
+        runs: two or more, of the same images by the same protocol.
+    """
+    ranks = np.stack([run.rank for run in runs])
+    gain, first = 1 / ranks, ranks == 1  # NaN for queries without a match, of which no comparison is true
+    ahead, alone = [], []
+    for number, own in enumerate(gain):
+        gap = own - np.delete(gain, number, axis=0).max(axis=0)
+        order = np.argsort(-gap, kind="stable")
+        ahead.append(order[gap[order] > 0].tolist())
+        alone.append(int((first[number] & (first.sum(axis=0) == 1)).sum()))
+    known = ~np.isnan(ranks[0])
+    same = int(known.sum()) - sum(map(len, ahead))
+    return Changes(ahead, alone, same, int((known & ~first.any(axis=0)).sum()))
 
 
 def compared(
-    lists: RankedLists, other: RankedLists, pictures: RunPictures, queries: Sequence[int], count: int = 5
+    runs: Mapping[str, RankedLists], pictures: RunPictures, queries: Sequence[int], count: int = 5
 ) -> list[Listed]:
-    """Return queries with the first images of two runs' lists.
+    """Return queries with the first images of several runs' lists, and the first match where it comes later.
 
     Args:
-        lists: of the run.
-        other: of the other one, on the same images.
-        pictures: of the run.
+        runs: of the same images, by their labels.
+        pictures: of the first.
         queries: indices.
         count: images of each list.
     """
     found = []
-    for query, ours, theirs in zip(queries, lists.top(queries, count), other.top(queries, count), strict=True):
+    heads = [list(_heads(lists, pictures, queries, count)) for lists in runs.values()]
+    own = next(iter(runs.values()))
+    for number, query in enumerate(queries):
         rows = [
-            (f"{where}: {_first(run, query)}", _places(lists.gallery, pictures, places))
-            for where, run, places in (("run A", lists, ours), ("run B", other, theirs))
+            (f"{label}: {_first(lists, query)}", places[number])
+            for (label, lists), places in zip(runs.items(), heads, strict=True)
         ]
-        shown = _query(lists.query, pictures, query)
-        found.append(Listed(lists.query.names[query], _facts(lists.query, query), [("", shown), *rows]))
+        shown = _query(own.query, pictures, query)
+        found.append(Listed(own.query.names[query], _facts(own.query, query), [("", shown), *rows]))
     return found
+
+
+def _heads(
+    lists: RankedLists, pictures: RunPictures, queries: Sequence[int], count: int
+) -> Iterator[list[Shown]]:
+    """Yield the first images of each query's list, and behind them the first match where it is none of them."""
+    for places, match in zip(lists.top(queries, count), lists.first_match(queries), strict=True):
+        ranked = list(enumerate(places, 1)) + [match] * (match is not None and match[0] > count)
+        yield [_place(lists.gallery, pictures, rank, place) for rank, place in ranked]
 
 
 def _first(lists: RankedLists, query: int) -> str:
@@ -258,10 +300,6 @@ def _query(images: FeatureSet, pictures: RunPictures, query: int) -> list[Shown]
     if restored is not None:
         shown.append(Shown(thumbnail(restored), f"query {name} restored by the front end", "restored", "restored"))
     return shown
-
-
-def _places(images: FeatureSet, pictures: RunPictures, places: Sequence[Place]) -> list[Shown]:
-    return [_place(images, pictures, rank, place) for rank, place in enumerate(places, 1)]
 
 
 def _place(images: FeatureSet, pictures: RunPictures, rank: int, place: Place) -> Shown:

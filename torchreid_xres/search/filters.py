@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,19 +43,64 @@ class Known(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Part:
+    """What of a gallery is searched.
+
+    Attributes:
+        images: how many are.
+        whole: how many it has.
+        among: (N,) bool, which are; of a gallery in an engine its expression; None: all.
+        groups: (N,) of which the best alone is found, such as identities, in an engine their name; None: every image
+            counts.
+        by: what says so, in words.
+    """
+
+    images: int
+    whole: int
+    among: Tensor | str | None = None
+    groups: Sequence[str] | str | None = None
+    by: Sequence[str] = ()
+
+    @property
+    def told(self) -> str:
+        """The same in a line; empty where all is searched."""
+        return f"searched: {self.images} of {self.whole} images; {', '.join(self.by)}" if self.by else ""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The same as JSON holds it; empty where all is searched."""
+        return {"searched": self.images, "by": list(self.by)} if self.by else {}
+
+
+@dataclass(frozen=True)
 class Filters:
-    """What is searched.
+    """What is searched, and what counts as one hit.
 
     Attributes:
         cameras: of these alone; empty: of all.
         not_cameras: not of these.
         after, before: dates, or seconds in a video; these themselves are within. Empty: at any time.
+        group: one of :data:`GROUPS`, of each of which the best alone is found; empty: every image is a hit.
     """
 
     cameras: Sequence[str] = ()
     not_cameras: Sequence[str] = ()
     after: str = ""
     before: str = ""
+    group: str = ""
+
+    def part(self, gallery: Gallery) -> Part:
+        """Return what of a gallery is searched.
+
+        Raises:
+            ValueError: if nothing says what is asked for, there is no such camera, or seconds are asked of dates.
+        """
+        among, by = self.among(gallery)
+        values = None
+        if self.group:
+            values, source = groups(gallery, self.group)
+            by.append(f"{self.group} by {source}")
+        return Part(gallery.count(among), len(gallery), among, values, by)
 
     def among(self, gallery: Gallery) -> tuple[Tensor | str | None, list[str]]:
         """Return which images of a gallery are searched, (N,) bool, None for all; and by what, in words.
@@ -67,8 +112,8 @@ class Filters:
         """
         kept, told, asked_of_engine = torch.ones(len(gallery.rows), dtype=torch.bool), [], []
         if self.cameras or self.not_cameras:
-            known = cameras(gallery)
-            there = {one for one in known.values if one is not None}
+            found = cameras(gallery)
+            there = {one for one in found.values if one is not None}
             asked, refused = ({*map(plain_camera, which)} for which in (self.cameras, self.not_cameras))
             missing = sorted((asked | refused) - there)
             if gallery.searches:  # the rows may be a part
@@ -77,21 +122,21 @@ class Filters:
             if missing:
                 shown = ", ".join(map(printable, sorted(there)[:_NAMED])) + ", ..." * (len(there) > _NAMED)
                 raise ValueError(f"no image is of the camera {missing[0]}; cameras are: {shown}")
-            kept &= torch.tensor([(not asked or one in asked) and one not in refused for one in known.values])
-            told.append(f"camera by {known.source}")
+            kept &= torch.tensor([(not asked or one in asked) and one not in refused for one in found.values])
+            told.append(f"camera by {found.source}")
         if self.after or self.before:
-            known = times(gallery)
+            found = times(gallery)
             limits = [moment(one) if one else None for one in (self.after, self.before)]
             for limit, flag in zip(limits, ("after", "before"), strict=True):
-                if limit and any(kind != limit[0] for kind, _ in known.values):
+                if limit and any(kind != limit[0] for kind, _ in found.values):
                     own, others = ("in seconds", "dates") if limit[0] == "seconds" else ("a date", "seconds")
                     raise ValueError(
-                        f"--{flag} {getattr(self, flag)} is {own}, and times of images here are {others}"
+                        f"{flag} {getattr(self, flag)} is {own}, and times of images here are {others}"
                     )
             least, most = ((one[1] if one else end) for one, end in zip(limits, (-math.inf, math.inf), strict=True))
-            kept &= torch.tensor([least <= time <= most for _, time in known.values])
+            kept &= torch.tensor([least <= time <= most for _, time in found.values])
             asked_of_engine.append(of_times(least, most))
-            told.append(f"time by {known.source}")
+            told.append(f"time by {found.source}")
         if not told:
             return None, []
         return (" and ".join(asked_of_engine) if gallery.searches else kept), told
@@ -107,17 +152,11 @@ def groups(gallery: Gallery, by: str) -> Known:
     Raises:
         ValueError: if nothing says it of any image.
     """
-    if by == "track":
-        values = [f"{row.camera or ''}/{row.track}" if row.track else None for row in gallery.rows]
-        known = Known(values, _sources([_LIST if value else None for value in values]))
-    else:
-        known = cameras(gallery) if by == "camera" else identities(gallery)
-    if not known.source:
-        raise ValueError(f"nothing says of which {by} the images of this gallery are; {_remedy(by)}")
-    of = zip(known.values, gallery.rows, strict=True)
+    found = _required(gallery, by)
     if gallery.searches:
-        return Known(by, known.source)
-    return Known([f"0 {row.name}" if one is None else f"1 {one}" for one, row in of], known.source)
+        return Known(by, found.source)
+    of = zip(found.values, gallery.rows, strict=True)
+    return Known([f"0 {row.name}" if one is None else f"1 {one}" for one, row in of], found.source)
 
 
 def cameras(gallery: Gallery) -> Known:
@@ -126,15 +165,30 @@ def cameras(gallery: Gallery) -> Known:
     Raises:
         ValueError: if nothing says it of any image.
     """
-    known = _named(gallery, "camera", lambda row: row.camera, _camera_of_name)
-    if not known.source:
-        raise ValueError(f"nothing says of which camera the images of this gallery are; {_remedy('camera')}")
-    return Known([None if one is None else plain_camera(one) for one in known.values], known.source)
+    return _required(gallery, "camera")
 
 
-def identities(gallery: Gallery) -> Known:
-    """Return the identity of each image, by its name's beginning or its folder where no list has it."""
-    return _named(gallery, "identity", lambda row: row.identity, _identity_of_name)
+def known(gallery: Gallery, by: str) -> Known:
+    """Return of which identity, track or camera each image is; without a source where nothing says it of any.
+
+    Args:
+        gallery: the gallery.
+        by: one of :data:`GROUPS`; an identity is that of the name's beginning or of the folder where no list has it.
+    """
+    if by == "track":
+        values = [f"{row.camera or ''}/{row.track}" if row.track else None for row in gallery.rows]
+        return Known(values, _sources([_LIST if value else None for value in values]))
+    if by == "identity":
+        return _named(gallery, by, lambda row: row.identity, _identity_of_name)
+    values, source = _named(gallery, by, lambda row: row.camera, _camera_of_name)
+    return Known([None if one is None else plain_camera(one) for one in values], source)
+
+
+def _required(gallery: Gallery, by: str) -> Known:
+    found = known(gallery, by)
+    if not found.source:
+        raise ValueError(f"nothing says of which {by} the images of this gallery are; {_remedy(by)}")
+    return found
 
 
 def times(gallery: Gallery) -> Known:

@@ -29,7 +29,8 @@ from torchreid_xres.search.gallery import Gallery
 from torchreid_xres.terminal import progress
 
 FILE = "strangers.json"  # in the gallery's folder, or of a query encoder in its own
-PROBES = 128
+PROBES = 512  # as they are, which costs no network: some have many near strangers, others none, and few would mislead
+DEGRADED = 128  # of them, at each magnification
 MAGNIFICATIONS = (2.0, 4.0, 8.0)  # beside the one that the archive's images have
 STEP = 1.2  # that a magnification lies above the archive's own, at least
 LEAST_PROBES = 16
@@ -58,6 +59,10 @@ class Level:
         """Return which share of all strangers, 0 to 1, is as near as a distance, mean over the probes."""
         z = (math.sqrt(max(distance, 0.0)) - self.centres) / self.spreads
         return float(torch.special.ndtr(torch.from_numpy(z)).mean())
+
+    def nearest(self, share: float) -> np.ndarray:
+        """Return (P,) of each probe the root of the distance that a share of its strangers is as near as."""
+        return self.centres + self.spreads * float(torch.special.ndtri(torch.tensor(share, dtype=torch.float64)))
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,8 @@ def measure(gallery: Gallery, extractor: Extractor) -> Strangers | None:
     probes = np.array([place[name] for name in shuffled(gallery.names, "strangers")[:PROBES]])
     base = float(np.median(own[probes]))
     found = [_level(gallery, base, probes, gallery.features[probes])]
-    wanted = [(m, probes[own[probes] <= m]) for m in MAGNIFICATIONS if m >= STEP * base]
+    ranked = probes[found[0].nearest(1 / len(gallery)).argsort(kind="stable")]
+    wanted = [(m, spread_out(ranked[own[ranked] <= m], DEGRADED)) for m in MAGNIFICATIONS if m >= STEP * base]
     wanted = [(m, rows) for m, rows in wanted if len(rows) >= LEAST_PROBES]
     with progress(total=sum(len(rows) for _, rows in wanted), unit="image", desc="strangers") as bar:
         for magnification, rows in wanted:
@@ -174,6 +180,18 @@ def measure(gallery: Gallery, extractor: Extractor) -> Strangers | None:
     measured = Strangers(found, _networks(gallery, extractor) | {"images": len(gallery)})
     measured.write(gallery, extractor)
     return measured
+
+
+def spread_out(ranked: np.ndarray, count: int) -> np.ndarray:
+    """Return as many of a ranked array, evenly from its first to its last, so that they stand for all.
+
+    Example:
+        >>> spread_out(np.arange(10), 4).tolist(), spread_out(np.arange(3), 4).tolist()
+        ([1, 3, 6, 8], [0, 1, 2])
+    """
+    if len(ranked) <= count:
+        return ranked
+    return ranked[((np.arange(count) + 0.5) * len(ranked) / count).astype(int)]
 
 
 def is_measured(gallery: Gallery, extractor: Extractor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import tempfile
 import threading
@@ -16,11 +17,14 @@ from torchreid_xres.files import require_regular, write_text
 from torchreid_xres.inference.pictures import cropped
 from torchreid_xres.report.answers import Answer, Found, cell, write_answers
 from torchreid_xres.report.asking import Archive, Query
+from torchreid_xres.search.filters import Filters
 from torchreid_xres.search.gallery import Hit
 from torchreid_xres.search.strangers import in_words
 
 MARKS = "marks.csv"  # in the gallery's folder
 _COLUMNS = ("time", "query", "query_box", "hit", "rank", "score", "strangers", "right")
+HANDED = ("hits.html", "hits.csv")
+EVERYTHING = Filters()
 SMALLEST = 4  # pixels of a box's side; less is a slip of the hand
 
 Corner = Sequence[int]  # x, y
@@ -33,6 +37,7 @@ class Desk:
         archive: what answers.
 
     Attributes:
+        part: returns what of the gallery some filters leave, see :meth:`Filters.part`; asked again, it knows.
         scratch: a folder that this user alone can read, gone with the desk: what is handed over lies there.
 
     Raises:
@@ -44,6 +49,7 @@ class Desk:
         self._pictures = archive.gallery.images.resolve(strict=True)
         self.scratch = tempfile.TemporaryDirectory(prefix="xres-")
         self._one = threading.Lock()  # one network, one file of marks
+        self.part = functools.lru_cache(maxsize=8)(lambda filters: filters.part(archive.gallery))
 
     def picture(self, file: str | Path, corners: Sequence[Corner] = ()) -> tuple[PIL.Image.Image, list[int] | None]:
         """Return what of a file is searched for, and its box.
@@ -65,21 +71,26 @@ class Desk:
         box = [left, top, right - left, bottom - top]
         return cropped(img, box), box
 
-    def search(self, file: str | Path, corners: Sequence[Corner] = (), top: int = 20) -> Answer:
-        """Return what the gallery has for a picture, or for a box of it; the errors are those of :meth:`picture`."""
-        img, box = self.picture(file, corners)
-        return self._search(Query(Path(file).name, img, box), top)
+    def search(
+        self, file: str | Path, corners: Sequence[Corner] = (), top: int = 20, filters: Filters = EVERYTHING
+    ) -> Answer:
+        """Return what the gallery has for a picture, or for a box of it.
 
-    def search_on(self, hit: Hit, top: int = 20) -> Answer:
+        The errors are those of :meth:`picture` and of the filters.
+        """
+        img, box = self.picture(file, corners)
+        return self._search(Query(Path(file).name, img, box), top, filters)
+
+    def search_on(self, hit: Hit, top: int = 20, filters: Filters = EVERYTHING) -> Answer:
         """Return what the gallery has for one of its own pictures.
 
         Raises:
-            ValueError: if the picture is no longer there, or not in the gallery's folder.
+            ValueError: if the picture is no longer there, or not in the gallery's folder; the filters' errors, too.
         """
         img = self.shown(hit)
         if img is None:
             raise ValueError(f"{hit.name} cannot be shown, and so not searched for")
-        return self._search(Query(hit.name, img), top)
+        return self._search(Query(hit.name, img), top, filters)
 
     def shown(self, hit: Hit) -> PIL.Image.Image | None:
         """Return a hit's picture; None if it is gone, no picture, or a link leads out of the gallery's folder."""
@@ -92,9 +103,9 @@ class Desk:
         except (OSError, RuntimeError, ValueError):
             return None
 
-    def _search(self, query: Query, top: int) -> Answer:
+    def _search(self, query: Query, top: int, filters: Filters) -> Answer:
         with self._one:
-            (answer,) = self.archive.answers([query], top, pictures=False)
+            (answer,) = self.archive.answers([query], top, pictures=False, part=self.part(filters))
         return answer._replace(found=[one._replace(picture=self.shown(one.hit)) for one in answer.found])
 
     def mark(self, answer: Answer, one: Found, right: bool) -> Path:
@@ -126,11 +137,11 @@ class Desk:
             write_text(out.getvalue(), path)
         return path
 
-    def hand_over(self, answer: Answer) -> list[str]:
+    def hand_over(self, answer: Answer, filters: Filters = EVERYTHING) -> list[str]:
         """Write an answer as a page and as a table, to be fetched while the page is served."""
         place = Path(tempfile.mkdtemp(dir=self.scratch.name))
-        names = ("hits.html", "hits.csv")
-        return [str(path) for name in names for path in write_answers(place / name, self.archive.about, [answer])]
+        about = self.archive.about | self.part(filters).about
+        return [str(path) for name in HANDED for path in write_answers(place / name, about, [answer])]
 
 
 def caption(one: Found) -> str:

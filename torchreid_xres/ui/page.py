@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 import PIL.Image
 
 from torchreid_xres.report.answers import Answer
+from torchreid_xres.search.filters import GROUPS, Filters, known
 from torchreid_xres.search.strangers import notes
 from torchreid_xres.ui.desk import Corner, Desk, caption
 
 if TYPE_CHECKING:
     import gradio
 
+    from torchreid_xres.search.gallery import Gallery
+
 TOP = 20
 CHOOSE = "Click on a hit to search on with it, or to mark it."
+MOMENT = "a date (2024-05-01T12:30), or seconds in a video"
 WHOLE = "Search looks for the whole picture."
 GONE = PIL.Image.new("RGB", (64, 128), "lightgrey")
 _FONT = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # no font is fetched from anywhere
@@ -62,6 +66,7 @@ def make_page(desk: Desk) -> "gradio.Blocks":
                     label="What is searched for", interactive=False, height=200, buttons=[], elem_id="asked"
                 )
                 top = gr.Slider(5, 100, TOP, step=5, label="Hits")
+                narrowing = _filters(gr, archive.gallery)
                 with gr.Row():
                     whole = gr.Button("Whole picture", elem_id="whole")
                     search = gr.Button("Search", variant="primary", elem_id="search")
@@ -78,11 +83,12 @@ def make_page(desk: Desk) -> "gradio.Blocks":
                     wrong = gr.Button("Wrong", elem_id="wrong")
                 out = gr.Files(label="To hand over", interactive=False, elem_id="out")
 
-        def shown(found: Answer) -> list[Any]:
+        def shown(found: Answer, filters: Filters) -> list[Any]:
             cards = [(one.picture or GONE, caption(one)) for one in found.found]
             words = [f"**{_plain(found.asked['file'])}**: {found.told}"]
+            words += [_plain(told)] if (told := desk.part(filters).told) else []
             words += notes(archive.strangers, len(archive.gallery))
-            return [found, cards, "\n\n".join(words), None, CHOOSE, found.picture, desk.hand_over(found)]
+            return [found, cards, "\n\n".join(words), None, CHOOSE, found.picture, desk.hand_over(found, filters)]
 
         def clicked(path: str | None, at: Sequence[Corner], event: gr.SelectData) -> list[Any]:
             at = [*at[-1:], event.index] if len(at) < 2 else [event.index]
@@ -91,16 +97,18 @@ def make_page(desk: Desk) -> "gradio.Blocks":
             img, box = _of_user(gr, desk.picture, path, at)
             return [at, img, "Search looks for the box {} {} {} {} (left, top, width, height).".format(*box)]
 
-        def searched(path: str | None, at: Sequence[Corner], count: int) -> list[Any]:
+        def searched(path: str | None, at: Sequence[Corner], count: int, *given: Any) -> list[Any]:
             if not path:
                 raise gr.Error("drop a picture first")
-            return shown(_of_user(gr, desk.search, path, at, int(count)))
+            filters = _of_fields(*given)
+            return shown(_of_user(gr, desk.search, path, at, int(count), filters), filters)
 
         def picked(found: Answer, event: gr.SelectData) -> list[Any]:
             return [event.index, f"Chosen: {_plain(caption(found.found[event.index]))}"]
 
-        def searched_on(found: Answer | None, place: int | None, count: int) -> list[Any]:
-            return shown(_of_user(gr, desk.search_on, _chosen(gr, found, place).hit, int(count)))
+        def searched_on(found: Answer | None, place: int | None, count: int, *given: Any) -> list[Any]:
+            hit, filters = _chosen(gr, found, place).hit, _of_fields(*given)
+            return shown(_of_user(gr, desk.search_on, hit, int(count), filters), filters)
 
         def marked(is_right: bool) -> Any:
             def mark(found: Answer | None, place: int | None) -> str:
@@ -115,12 +123,33 @@ def make_page(desk: Desk) -> "gradio.Blocks":
         for anew in (file.change, whole.click):
             anew(lambda: [[], None, WHOLE], None, box, api_visibility="private")
         file.select(clicked, [file, corners], box, api_visibility="private")
-        search.click(searched, [file, corners, top], results, api_visibility="private")
+        search.click(searched, [file, corners, top, *narrowing], results, api_visibility="private")
         hits.select(picked, [answer], [chosen, which], api_visibility="private")
-        on.click(searched_on, [answer, chosen, top], results, api_visibility="private")
+        on.click(searched_on, [answer, chosen, top, *narrowing], results, api_visibility="private")
         right.click(marked(True), [answer, chosen], which, api_visibility="private")
         wrong.click(marked(False), [answer, chosen], which, api_visibility="private")
     return page
+
+
+def _filters(gr: ModuleType, gallery: "Gallery") -> list[Any]:
+    """Return fields for what ``xres search query`` calls --camera, --not-camera, --after, --before and --group."""
+    there = {by: known(gallery, by) for by in GROUPS}
+    named = sorted({one for one in there["camera"].values if one is not None}, key=lambda one: (len(one), one))
+    grouping = [by for by, found in there.items() if found.source]
+    with gr.Accordion("Filters", open=False, elem_id="filters"):
+        return [
+            gr.Dropdown(named, multiselect=True, label="Cameras, these alone", visible=bool(named), elem_id="camera"),
+            gr.Dropdown(named, multiselect=True, label="Not these cameras", visible=bool(named), elem_id="not_camera"),
+            gr.Textbox(label="After", placeholder=MOMENT, elem_id="after"),
+            gr.Textbox(label="Before", placeholder=MOMENT, elem_id="before"),
+            gr.Dropdown(["", *grouping], value="", label="Best hit of each", visible=bool(grouping), elem_id="group"),
+        ]
+
+
+def _of_fields(*given: Sequence[str] | str | None) -> Filters:
+    """Return what the fields of :func:`_filters` say; Gradio gives None for those that nobody has touched."""
+    cameras, not_cameras, after, before, group = (one or "" for one in given)
+    return Filters(tuple(cameras), tuple(not_cameras), after.strip(), before.strip(), group)
 
 
 def start(desk: Desk, host: str = "127.0.0.1", port: int = 0) -> tuple["gradio.Blocks", str, str]:
