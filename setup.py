@@ -1,4 +1,4 @@
-"""Install with ``pip install -e .``; extras: test, sr, search, video, export, report, ui, docs, completion."""
+"""Install with ``pip install -e .``; extras: test, sr, search, video, cpu, export, report, ui, docs, completion."""
 
 from pathlib import Path
 
@@ -74,6 +74,7 @@ setup(
         "sr": ["spandrel>=0.4"],
         "search": ["faiss-cpu>=1.8"],
         "video": ["av>=12.0"],  # PyAV, BSD-3-Clause
+        "cpu": ["openvino>=2025.0"],  # Apache-2.0
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
         "completion": ["shtab>=1.6"],  # MPL-2.0
         "report": ["matplotlib>=3.8", "scikit-learn>=1.3"],

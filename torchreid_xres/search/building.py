@@ -60,6 +60,9 @@ def add_entries(
         done: what the build did; added to.
     """
     found = {name: entries.found[name] for name in names}
+    if names:
+        extractor.backend.expect(len(names))
+        changes.make(backend=extractor.backend.name)
     reading = read_entries(extractor, entries.base, found)
     # While the network works, the next batch is read.
     with ThreadPoolExecutor(1) as reader, progress(total=len(names), unit="image") as bar:
