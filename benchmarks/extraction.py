@@ -8,7 +8,8 @@ Networks have random weights. Normalised images at the input's size go in, drawn
 queries and half by that of the gallery. All sides share a process and take turns. "compile" is torch.compile on top of
 the channels' layout. "bf16" stands where the processor has instructions for it. With ``ONEDNN_MAX_CPU_ISA`` oneDNN does
 without the newer instructions, as on an older processor. ``--build`` measures a gallery's build on real pictures,
-beside the bare network on as many drawn ones.
+beside the bare network on as many drawn ones; with one thread both count the processor's time, in which reading stands
+beside the network, though another core does it meanwhile.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def rows_of(name: str, model: nn.Module, size: tuple[int, int], args: argparse.N
 
 
 def build_rows(args: argparse.Namespace, folder: Path) -> list[dict]:
-    """Return what a build of a gallery reaches of the bare network's images a second, by the wall's clock."""
+    """Return what a build of a gallery reaches of the bare network's images a second."""
     images = folder / "images"
     images.mkdir()
     pictures = sorted(path for path in args.build.iterdir() if path.suffix in (".png", ".jpg"))[: args.pictures]

@@ -1,6 +1,7 @@
 """Another runtime serves only where its features are torch's; what it made of a network is kept and made anew."""
 
 import logging
+from functools import partial
 from importlib.metadata import version
 
 import PIL.Image
@@ -21,7 +22,7 @@ PICTURES = [PIL.Image.effect_noise((w, h), 60).convert("RGB") for w, h in ((32, 
 class Double(Runtime):
     """Computes by the network itself, times a factor, and counts how often one is handed to it."""
 
-    package, extra = "torch", "none"
+    package, extra, handing = "torch", "none", 10.0
 
     def __init__(self, factor=1.0):
         self.factor, self.networks, self.seen = factor, [], 0
@@ -51,6 +52,10 @@ class Means(nn.Module):
         return img.mean(dim=(2, 3)) @ self.weight
 
 
+def seconds_where_runtimes_take(seconds):
+    return lambda work, batch: seconds if isinstance(work, partial) else 1.0
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -60,8 +65,8 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def double(monkeypatch):
     runtime = Double()
-    monkeypatch.setitem(backends.RUNTIMES, "openvino", runtime)
-    monkeypatch.setattr(backends, "_seconds", lambda work, batch: 0.1 if isinstance(work, Backend) else 1.0)
+    monkeypatch.setattr(backends, "RUNTIMES", {"openvino": runtime})
+    monkeypatch.setattr(backends, "_seconds", seconds_where_runtimes_take(0.1))
     return runtime
 
 
@@ -91,7 +96,7 @@ def test_other_features_are_refused_and_by_auto_left_to_torch(double, caplog, fa
     backend = backend_of("auto")
     with caplog.at_level(logging.WARNING):
         backend.expect(1000)
-    assert "are computed by torch, not by openvino: openvino gives other features" in caplog.text
+    assert "features are not computed by openvino: openvino gives other features" in caplog.text
     batch = batch_of(4)
     assert backend.name == "torch"
     torch.testing.assert_close(backend(batch), backend_of("torch")(batch))
@@ -107,11 +112,27 @@ def test_auto_chooses_only_for_work_enough_and_only_what_is_faster(double, monke
     again = backend_of("auto")
     again.expect(backends.FEWEST)  # it is kept
     assert again.name == backend.name and len(double.networks) == 1
-    monkeypatch.setattr(backends, "_seconds", lambda work, batch: 2.0 if isinstance(work, Backend) else 1.0)
+    monkeypatch.setattr(backends, "_seconds", seconds_where_runtimes_take(2.0))
     slower = backend_of("auto")
     slower.expect(1000)
     assert slower.name == "torch"
     assert slower.told == f"2.0 times as fast as openvino {VERSION} in fp32 here"
+
+
+def test_auto_takes_the_fastest_of_those_that_the_work_pays_for(double, monkeypatch):
+    other = Double()
+    other.handing = 40.0
+    monkeypatch.setitem(backends.RUNTIMES, "onnxruntime", other)
+    timed = iter([1.0, 1.0, 1.0, 0.5, 1.0, 0.5, 1.0, 0.2, 1.0, 0.2])  # torch alone; torch and each in turn
+    monkeypatch.setattr(backends, "_seconds", lambda work, batch: next(timed))
+    backend = backend_of("auto")
+    backend.expect(320)
+    assert backend.name.startswith("onnxruntime") and backend.told.startswith("5.0 times")
+    monkeypatch.setattr(backends, "_seconds", seconds_where_runtimes_take(0.1))
+    other.networks.clear()
+    backend = backend_of("auto", nn.Sequential(Means()))  # which nothing is kept of
+    backend.expect(319)
+    assert backend.name.startswith("openvino") and not other.networks
 
 
 def test_what_is_kept_is_of_these_weights_and_made_anew_if_damaged(double, cache):
@@ -138,7 +159,7 @@ def test_what_cannot_be_is_refused(double, monkeypatch):
     with pytest.raises(ValueError, match=r"no backend 'onnx'; allowed: auto, torch, onnxruntime, openvino"):
         backend_of("onnx")
     double.package = "not_there_at_all"
-    with pytest.raises(ImportError, match=r"not_there_at_all is not installed: pip install 'torchreid_xres\[none\]'"):
+    with pytest.raises(ImportError, match=r"needs the package not_there_at_all: pip install 'torchreid_xres\[none\]'"):
         backend_of("openvino")
     backend = backend_of("auto")
     backend.expect(10**6)

@@ -17,6 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -43,8 +44,7 @@ TORCH = "torch"
 BOUNDS = {"fp32": 0.9999, "bf16": 0.999}
 DRAWN = 8  # pictures that are compared and timed
 FEWEST = 4 * DRAWN  # for fewer no other runtime is looked for
-# Seconds of torch's work that handing a network to a runtime takes about as long as, and loading what is kept of it.
-HANDING, LOADING = 10.0, 1.0
+LOADING = 1.0  # seconds of torch's work that loading takes about as long as
 
 # Normalised images (N, 3, H, W) -> descriptors (N, D).
 Described = Callable[[Tensor], Tensor]
@@ -57,14 +57,24 @@ class WrongFeaturesError(ArithmeticError):
 
 
 class Runtime(ABC):
-    """One that can be installed beside torch."""
+    """One that can be installed beside torch.
+
+    Attributes:
+        package: its own.
+        others: packages that it needs to take a network over.
+        extra: of this package, which installs all.
+        precisions: that it can compute in.
+        handing: seconds of torch's work that taking a network over takes about as long as.
+    """
 
     package: str
+    others: tuple[str, ...] = ()
     extra: str
     precisions: tuple[str, ...] = ("fp32",)
+    handing: float
 
     def is_installed(self) -> bool:
-        return importlib.util.find_spec(self.package) is not None
+        return not self._lacking()
 
     def require(self) -> None:
         """Make sure that it is installed.
@@ -72,9 +82,12 @@ class Runtime(ABC):
         Raises:
             ImportError: if it is not; the message says how to get it.
         """
-        if not self.is_installed():
+        for package in self._lacking():
             need = f"pip install 'torchreid_xres[{self.extra}]'"
-            raise ImportError(f"the backend {self.package} is not installed: {need}")
+            raise ImportError(f"the backend {self.package} needs the package {package}: {need}")
+
+    def _lacking(self) -> list[str]:
+        return [package for package in (self.package, *self.others) if importlib.util.find_spec(package) is None]
 
     @abstractmethod
     def handed(self, network: nn.Module, image: Tensor, precision: str) -> bytes:
@@ -94,7 +107,7 @@ class Runtime(ABC):
 class OpenVINO(Runtime):
     """Compiled by OpenVINO; bf16 where the processor has instructions for it."""
 
-    package, extra, precisions = "openvino", "cpu", ("fp32", "bf16")
+    package, extra, precisions, handing = "openvino", "cpu", ("fp32", "bf16"), 10.0
 
     def handed(self, network: nn.Module, image: Tensor, precision: str) -> bytes:
         import openvino
@@ -128,7 +141,7 @@ class OpenVINO(Runtime):
 class OnnxRuntime(Runtime):
     """The network as ONNX."""
 
-    package, extra = "onnxruntime", "export"
+    package, others, extra, handing = "onnxruntime", ("onnx", "onnxscript"), "export", 40.0
 
     def handed(self, network: nn.Module, image: Tensor, precision: str) -> bytes:
         needs_onnx()
@@ -148,8 +161,24 @@ class OnnxRuntime(Runtime):
 
 
 RUNTIMES: dict[str, Runtime] = {"onnxruntime": OnnxRuntime(), "openvino": OpenVINO()}
-FIRST = "openvino"  # which auto looks at: of all sizes and networks measured it was the faster
 BACKENDS = ("auto", TORCH, *RUNTIMES)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A runtime that gives torch's features.
+
+    Attributes:
+        name: with version and precision.
+        routes: from a way of the network to what computes it.
+        times: as fast as torch.
+        cosine: the least to torch's features.
+    """
+
+    name: str
+    routes: Mapping[str, Described]
+    times: float
+    cosine: float
 
 
 class Backend:
@@ -158,7 +187,8 @@ class Backend:
     Images whose way depends on their own size (queries of DGRL, all of PRPR) stay with torch.
 
     Args:
-        wanted: one of :data:`BACKENDS`; ``auto`` looks for another runtime once there is work enough for it.
+        wanted: one of :data:`BACKENDS`; ``auto`` tries those that are installed once there is work enough for it,
+            and takes the fastest.
         model: the network, in evaluation mode, on its device.
         size: height and width of its input.
         proof: what the network computes in.
@@ -181,7 +211,7 @@ class Backend:
             raise ValueError(f"there is no backend {wanted!r}; allowed: {', '.join(BACKENDS)}")
         self.name, self.told = TORCH, ""
         self._model, self._size, self._proof, self._about = model, size, proof, about
-        self._routes: dict[str, Described] = {}
+        self._routes: Mapping[str, Described] = {}
         self._seconds: float | None = None  # torch's, of the drawn batch
         on_cpu = next(model.parameters(), torch.empty(0)).device.type == "cpu"
         if wanted in RUNTIMES:
@@ -191,26 +221,34 @@ class Backend:
             if not general_ways(model):
                 told = f"{about.get('model', type(model).__name__)} looks at each picture's own size"
                 raise ValueError(f"{told}, which the backend {wanted} cannot: leave it to {TORCH}")
-            self._use(wanted)
-        self._open = wanted == "auto" and on_cpu and RUNTIMES[FIRST].is_installed()
+            self._take(self._tried(wanted))
+        self._open = wanted == "auto" and on_cpu
 
     def expect(self, count: int) -> None:
         """Let ``auto`` choose, if the features of so many pictures are work enough for it."""
         if not self._open or count < FEWEST:
             return
-        roles = general_ways(self._model)
-        if self._seconds is None:
-            self._seconds = min(_seconds(self._half, self._drawn(DRAWN)) for _ in range(2)) if roles else 0.0
-        kept = all(self._place(FIRST, role).is_file() for role in roles)
-        if count * self._seconds / DRAWN < (LOADING if kept else HANDING):
+        installed = [name for name, runtime in RUNTIMES.items() if runtime.is_installed()]
+        if not installed or not general_ways(self._model):
+            self._open = False
             return
-        self._open = False
-        try:
-            self._use(FIRST, unless_slower=True)
-        except (ArithmeticError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-            # Whatever its passes raise: torch can do the work.
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            logger.warning("the features are computed by %s, not by %s: %s", TORCH, FIRST, reason)
+        if self._seconds is None:
+            self._seconds = min(_seconds(self._half, self._drawn(DRAWN)) for _ in range(2))
+        affordable = [name for name in installed if count * self._seconds / DRAWN >= self._costs(name)]
+        self._open = not affordable
+        found = []
+        for name in affordable:
+            try:
+                found.append(self._tried(name))
+            except (ArithmeticError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+                # Whatever its passes raise: torch can do the work.
+                reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+                logger.warning("features are not computed by %s: %s", name, reason)
+        fastest = max(found, key=lambda one: one.times, default=None)
+        if fastest is not None and fastest.times > 1:
+            self._take(fastest)
+        elif fastest is not None:
+            self.told = f"{1 / fastest.times:.1f} times as fast as {fastest.name} here"
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Any]) -> Tensor:
@@ -219,14 +257,17 @@ class Backend:
         Raises:
             ValueError: if the network gives no feature for an image.
         """
-        if not self._routes:
-            return self._by_torch(batch)
-        if "" in self._routes:
-            return self._routes[""](batch["img"])
-        return by_role(sent_to(self._model, batch), lambda role, rows: self._of_role(role, _picked(batch, rows)))
+        return self._through(self._routes, batch) if self._routes else self._by_torch(batch)
 
-    def _of_role(self, role: str, batch: Mapping[str, Any]) -> Tensor:
-        return self._routes[role](batch["img"]) if role in self._routes else self._by_torch(batch)
+    def _through(self, routes: Mapping[str, Described], batch: Mapping[str, Any]) -> Tensor:
+        if "" in routes:
+            return routes[""](batch["img"])
+
+        def described(role: str, rows: list[int]) -> Tensor:
+            picked = _picked(batch, rows)
+            return routes[role](picked["img"]) if role in routes else self._by_torch(picked)
+
+        return by_role(sent_to(self._model, batch), described)
 
     def _by_torch(self, batch: Mapping[str, Any]) -> Tensor:
         proved = partial(self._proof.run, partial(self._half, batch), self._model, batch["img"].shape, "eval")
@@ -244,23 +285,25 @@ class Backend:
             raise ValueError(f"{name} describes no identities: it gives no feature for a picture")
         return found.float()
 
-    def _use(self, name: str, unless_slower: bool = False) -> None:
-        """Take a runtime if its features are torch's."""
+    def _take(self, tried: _Tried) -> None:
+        self.name, self._routes = tried.name, tried.routes
+        self.told = f"{tried.times:.1f} times as fast as torch here, cosine {tried.cosine:.6f}"
+
+    @torch.no_grad()
+    def _tried(self, name: str) -> _Tried:
         THREADS.choose()  # the runtime stays with their number
         precision = self._proof.precision if self._proof.precision in RUNTIMES[name].precisions else "fp32"
-        self._routes = self._loaded(name, precision)
-        try:
-            cosine = self._compared(name, precision)
-            batch = self._drawn(DRAWN)
-            theirs, ours = (min(_seconds(work, batch) for _ in range(2)) for work in (self._half, self))
-        except Exception:
-            self._routes = {}
-            raise
-        told = f"{name} {version(RUNTIMES[name].package)} in {precision}"
-        if unless_slower and ours >= theirs:
-            self._routes, self.told = {}, f"{ours / theirs:.1f} times as fast as {told} here"
-            return
-        self.name, self.told = told, f"{theirs / ours:.1f} times as fast as torch here, cosine {cosine:.6f}"
+        routes = self._loaded(name, precision)
+        cosine = self._compared(name, routes, precision)
+        sides, batch = (self._half, partial(self._through, routes)), self._drawn(DRAWN)
+        turns = [[_seconds(side, batch) for side in sides] for _ in range(2)]
+        theirs, ours = map(min, zip(*turns, strict=True))
+        return _Tried(f"{name} {version(RUNTIMES[name].package)} in {precision}", routes, theirs / ours, cosine)
+
+    def _costs(self, name: str) -> float:
+        """Return the seconds of torch's work that getting the network into a runtime takes about as long as."""
+        kept = all(self._place(name, role).is_file() for role in general_ways(self._model))
+        return LOADING if kept else RUNTIMES[name].handing
 
     def _loaded(self, name: str, precision: str) -> dict[str, Described]:
         runtime, copied, found = RUNTIMES[name], None, {}
@@ -275,7 +318,7 @@ class Backend:
             found[role] = runtime.loaded(kept, precision)
         return found
 
-    def _compared(self, name: str, precision: str) -> float:
+    def _compared(self, name: str, routes: Mapping[str, Described], precision: str) -> float:
         """Return the least cosine to torch's features in single precision, of batches of two sizes.
 
         Raises:
@@ -286,7 +329,7 @@ class Backend:
             batch = self._drawn(count)
             wanted = self._features(batch)
             with perturbed_memory():
-                got = self(batch)
+                got = self._through(routes, batch)
             if got.shape != wanted.shape:
                 raise WrongFeaturesError(f"{name} gives features {tuple(got.shape)}, torch {tuple(wanted.shape)}")
             length = wanted.norm(dim=1)
