@@ -14,6 +14,7 @@ import math
 import tempfile
 import threading
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -111,10 +112,16 @@ class OpenVINO(Runtime):
 
     def handed(self, network: nn.Module, image: Tensor, precision: str) -> bytes:
         import openvino
+        from openvino.frontend import FrontEndManager
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-        with torch.no_grad():
-            followed = torch.jit.trace(network, image, check_trace=False)
-        graph = openvino.convert_model(followed, input=[-1, *image.shape[1:]])
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that shapes are followed as they are, and that there is a newer way
+            followed = torch.jit.trace(network, image, check_trace=False).eval()
+        # Not by openvino.convert_model, which tells its makers over the network that it was used.
+        reader = FrontEndManager().load_by_framework("pytorch")
+        graph = reader.convert(reader.load(TorchScriptPythonDecoder(followed)))
+        graph.reshape([-1, *image.shape[1:]])
         compiled = openvino.Core().compile_model(graph, "CPU", self._options(precision))
         return compiled.export_model().getvalue()
 
