@@ -120,7 +120,8 @@ class OpenVINO(Runtime):
             followed = torch.jit.trace(network, image, check_trace=False).eval()
         # Not by openvino.convert_model, which tells its makers over the network that it was used.
         reader = FrontEndManager().load_by_framework("pytorch")
-        graph = reader.convert(reader.load(TorchScriptPythonDecoder(followed)))
+        decoder = TorchScriptPythonDecoder(followed)  # the reader does not hold it
+        graph = reader.convert(reader.load(decoder))
         graph.reshape([-1, *image.shape[1:]])
         compiled = openvino.Core().compile_model(graph, "CPU", self._options(precision))
         return compiled.export_model().getvalue()
