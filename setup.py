@@ -1,4 +1,4 @@
-"""Install with ``pip install -e .``; extras: test, sr, search, milvus, video, export, report, ui, docs, completion."""
+"""Install with ``pip install -e .``; extras: test, sr, search, milvus, video, cpu, export, report, ui, docs, completion."""
 
 from pathlib import Path
 
@@ -76,6 +76,7 @@ setup(
         "search": ["faiss-cpu>=1.8"],
         "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],  # Apache-2.0, both
         "video": ["av>=12.0"],  # PyAV, BSD-3-Clause
+        "cpu": ["openvino>=2025.0"],  # Apache-2.0
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
         "completion": ["shtab>=1.6"],  # MPL-2.0
         "report": ["matplotlib>=3.8", "scikit-learn>=1.3"],

@@ -1,6 +1,7 @@
 """What the flags of the programs may be: the package's own names, as a help text needs them before torch is loaded."""
 
 AGAINST = ("rate", "magnification")
+BACKENDS = ("auto", "torch", "onnxruntime", "openvino")
 BOUNDS = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.98}
 DATA_ROOT = "reid-data"
 FIGURES = (".png", ".svg", ".pdf")

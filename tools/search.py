@@ -29,7 +29,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from choices import GROUPS, INDEXES, PRECISIONS
+from choices import BACKENDS, GROUPS, INDEXES, PRECISIONS
 from lazily import load_late
 from program import new_parser, tool
 from search_adapt import adapt
@@ -101,6 +101,10 @@ def parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: the GPU if there is one")
         command.add_argument("--precision", choices=PRECISIONS, default="auto", help="auto: as the run was evaluated")
+    build.add_argument(
+        "--backend", choices=BACKENDS, default="auto",
+        help="what computes on a CPU; auto: OpenVINO where it is installed and is measured to be faster",
+    )  # fmt: skip
     build.add_argument("--batch", type=int, default=64, help="images that pass the network at once")
     build.add_argument(
         "--index", choices=INDEXES, default="",

@@ -51,6 +51,8 @@ def tell(args: argparse.Namespace, gallery: Gallery, done: Update, seconds: floa
         name, fault = next(iter({**gallery.faults, **done.faults}.items()))
         raise ValueError(f"none of the images in {args.images} can be used; the first is {name}: {fault}")
     new = done.added + done.changed
+    if new and gallery.extractor.backend.told:
+        print(f"computed by {gallery.extractor.backend.name}, {gallery.extractor.backend.told}")
     print(
         f"{args.gallery}: {held(gallery)} by {gallery.about['model']}; {done.added} new, {done.changed} changed, "
         f"{done.removed} gone, {len(gallery.faults.keys() | done.faults.keys())} that cannot be used"
@@ -83,7 +85,9 @@ def extractor_of(args: argparse.Namespace) -> Extractor:
     from torchreid_xres.inference.published import DEFAULT, fetch_network, is_published
     from torchreid_xres.search import Gallery
 
-    how: dict[str, Any] = {"device": args.device, "precision": args.precision, "batch_size": args.batch}
+    how: dict[str, Any] = {
+        "device": args.device, "precision": args.precision, "batch_size": args.batch, "backend": args.backend
+    }  # fmt: skip
     if args.run is not None:
         how |= {"full_size": args.full_size}
         if args.model:

@@ -62,6 +62,7 @@ class Eye:
     about = {"model": "eye", "weights_sha256": "a" * 64, "full_size": None, "metric": "cosine"}  # noqa: RUF012
     cfg = CfgNode({"a": 1})
     size = full_size = (64, 32)
+    backend = SimpleNamespace(name="torch", told="", expect=lambda count: None)
 
     def __init__(self):
         self.frames = []  # files that were read

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from torchreid_xres import host
 from torchreid_xres.image import resize
-from torchreid_xres.inference.accuracy import sent_to
+from torchreid_xres.inference.branches import sent_to
 from torchreid_xres.models import build_model
 from torchreid_xres.models.asymmetric import NEVER, Asymmetric, described
 

@@ -109,6 +109,13 @@ def test_a_search_keeps_to_what_is_asked(tmp_path, home):
             made.update(images, names=names)
 
 
+def test_a_jpeg_without_exif_is_not_parsed_for_its_date(tmp_path, monkeypatch):
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    opened = []
+    monkeypatch.setattr(PIL.Image, "open", lambda path: opened.append(path))
+    assert date_taken(tmp_path / "a.jpg") is None and not opened
+
+
 def test_dates_of_pictures(tmp_path):
     exif = PIL.Image.Exif()
     exif.get_ifd(0x8769)[0x9003] = "2024:05:01 12:30:00"
@@ -117,6 +124,7 @@ def test_dates_of_pictures(tmp_path):
     assert [date_taken(tmp_path / name) for name in ("a.jpg", "b.jpg")] == ["2024-05-01T12:30:00", None]
     made = Gallery(tmp_path / "gallery", Eye())
     made.update(tmp_path)
+    assert Gallery(made.folder).facts["backend"] == "torch"
     os.utime(tmp_path / "b.jpg", (10, 10))
     made.update(tmp_path)
     assert times(made).values == [("date", moment("2024-05-01T12:30:00")[1]), ("date", 10.0)]

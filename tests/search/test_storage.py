@@ -281,7 +281,7 @@ def extractor():
     """One that gives each picture the row of its name."""
     features = {row.name: torch.from_numpy(np.frombuffer(row.feature, np.float32).copy()) for row in ROWS}
     return SimpleNamespace(
-        query_encoder=None,
+        query_encoder=None, backend=SimpleNamespace(name="torch", expect=lambda count: None),
         about=ABOUT, weights=Path("/run/last.pth.tar"), batch_size=7, cfg=CfgNode({"a": 1}),
         image=lambda path: path,
         prepare=lambda path: SimpleNamespace(

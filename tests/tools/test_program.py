@@ -13,7 +13,7 @@ from torchreid_xres.config import get_config
 from torchreid_xres.data import io, prepare
 from torchreid_xres.devices import precision
 from torchreid_xres.features import fusion
-from torchreid_xres.inference import export
+from torchreid_xres.inference import backends, export
 from torchreid_xres.metrics import distance
 from torchreid_xres.report import answers, curves, figures, queries, ranks, registries
 from torchreid_xres.search import engine, filters
@@ -23,6 +23,7 @@ def test_flags_are_the_packages_own(repo):
     choices = script(repo / "tools" / "choices.py")
     own = {
         "AGAINST": tuple(curves.AGAINST),
+        "BACKENDS": backends.BACKENDS,
         "BOUNDS": export.BOUNDS,
         "DATA_ROOT": get_config().data.root,
         "FIGURES": figures.FORMATS,

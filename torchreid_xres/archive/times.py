@@ -11,6 +11,7 @@ import PIL.Image
 
 # EXIF: the folder of a camera's own notes, when it took the picture, and when the file was changed.
 _NOTES, _TAKEN, _CHANGED = 0x8769, 0x9003, 0x0132
+_JPEG, _EXIF = b"\xff\xd8", b"Exif\0"
 _WITH_EXIF = ("JPEG", "MPO", "TIFF", "WEBP")  # of others Pillow finds it by decoding them
 
 
@@ -41,6 +42,9 @@ def moment(text: str) -> tuple[str, float]:
 def date_taken(path: Path) -> str | None:
     """Return when a picture was taken, by its EXIF, as ISO 8601; None if it does not say."""
     try:
+        content = path.read_bytes()
+        if content.startswith(_JPEG) and _EXIF not in content:  # Pillow would parse the file a second time
+            return None
         with PIL.Image.open(path) as img:
             if img.format not in _WITH_EXIF:
                 return None

@@ -233,7 +233,7 @@ class _Kept:
     def __init__(self, network: nn.Module, shape: Sequence[int], part: str) -> None:
         facts = {
             "torch": torch.__version__,
-            "processor": [platform.machine(), _processor(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")],
+            "processor": processor(),
             "layers": str(network),
             "parameters": [[name, list(p.shape), str(p.dtype), p.stride()] for name, p in network.named_parameters()],
             "input": list(shape),
@@ -254,10 +254,12 @@ class _Kept:
             write_text(json.dumps({"fault": fault}), self.path)
 
 
-def _processor() -> str:
-    """Return the processor's name and instructions, as far as the system tells."""
+def processor() -> list[str]:
+    """Return the kind of processor, its instructions as far as the system tells, and which of them oneDNN may use."""
+    told = platform.processor()
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith(("flags", "Features")):
-                return line
-    return platform.processor()
+                told = line
+                break
+    return [platform.machine(), told, os.environ.get("ONEDNN_MAX_CPU_ISA", "")]

@@ -13,27 +13,12 @@ from torch import Tensor, nn
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.features.record import scores
 from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.inference.branches import by_role, sent_to
 from torchreid_xres.inference.export import ROLES, Exported, Session
 from torchreid_xres.jobs.extraction import trained_engine
 from torchreid_xres.jobs.run import Run, ranking_options
 from torchreid_xres.metrics import rank_features
-from torchreid_xres.models.asymmetric import Asymmetric
-from torchreid_xres.models.kgnet import KGNet
 from torchreid_xres.models.layers import Normalization
-
-
-def sent_to(model: nn.Module, batch: Mapping[str, Any]) -> list[str]:
-    """Return which file, ``query`` or ``gallery``, each image of a loader's batch belongs to, as ``extract`` has it.
-
-    Args:
-        model: the network.
-        batch: with ``img``, ``low``, ``size`` and ``role``.
-    """
-    if isinstance(model, Asymmetric):
-        low = model.for_query(batch)
-    else:
-        low = model.taken_as_low(batch) if isinstance(model, KGNet) else torch.as_tensor(batch["low"])
-    return ["query" if flag else "gallery" for flag in low.tolist()]
 
 
 def compare_accuracy(
@@ -75,14 +60,7 @@ def _described(
     images = normalize.undo(batch["img"].cpu())
     if "" in sessions:
         return sessions[""](images)
-    roles = sent_to(model, batch)
-    parts, rows = [], []
-    for role, session in sessions.items():
-        chosen = [i for i, other in enumerate(roles) if other == role]
-        if chosen:
-            parts.append(session(images[chosen]))
-            rows += chosen
-    return torch.cat(parts)[torch.tensor(rows).argsort()]
+    return by_role(sent_to(model, batch), lambda role, chosen: sessions[role](images[chosen]))
 
 
 @torch.no_grad()

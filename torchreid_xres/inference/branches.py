@@ -6,8 +6,9 @@ one way only; here each method says what its ways are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,52 @@ from torchreid_xres.models.sr_reid import SRReID
 
 # Normalised images (N, 3, H, W) at the network's size -> descriptors (N, D).
 Way = Callable[[Tensor], Tensor]
+
+
+def sent_to(model: nn.Module, batch: Mapping[str, Any]) -> list[str]:
+    """Return which way, ``query`` or ``gallery``, each image of a loader's batch takes, as ``extract`` has it.
+
+    Args:
+        model: a network with both.
+        batch: with ``img``, ``low``, ``size`` and ``role``.
+    """
+    if isinstance(model, Asymmetric):
+        low = model.for_query(batch)
+    else:
+        low = model.taken_as_low(batch) if isinstance(model, KGNet) else torch.as_tensor(batch["low"])
+    return ["query" if flag else "gallery" for flag in low.tolist()]
+
+
+def by_role(roles: Sequence[str], described: Callable[[str, list[int]], Tensor]) -> Tensor:
+    """Return descriptors (N, D) of images, those of each role described together.
+
+    Args:
+        roles: of each image.
+        described: from a role and the places of its images to their descriptors.
+
+    Example:
+        >>> by_role(["b", "a", "b"], lambda role, rows: torch.full((len(rows), 1), ord(role))).flatten().tolist()
+        [98, 97, 98]
+    """
+    rows = {role: [i for i, own in enumerate(roles) if own == role] for role in dict.fromkeys(roles)}
+    found = torch.cat([described(role, chosen) for role, chosen in rows.items()])
+    return found[torch.tensor([i for chosen in rows.values() for i in chosen]).argsort()]
+
+
+def general_ways(model: nn.Module) -> Mapping[str, Way]:
+    """Return those of a model's ways that do not look at an image's own size: none, some or all.
+
+    Example:
+        >>> sorted(general_ways(SRReID(pretrained=False).eval()))
+        ['gallery', 'query']
+    """
+    unknown = hasattr(model, "extract") and ways.dispatch(type(model)) is ways.dispatch(object)
+    if unknown or isinstance(model, PRPR) or (isinstance(model, Asymmetric) and hasattr(model.gallery, "extract")):
+        return {}
+    found = dict(ways(model, (1, 1)))
+    if isinstance(model, DGRL) and model.restorer is not None:
+        del found["query"]
+    return found
 
 
 @singledispatch

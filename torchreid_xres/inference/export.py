@@ -126,7 +126,7 @@ def export_onnx(
     path = Path(path)
     _check(precision, input_type, opset, roles, images)
     needs_onnx()
-    model = copy.deepcopy(model).cpu().float().eval()
+    model = exportable(model)
     routing = {}
     if isinstance(model, Asymmetric):
         routing = {"threshold": model.threshold.item(), "gallery_sha256": weights_hash(model.gallery)}
@@ -145,9 +145,6 @@ def export_onnx(
         "weights_sha256": weights_hash(model),
         "precision": precision,
     }
-    for part in model.modules():
-        if isinstance(part, SpandrelFrontEnd):
-            part.keep_merged()
     found = []
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder, torch.no_grad():
         for role in wanted:
@@ -168,6 +165,15 @@ def export_onnx(
     return found
 
 
+def exportable(model: nn.Module) -> nn.Module:
+    """Return a copy of a network as exporters can follow it: on the CPU, in single precision, in evaluation mode."""
+    model = copy.deepcopy(model).cpu().float().to(memory_format=torch.contiguous_format).eval()
+    for part in model.modules():
+        if isinstance(part, SpandrelFrontEnd):
+            part.keep_merged()
+    return model
+
+
 def needs_onnx() -> None:
     """Raise an ImportError that says what to install where ONNX cannot be written."""
     if "dynamic_shapes" not in inspect.signature(torch.onnx.export).parameters:
@@ -180,7 +186,9 @@ def needs_onnx() -> None:
         raise ImportError(f"{error.name} is needed to export: pip install 'torchreid_xres[export]'") from error
 
 
-def write_graph(chain: nn.Module, path: Path, image: Tensor, opset: int) -> None:
+def write_graph(
+    chain: nn.Module, path: Path, image: Tensor, opset: int, axes: Sequence[str] = ("n", "", "h", "w")
+) -> None:
     """Write a chain as ONNX, with batch, height and width of its input open.
 
     Args:
@@ -188,15 +196,16 @@ def write_graph(chain: nn.Module, path: Path, image: Tensor, opset: int) -> None
         path: the file.
         image: a batch to follow the chain with, at least 2 images.
         opset: of ONNX.
+        axes: names of the open dimensions of the input, empty for those that are as in ``image``.
 
     Raises:
         ExportError: if torch cannot.
     """
-    axes = {0: "n", 2: "h", 3: "w"}
+    names = {axis: name for axis, name in enumerate(axes) if name}
     if hasattr(torch.export.Dim, "DYNAMIC"):  # torch 2.6
-        axes = dict.fromkeys(axes, torch.export.Dim.AUTO)
+        dimensions = dict.fromkeys(names, torch.export.Dim.AUTO)
     else:
-        axes = {axis: torch.export.Dim(name, min=2) for axis, name in axes.items()}
+        dimensions = {axis: torch.export.Dim(name, min=2) for axis, name in names.items()}
     try:
         with torch.no_grad(), _quiet():
             places = {name: parameter.data_ptr() for name, parameter in chain.model.named_parameters()}
@@ -211,7 +220,7 @@ def write_graph(chain: nn.Module, path: Path, image: Tensor, opset: int) -> None
                 input_names=["image"],
                 output_names=["descriptor"],
                 opset_version=opset,
-                dynamic_shapes=(axes,),
+                dynamic_shapes=(dimensions,),
                 dynamo=True,
                 external_data=False,
                 verbose=False,

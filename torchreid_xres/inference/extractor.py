@@ -22,8 +22,8 @@ from torchreid_xres.data.io import BITS
 from torchreid_xres.data.manager import ToNormalized
 from torchreid_xres.data.native import check_full_size, low_by_size, native_rate
 from torchreid_xres.devices.proof import Proof
-from torchreid_xres.devices.threads import THREADS
 from torchreid_xres.features.record import weights_hash
+from torchreid_xres.inference.backends import Backend
 from torchreid_xres.inference.network import find_run, host_config, load_network
 from torchreid_xres.inference.pictures import Picture, as_image, several
 from torchreid_xres.inference.query_encoder import QueryEncoder
@@ -67,17 +67,22 @@ class Extractor:
             even so (Market-1501: 128, 64); None for the network's input.
         query_encoder: folder of one that was learned for a gallery of this network
             (:func:`~torchreid_xres.search.adapt.adapt`): it answers pictures that the network enlarges enough.
+        backend: what computes on a CPU: ``torch``, ``openvino`` (extra ``cpu``) or ``onnxruntime`` (extra ``export``),
+            each held beside torch first; ``auto``: OpenVINO where it is installed, is faster, and there is much to do.
 
     Attributes:
         cfg: the configuration of the network.
         weights: the checkpoint's path.
         about: what the features depend on, as JSON can hold it: model, hash of the weights, size of the input and more.
         query_encoder: what is known of the query encoder; None without one.
+        backend: what computes the features now (:class:`~torchreid_xres.inference.backends.Backend`).
 
     Raises:
         FileNotFoundError: if nothing was trained there, or nobody says of what network the checkpoint is.
         ValueError: if the checkpoint is of another network, the query encoder follows another, or device, precision or
-            sizes cannot be.
+            sizes cannot be, or the backend cannot compute this network.
+        ImportError: if the backend is not installed.
+        WrongFeaturesError: if it gives other features than torch.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -100,6 +105,7 @@ class Extractor:
         batch_size: int = 64,
         full_size: Sequence[int] | None = None,
         query_encoder: str | Path | None = None,
+        backend: str = "auto",
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; at least 1 picture passes the network at once")
@@ -138,6 +144,7 @@ class Extractor:
         self.model = model.to(self.device, memory_format=layout)
         self._takes_native = any(getattr(part, "takes_native", False) for part in self.model.modules())
         self._undo = Normalization(data.norm_mean, data.norm_std).to(self.device)
+        self.backend = Backend(backend, self.model, self.size, self._proof, self.about)
 
     @classmethod
     def of_host(cls, name: str, weights: str | Path, size: tuple[int, int] = (256, 128), **kwargs: Any) -> Extractor:
@@ -147,7 +154,7 @@ class Extractor:
             name: the network's, such as ``osnet_x1_0``.
             weights: a checkpoint of the host, or a bare state dictionary.
             size: height and width of the network's input.
-            **kwargs: ``device``, ``precision``, ``batch_size``, ``full_size``, ``query_encoder``.
+            **kwargs: ``device``, ``precision``, ``batch_size``, ``full_size``, ``query_encoder``, ``backend``.
         """
         return cls(weights, config=host_config(name, size), **kwargs)
 
@@ -204,6 +211,7 @@ class Extractor:
             rates = [rates] * len(wanted) if isinstance(rates, (int, float)) else list(rates)
             if len(rates) != len(wanted):
                 raise ValueError(f"there are {len(rates)} rates for {len(wanted)} pictures")
+        self.backend.expect(len(wanted))
         parts = []
         for start in range(0, len(wanted), self.batch_size):
             rows = slice(start, start + self.batch_size)
@@ -227,15 +235,9 @@ class Extractor:
     ) -> Tensor:
         """Return the features (N, D) of prepared pictures, all in one batch; the rest is as in a call."""
         batch = self._batch(prepared, rates, role)
-
-        def work() -> Tensor:
-            with self._proof.autocast():
-                found = self._features(batch)
-                if self.cfg.test.flip:
-                    found = found + self._features(mirrored(batch))
-            return found
-
-        found = THREADS.timed(lambda: self._proof.run(work, self.model, batch["img"].shape, "eval"), "describe")
+        found = self.backend(batch)
+        if self.cfg.test.flip:
+            found = found + self.backend(mirrored(batch))
         return F.normalize(found, dim=1).cpu() if self.cfg.test.normalize_feature else found.cpu()
 
     def restored(self, prepared: Prepared) -> PIL.Image.Image | None:
@@ -243,12 +245,6 @@ class Extractor:
         with self._proof.autocast():
             seen = restored_view(self.model, self._batch([prepared], None, ""), self._undo)
         return None if seen is None else to_pil_image(seen[0].cpu())
-
-    def _features(self, batch: dict) -> Tensor:
-        found = self.model.extract(batch) if hasattr(self.model, "extract") else self.model(batch["img"])
-        if not isinstance(found, Tensor) or found.ndim != 2:
-            raise ValueError(f"{self.about['model']} describes no identities: it gives no feature for a picture")
-        return found.float()
 
     def _batch(self, prepared: Sequence[Prepared], rates: Sequence[float] | None, role: str) -> dict[str, Any]:
         sizes = [one.size for one in prepared]

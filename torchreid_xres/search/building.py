@@ -65,6 +65,9 @@ def add_entries(
         held: names of those that the gallery holds already, in another state.
         done: what the build did; added to.
     """
+    if names:
+        extractor.backend.expect(len(names))
+        changes.make(backend=extractor.backend.name)
     reading = _batches(extractor, entries, shares(entries, names, extractor.batch_size))
     # While the network works, the next batch is read.
     with (
