@@ -1,4 +1,4 @@
-"""Install with ``pip install -e .``; extras: test, sr, search, milvus, video, cpu, export, report, ui, docs, completion."""
+"""Install with ``pip install -e .``; extras: cpu, search, milvus, video, sr, export, report, ui, completion, test, docs."""
 
 from pathlib import Path
 
