@@ -1,4 +1,4 @@
-"""Install with ``pip install -e .``; extras: cpu, search, milvus, video, sr, export, report, ui, completion, test, docs."""
+"""Install with ``pip install -e .``; the extras are listed below, each with its licence."""
 
 from pathlib import Path
 
