@@ -1,7 +1,7 @@
 """Images a second of extraction on a CPU: torch with one option after the other, and the runtimes beside it.
 
     python benchmarks/extraction.py --network osnet_x0_25 osnet_x1_0 resnet50 --batch 1 8 64
-    python benchmarks/extraction.py --config-file sr_reid_mlr_cuhk03_mini --batch 8
+    python benchmarks/extraction.py --config-file dgrl_quickstart --batch 8
     python benchmarks/extraction.py --build DATA/images --weights osnet.pth
 
 Networks have random weights. Normalised images at the input's size go in, drawn ones; a method's go half by the way of
