@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchreid_xres.inference.extractor import Prepared
 from torchreid_xres.inference.pictures import as_image
 from torchreid_xres.report.asking import Archive
-from torchreid_xres.search.gallery import Hit
+from torchreid_xres.search import Gallery, Hit
 from torchreid_xres.search.storage import Row
 from torchreid_xres.ui.desk import Desk
 
@@ -46,6 +46,9 @@ class Colours:
 
 class Pictures(SimpleNamespace):
     """Finds the pictures nearest in colour."""
+
+    searches = False
+    count = Gallery.count
 
     def __len__(self):
         return len(self.names)

@@ -75,6 +75,7 @@ class Runtime(ABC):
     handing: float
 
     def is_installed(self) -> bool:
+        """Return whether all that it takes can be imported."""
         return not self._lacking()
 
     def require(self) -> None:

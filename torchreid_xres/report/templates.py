@@ -20,7 +20,7 @@ def rendered(template: str, filters: dict[str, Callable], **values: Any) -> str:
         **values: what it shows, beside the package's ``version``.
 
     Example:
-        >>> rendered("answers.html", {"thumbnail": str, "in_words": str, "printable": str})
+        >>> rendered("answers.html", dict.fromkeys(("thumbnail", "in_words", "printable", "shown"), str))
         Traceback (most recent call last):
         jinja2.exceptions.UndefinedError: 'about' is undefined
     """
