@@ -70,7 +70,10 @@ def require_named(found):
     found.there.clear()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in {"dgrl", "kgnet", "msifla", "prpr"})) for name in CASES],
+)
 def test_every_step_and_extraction(name, engine_of):
     engine = engine_of(name)
     batch = next(iter(engine.train_loader))

@@ -134,6 +134,7 @@ CAMERA = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", CAMERA, ids=str)
 def test_every_setting_of_the_camera_changes_the_views(changes, engine_of):
     plain = engine_of()

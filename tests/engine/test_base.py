@@ -30,7 +30,9 @@ def trained(cfg, model="sr_reid"):
     return records, state
 
 
-@pytest.mark.parametrize("model, workers", [("sr_reid", 0), ("sr_reid", 2), ("tiny_net", 0)])
+@pytest.mark.parametrize(
+    "model, workers", [("sr_reid", 0), pytest.param("sr_reid", 2, marks=pytest.mark.slow), ("tiny_net", 0)]
+)
 @pytest.mark.parametrize("when", ["while training", "before the evaluation"])
 def test_an_interrupted_run_ends_bit_for_bit_like_a_whole_one(tiny_config, tmp_path, monkeypatch, model, workers, when):
     changes = {"train__max_epoch": 3, "test__eval_freq": 1, "data__workers": workers, "model__name": model}

@@ -79,6 +79,7 @@ def test_no_damage_costs_a_traceback(tmp_path, share):
     assert refused > 5
 
 
+@pytest.mark.slow
 def test_missing_keys_are_told(tmp_path):
     file = tmp_path / "r.json"
     for path in places(whole()):

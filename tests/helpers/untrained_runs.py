@@ -51,7 +51,10 @@ METHODS = {
 }
 
 
-@pytest.fixture(params=METHODS)
+HEAVY = ("kgnet", "msifla", "prpr")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in METHODS])
 def method(request):
     """Each of the methods in turn: its name."""
     return request.param

@@ -338,6 +338,7 @@ def run_in(layout, repo, *command, cwd):
     return subprocess.run([sys.executable, *command], env=environment, cwd=cwd, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_githubs_layout(github_layout, repo, tmp_path):
     done = run_in(github_layout, repo, "-c", GITHUB, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -21,6 +21,7 @@ def answers(name, size=(256, 128)):
         return model.eval()(images)
 
 
+@pytest.mark.slow
 @pytest.mark.mend("zoo-layout")
 @pytest.mark.parametrize("name", ["pcb_p4", "pcb_p6", "mudeep"])
 def test_maps_whose_channels_come_last(name):

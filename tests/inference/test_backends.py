@@ -174,6 +174,7 @@ def test_networks_that_look_at_a_pictures_own_size_stay_with_torch(run_of, doubl
     assert extractor.backend.name == "torch" and not double.networks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"prpr"}))
 def test_pictures_of_every_method_take_their_own_way(run_of, double, name):
     folder = run_of(name)

@@ -134,6 +134,7 @@ def test_the_bound_of_the_cosine(tmp_path):
         compare(file.path, [batch], [right[:, :5]], 0.9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_smaller_numbers_are_near_and_refused_where_they_are_not_near_enough(tmp_path, precision):
     images, path = noise(30, 18), tmp_path / "m.onnx"

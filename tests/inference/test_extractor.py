@@ -144,6 +144,7 @@ def test_restored_pictures_are_shown_where_there_is_a_front_end(run_of, picture)
         assert (shown and shown.size) == size
 
 
+@pytest.mark.slow
 def test_extreme_sizes(method, run_of):
     if method in ("hrnet_reid", "psh_rnet", "osnet_x0_25"):
         pytest.skip("like sr_reid, it takes images at the network's size only")

@@ -161,6 +161,7 @@ def test_a_smaller_query_encoder(gallery, extractor):
 SLOW = (pytest.param(name, marks=pytest.mark.slow) for name in ("kgnet", "msifla"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sr_reid", "dgrl", *SLOW])
 def test_our_methods_learn_and_come_back(name, run_of, tiny_root, tmp_path):
     extractor = Extractor(run_of(name), batch_size=16, full_size=(64, 32))

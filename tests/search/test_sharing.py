@@ -64,6 +64,7 @@ def content(place):
         return database.execute("SELECT * FROM images ORDER BY name").fetchall()
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_gallery_of_one_also_after_a_kill(run_of, images, tmp_path):
     run = run_of("osnet_x0_25")
     one = Gallery(tmp_path / "one", Extractor(run, batch_size=2))

@@ -86,6 +86,7 @@ def test_hits_near_enough_are_marked(run_tool, tool, run_folder, images, tmp_pat
     assert (0, 128, 0) in {colour for _, colour in colours}
 
 
+@pytest.mark.slow
 def test_an_adapted_gallery_answers_low_queries_by_itself(run_tool, tool, run_folder, images, tmp_path, capsys):
     query_encoder = sys.modules["search_query"].query_encoder
     place, found, low = tmp_path / "gallery", tmp_path / "found.json", tmp_path / "low.png"

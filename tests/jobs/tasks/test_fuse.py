@@ -137,6 +137,7 @@ def test_weights_are_searched_on_identities_that_no_branch_was_trained_on(tiny_c
 WEIGHTS = (1.0, 0.0, 0.0, 3.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("checked", "own"), [(60.0, WEIGHTS), (49.0, (2.0, 1.0, 1.0, 1.0))])
 def test_weights_chosen_on_the_validation_part_are_the_stages_own_unless_others_refute_them(
     job, monkeypatch, checked, own
