@@ -150,7 +150,8 @@ def extraction(method: str, config: str, args: argparse.Namespace) -> list[dict]
         model.to(memory_format=torch.channels_last if side == LAST else torch.contiguous_format)
         with autocast(device, "bf16" if side in (BF16, LAST) else "fp32"):
             for _ in range(args.steps):
-                model.extract(to_device(batch, device)).float().cpu()
+                seen = to_device(batch, device)
+                (model.extract(seen) if hasattr(model, "extract") else model(seen["img"])).float().cpu()
 
     measured, _ = measure.by_turns({side: partial(described, side) for side in EXTRACTION}, args.repeats)
     return speeds(measured, method, "extraction", args.steps * args.batch, args.steps)
