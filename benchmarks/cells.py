@@ -49,7 +49,8 @@ def run_cell(row: Row, cfg: CfgNode, out: Path) -> dict:
         ``origin``.
     """
     cfg = at_home(row, cfg, out)
-    begun = {run.folder for run in runs_of(cfg, out) if run.folder.exists()}
+    runs = runs_of(cfg, out)
+    begun = {run.folder for run in runs if run.folder.exists()}
     before = measure.start_of_peak()
     records, ends = run_again(cfg, out)
     peak = None if before is None else round(measure.peak())
@@ -59,7 +60,7 @@ def run_cell(row: Row, cfg: CfgNode, out: Path) -> dict:
         figures_of_queries(*tested(end), rec["protocol"], end.split, cfg.data.height)
         for end, rec in zip(ends, own, strict=True)
     ]
-    made = [made_by(run.folder, origin(own[0]), peak, run.folder in begun) for run in runs_of(cfg, out)]
+    made = [made_by(run.folder, origin(own[0]), peak, run.folder in begun) for run in runs]
     peaks = [part["peak_mb"] for part in made]
     cost = cost_of(ends[0].folder) | {"peak_mb": None if None in peaks else max(peaks)}
     for key in ("train_seconds", "train_processor_seconds"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
@@ -12,6 +11,7 @@ from yacs.config import CfgNode
 
 from torchreid_xres.config import ConfigError, file_says, load_config, stage_configs, value_of
 from torchreid_xres.config_files import config_folder
+from torchreid_xres.features.records import read_json
 from torchreid_xres.jobs.run import model_options
 from torchreid_xres.models import MODELS
 from torchreid_xres.yaml_text import read_yaml
@@ -148,7 +148,7 @@ def kept_result(name: str) -> Path:
 def kept_seconds(name: str) -> dict[str, float]:
     """Return the processor seconds of a cell of each kept row of a suite, the mean over its seeds."""
     path = kept_result(name)
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    rows = read_json(path)["rows"] if path.is_file() else []
     return {row["label"]: mean(c["train_processor_seconds"] for c in row["costs"]) for row in rows if row["costs"]}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_jobs import TINY, configured, same, untrained_run
+from tiny_jobs import TINY, configured, ready_engine, same, untrained_run
 
 from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, load_config
@@ -48,8 +48,7 @@ def engine_of(config):
 
     def make(**changes):
         run = own_runs(cfg := config(**changes), 0, Path(cfg.data.save_dir))[-1]
-        engine = run.engine()
-        engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, run.folder
+        engine = ready_engine(run)
         engine.set_model_mode("train")
         return engine
 

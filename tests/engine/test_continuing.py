@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_jobs import same
+from tiny_jobs import ready_engine, same
 
 from torchreid_xres import checkpoint
 from torchreid_xres.devices import proof
@@ -19,8 +19,7 @@ from torchreid_xres.jobs.job import own_runs
 
 def engine_of(cfg):
     run = own_runs(cfg, 0, Path(cfg.data.save_dir))[0]
-    engine = run.engine()
-    engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, run.folder
+    engine = ready_engine(run)
     return run, engine
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tiny_jobs import ready_engine
 from torch.nn import functional as F
 from torchvision.transforms.functional import to_tensor
 
@@ -66,8 +67,7 @@ def engine_of(config):
     def make(**changes):
         cfg = config(**{"stages": {}, **changes})
         run = own_runs(cfg, 0, Path(cfg.data.save_dir))[-1]
-        engine = run.engine()
-        engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, run.folder
+        engine = ready_engine(run)
         return engine
 
     return make

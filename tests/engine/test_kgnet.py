@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_jobs import ready_engine
 
 from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, load_config
@@ -64,8 +65,7 @@ def engine_of(config):
     def make(**changes):
         cfg = config(**changes)
         run = own_runs(cfg, 0, Path(cfg.data.save_dir))[0]
-        engine = run.engine()
-        engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, run.folder
+        engine = ready_engine(run)
         engine.set_model_mode("train")
         return engine
 

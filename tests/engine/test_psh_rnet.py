@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from pictures import clouds
+from tiny_jobs import ready_engine
 
 from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError
@@ -51,8 +52,7 @@ def student(tiny_config):
     def make(**changes):
         first, second = own_runs(tiny_config(**{**CHANGES, **changes}), 0, Path(tiny_config().data.save_dir))
         checkpoint.save_atomic({"models": {"model": first.engine().model.state_dict()}}, first.folder / LAST)
-        engine = second.engine()
-        engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, second.folder
+        engine = ready_engine(second)
         engine.set_model_mode("train")
         return engine
 

@@ -2,12 +2,11 @@
 
 import errno
 import os
-import signal
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from full_disk import small_files
 
 from torchreid_xres import checkpoint
 from torchreid_xres.engine.base import LAST, XresMixin
@@ -16,20 +15,7 @@ from torchreid_xres.jobs.job import run_job
 from torchreid_xres.jobs.logs import logged_to
 from torchreid_xres.search.storage import Row, Storage
 
-resource = pytest.importorskip("resource", reason="this system cannot bound the size of files")
-
-
-@contextmanager
-def small_files(size):
-    """Let no file grow beyond so many bytes, as if the disk were full: pytest's own neither, so only for a block."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, ignored)
+pytest.importorskip("resource", reason="this system cannot bound the size of files")
 
 
 def test_a_checkpoint_that_does_not_fit_is_named_and_the_old_one_stays(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from golden_values import noise
-from tiny_jobs import IDENTITIES, TINY, configured
+from tiny_jobs import IDENTITIES, TINY, configured, ready_engine
 
 from torchreid_xres.jobs.job import own_runs
 from torchreid_xres.jobs.run import model_options
@@ -94,8 +94,7 @@ def engines(config_of):
     def make(name, **changes):
         cfg = config_of(name, **changes)
         run = own_runs(cfg, 0, Path(cfg.data.save_dir))[-1]
-        engine = run.engine()
-        engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, run.folder
+        engine = ready_engine(run)
         engine.set_model_mode("train")
         return engine
 

@@ -60,3 +60,10 @@ def same(a, b):
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def ready_engine(run):
+    """Return a run's engine, as it is before its first step."""
+    engine = run.engine()
+    engine.epoch, engine.batch_idx, engine.save_dir = 0, 0, run.folder
+    return engine

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import PIL.Image
 import pytest
 import torch
 from archive import Eye
+from full_disk import small_files
 
 from torchreid_xres.search import Gallery, engine, milvus
 from torchreid_xres.search.engine import Engine, place_of
@@ -265,19 +265,6 @@ def test_a_file_in_use_is_said(built):
 @pytest.mark.slow
 @only_milvus
 def test_a_full_disk_is_said_and_the_next_build_goes_on(home):
-    resource = pytest.importorskip("resource", reason="this system cannot bound the size of files")
-    import signal
-
-    @contextmanager
-    def small_files(size):
-        limits, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            signal.signal(signal.SIGXFSZ, ignored)
-
     storage = Gallery(home, Eye())._storage
     storage.begin(about=json.dumps(Eye.about), weights="w", images="i")
     rows = [Row(f"{i}.jpg", 1, 1, 8, 4, np.full(500, i, np.float32).tobytes(), None) for i in range(300)]
