@@ -14,6 +14,7 @@ from suites import Row
 from throughput import our_calls
 from yacs.config import CfgNode
 
+from torchreid_xres.comparison.complexity import Complexity, complexity
 from torchreid_xres.config import ConfigError, config_hash, stage_configs
 from torchreid_xres.data.base import DATASETS
 from torchreid_xres.data.batches import collated
@@ -30,8 +31,7 @@ from torchreid_xres.jobs.run import Run
 from torchreid_xres.jobs.tasks.panning import load_panning, moved
 from torchreid_xres.jobs.tasks.vpfa import opened
 from torchreid_xres.models.vpfa import PANNINGS
-from torchreid_xres.report.complexity import Complexity, complexity
-from torchreid_xres.report.lists import RankedLists
+from torchreid_xres.pictures.lists import RankedLists
 
 TIMED = 2  # batches of training, and of queries and gallery each, that are timed
 

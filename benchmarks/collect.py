@@ -14,10 +14,8 @@ import numpy as np
 from cells import features_cell, run_cell, run_vpfa
 from suites import Row, Suite, configured, start_of
 
-from torchreid_xres.config import ConfigError, as_dict, config_hash
-from torchreid_xres.files import whole_file, write_json
-from torchreid_xres.report.gain import gains
-from torchreid_xres.report.suite import (
+from torchreid_xres.comparison.gain import gains
+from torchreid_xres.comparison.suite import (
     as_latex,
     cost_table,
     quoted_table,
@@ -25,6 +23,8 @@ from torchreid_xres.report.suite import (
     suite_table,
     vpfa_table,
 )
+from torchreid_xres.config import ConfigError, as_dict, config_hash
+from torchreid_xres.files import whole_file, write_json
 
 # Parts of a record that the collected result leaves out.
 BULKY = ("cmc", "by_camera", "tpr", "accept", "versions", "machine")

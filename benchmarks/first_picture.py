@@ -26,10 +26,10 @@ from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.jobs.extraction import engine_features, trained_engine
 from torchreid_xres.jobs.run import ranking_options
 from torchreid_xres.models.layers import Normalization
-from torchreid_xres.report.lists import Place, RankedLists
-from torchreid_xres.report.queries import RunPictures
-from torchreid_xres.report.ranks import COLOURS, marked
-from torchreid_xres.report.seen import squares
+from torchreid_xres.pictures.lists import Place, RankedLists
+from torchreid_xres.pictures.queries import RunPictures
+from torchreid_xres.pictures.ranks import COLOURS, marked
+from torchreid_xres.pictures.seen import squares
 
 HEIGHT, FRAME, GAP, HEAD = 132, 4, 8, 22  # pixels: of a person, a frame, between pictures, for a heading
 SHOWN = 5  # hits of a list

@@ -23,13 +23,13 @@ import PIL.Image
 import torch
 from torch import Tensor, nn
 
+from torchreid_xres.comparison.complexity import complexity
 from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.data.io import read_image
 from torchreid_xres.data.walk import images_at
 from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.metrics.image import psnr
 from torchreid_xres.models import build_model
-from torchreid_xres.report.complexity import complexity
 from torchreid_xres.sr import build_front_end
 
 LOW, HIGH, SCALE = (64, 32), (256, 128), 4

@@ -29,6 +29,23 @@ from collect import tables
 from suites import quoted_blocks, suite_of
 from tabulate import tabulate
 
+from torchreid_xres.comparison.calibration import draw_calibration
+from torchreid_xres.comparison.curves import FIGURES
+from torchreid_xres.comparison.figures import FORMATS, save_figure
+from torchreid_xres.comparison.gain import gain
+from torchreid_xres.comparison.latex import USUAL, latex_table, rows_of
+from torchreid_xres.comparison.registries import registry_table
+from torchreid_xres.comparison.suite import (
+    COSTS,
+    cost_table,
+    forecast_table,
+    quoted_table,
+    rate_table,
+    signed,
+    suite_table,
+    vpfa_table,
+)
+from torchreid_xres.comparison.tradeoff import COST_AXES, draw_gains, draw_magnification, queries_beside, usual_cost
 from torchreid_xres.features.keypoint_tables import keypoint_table
 from torchreid_xres.features.records import read_json
 from torchreid_xres.features.tables import (
@@ -40,23 +57,6 @@ from torchreid_xres.features.tables import (
 from torchreid_xres.files import write_json, write_text
 from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.registry import did_you_mean
-from torchreid_xres.report.calibration import draw_calibration
-from torchreid_xres.report.curves import FIGURES
-from torchreid_xres.report.figures import FORMATS, save_figure
-from torchreid_xres.report.gain import gain
-from torchreid_xres.report.latex import USUAL, latex_table, rows_of
-from torchreid_xres.report.registries import registry_table
-from torchreid_xres.report.suite import (
-    COSTS,
-    cost_table,
-    forecast_table,
-    quoted_table,
-    rate_table,
-    signed,
-    suite_table,
-    vpfa_table,
-)
-from torchreid_xres.report.tradeoff import COST_AXES, draw_gains, draw_magnification, queries_beside, usual_cost
 
 RESULTS = Path(__file__).parent / "results"
 MAKERS = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from torchreid_xres.files import require_other_file, write_text
+from torchreid_xres.files import require_other_file, shown_path, write_text
 
 
 def test_a_file_takes_the_place_of_none_that_is_read(tmp_path):
@@ -25,3 +25,13 @@ def test_a_file_takes_the_place_of_none_that_is_read(tmp_path):
 def test_what_is_no_text_is_escaped(tmp_path):
     write_text("a\udcff ±", tmp_path / "new" / "a.txt")
     assert (tmp_path / "new" / "a.txt").read_text(encoding="utf-8") == r"a\udcff ±"
+
+
+def test_no_path_of_the_users_own_folder_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.chdir(tmp_path)
+    assert shown_path(tmp_path / "log" / "run") == "log/run" and shown_path("../run") == "../run"
+    assert shown_path(tmp_path / "me" / "run") == "me/run"  # below the working folder
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    assert shown_path(tmp_path / "me" / "run") == "~/run" and shown_path("/data/run") == "/data/run"

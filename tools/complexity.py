@@ -7,7 +7,7 @@
     xres complexity --front-end spandrel sr.options "{arch: SwinIR}"
 
 One model is shown by its parts, several as one table with a row each. The networks are built without weights; what is
-counted, and what not, is written at torchreid_xres.report.complexity.complexity.
+counted, and what not, is written at torchreid_xres.comparison.complexity.complexity.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ def existing(options: dict[str, Any]) -> dict[str, Any]:
 
 def measure(args: argparse.Namespace, name: str, build: Callable[[], nn.Module], batch: Any, depth: int) -> tuple:
     """Return complexity and latencies (by part, the whole's under the empty name) of a network; a failure names it."""
-    from torchreid_xres.report.complexity import complexity
-    from torchreid_xres.report.latency import latency, latency_by_part
+    from torchreid_xres.comparison.complexity import complexity
+    from torchreid_xres.comparison.latency import latency, latency_by_part
 
     try:
         model = build().to(args.device)
@@ -170,11 +170,11 @@ def measure(args: argparse.Namespace, name: str, build: Callable[[], nn.Module],
 def main(args: argparse.Namespace) -> int:
     import torch
 
+    from torchreid_xres.comparison.complexity import comparison_table, complexity_table
     from torchreid_xres.config import load_config
     from torchreid_xres.config_files import config_path
     from torchreid_xres.features.record import versions
     from torchreid_xres.files import require_other_file, require_place, write_json
-    from torchreid_xres.report.complexity import comparison_table, complexity_table
 
     if args.json:
         require_place(args.json)

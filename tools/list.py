@@ -55,9 +55,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 @tool(parse, "no file is half written")
 def main(args: argparse.Namespace) -> int:
+    from torchreid_xres.comparison.registries import inventory
     from torchreid_xres.config_files import config_folder
     from torchreid_xres.files import require_other_file, write_text
-    from torchreid_xres.report.registries import inventory
     from torchreid_xres.text import text_table
 
     configs = args.configs or config_folder()

@@ -62,7 +62,7 @@ def found(args: argparse.Namespace) -> list[Path]:
 
 def read(path: Path, dataset: str) -> Evaluation:
     from torchreid_xres.features.records import read_record
-    from torchreid_xres.report.evaluation import shown_path
+    from torchreid_xres.files import shown_path
     from torchreid_xres.report.page import Evaluation
     from torchreid_xres.report.training import training_lines
 
@@ -73,8 +73,8 @@ def read(path: Path, dataset: str) -> Evaluation:
 def main(args: argparse.Namespace) -> int:
     from torchreid_xres.devices.memory import keep_freed_memory
     from torchreid_xres.files import require_place, write_text
+    from torchreid_xres.pictures.queries import run_queries
     from torchreid_xres.report.page import evaluation_page, labels
-    from torchreid_xres.report.queries import run_queries
     from torchreid_xres.terminal import printable
 
     require_place(args.out)

@@ -107,10 +107,10 @@ def ranks(args: argparse.Namespace) -> str:
     from torchreid_xres.jobs.extraction import engine_features, trained_engine
     from torchreid_xres.jobs.run import ranking_options
     from torchreid_xres.models.layers import Normalization
-    from torchreid_xres.report.lists import RankedLists
-    from torchreid_xres.report.queries import RunPictures
-    from torchreid_xres.report.ranks import chosen_queries, rank_cells
-    from torchreid_xres.report.sheet import contact_sheet
+    from torchreid_xres.pictures.lists import RankedLists
+    from torchreid_xres.pictures.queries import RunPictures
+    from torchreid_xres.pictures.ranks import chosen_queries, rank_cells
+    from torchreid_xres.pictures.sheet import contact_sheet
     from torchreid_xres.text import text_table
 
     if min(args.count, args.top) < 1:
@@ -134,9 +134,9 @@ def restored(args: argparse.Namespace) -> str:
     import torch
 
     from torchreid_xres.data.io import save_image
-    from torchreid_xres.report.restored import restorations, restored_cells
-    from torchreid_xres.report.seen import trained_model
-    from torchreid_xres.report.sheet import contact_sheet
+    from torchreid_xres.pictures.restored import restorations, restored_cells
+    from torchreid_xres.pictures.seen import trained_model
+    from torchreid_xres.pictures.sheet import contact_sheet
     from torchreid_xres.text import text_table
 
     trained = trained_model(args.run)
@@ -151,9 +151,9 @@ def restored(args: argparse.Namespace) -> str:
 def activations(args: argparse.Namespace) -> str:
     """Where the last feature map is strong, over what the re-ID network sees of images at each rate."""
     from torchreid_xres.data.io import save_image
-    from torchreid_xres.report.activations import activation_cells
-    from torchreid_xres.report.seen import trained_model
-    from torchreid_xres.report.sheet import contact_sheet
+    from torchreid_xres.pictures.activations import activation_cells
+    from torchreid_xres.pictures.seen import trained_model
+    from torchreid_xres.pictures.sheet import contact_sheet
     from torchreid_xres.terminal import printable
 
     trained = trained_model(args.run)
@@ -165,9 +165,9 @@ def activations(args: argparse.Namespace) -> str:
 
 def embedding(args: argparse.Namespace) -> str:
     """Features of queries and gallery on a plane (t-SNE), coloured by identity, marked by rate."""
+    from torchreid_xres.comparison.figures import save_figure
     from torchreid_xres.jobs.extraction import engine_features, trained_engine
-    from torchreid_xres.report.embedding import draw_embedding, embed
-    from torchreid_xres.report.figures import save_figure
+    from torchreid_xres.pictures.embedding import draw_embedding, embed
 
     run, engine = trained_engine(args.run, args.dataset, args.root)
     sets = list(engine_features(run, engine, ("query", "gallery")).values())
@@ -178,8 +178,8 @@ def embedding(args: argparse.Namespace) -> str:
 
 def curves(args: argparse.Namespace) -> str:
     """Rank-1 and mAP by rate or magnification; several records of one label are splits or seeds: mean and deviation."""
-    from torchreid_xres.report.curves import FIGURES, draw_curves, labelled_records, resolution_curves
-    from torchreid_xres.report.figures import save_figure
+    from torchreid_xres.comparison.curves import FIGURES, draw_curves, labelled_records, resolution_curves
+    from torchreid_xres.comparison.figures import save_figure
     from torchreid_xres.text import text_table
 
     found = resolution_curves(labelled_records(args.records), args.queries, args.against)
@@ -203,8 +203,8 @@ def scales(args: argparse.Namespace) -> str:
     import torch
 
     from torchreid_xres.data.io import save_image
-    from torchreid_xres.report.scales import draw_scales, scales_from_rates
-    from torchreid_xres.report.seen import trained_model
+    from torchreid_xres.pictures.scales import draw_scales, scales_from_rates
+    from torchreid_xres.pictures.seen import trained_model
     from torchreid_xres.text import text_table
 
     trained = trained_model(args.run, ["msifla"])
@@ -231,8 +231,8 @@ def scales(args: argparse.Namespace) -> str:
 def guidance(args: argparse.Namespace) -> str:
     """What keypoints do in KGNet: low resolution, recovery, alignment, original, heat maps and faces."""
     from torchreid_xres.data.io import save_image
-    from torchreid_xres.report.guidance import draw_guidance, guidance_images
-    from torchreid_xres.report.seen import trained_model
+    from torchreid_xres.pictures.guidance import draw_guidance, guidance_images
+    from torchreid_xres.pictures.seen import trained_model
     from torchreid_xres.text import text_table
 
     trained = trained_model(args.run, ["kgnet"])

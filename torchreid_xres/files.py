@@ -158,3 +158,17 @@ def _free(path: Path) -> int:
 
 def _mebibytes(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
+
+
+def shown_path(path: str | Path) -> str:
+    """Return a path as it is shown to others: below the working folder from there on, below the user's own from ``~``.
+
+    Example:
+        >>> shown_path("log/run"), shown_path(Path.cwd() / "log" / "run"), shown_path(Path.home() / "kept")
+        ('log/run', 'log/run', '~/kept')
+    """
+    path = Path(path)
+    for base, sign in ((Path.cwd(), ""), (Path.home(), "~")):
+        if path.is_relative_to(base):
+            return Path(sign, path.relative_to(base)).as_posix()
+    return str(path)

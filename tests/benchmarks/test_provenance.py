@@ -2,7 +2,7 @@
 
 import pytest
 
-from torchreid_xres.report.suite import notes
+from torchreid_xres.comparison.suite import notes
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from torchreid_xres.comparison.curves import labelled_records, resolution_curves
 from torchreid_xres.features.records import read_record
-from torchreid_xres.report.curves import labelled_records, resolution_curves
 from torchreid_xres.report.page import Evaluation, evaluation_page
 
 WRONG = (None, True, 3, -1.5, "x", "<b>", [], {}, [1], {"a": 1}, {"2": None}, float("nan"), float("inf"), 10**400)

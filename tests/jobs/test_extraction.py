@@ -8,7 +8,7 @@ from torchreid_xres.engine.base import LAST
 from torchreid_xres.files import require_place
 from torchreid_xres.jobs.extraction import trained_engine
 from torchreid_xres.jobs.run import Run
-from torchreid_xres.report import queries
+from torchreid_xres.pictures import queries
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from torchvision.transforms import InterpolationMode, Resize
 from torchvision.transforms.functional import to_tensor
 
 import torchreid_xres  # noqa: F401 (registers)
+from torchreid_xres.comparison.complexity import complexity
 from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.metrics.image import psnr
 from torchreid_xres.models import build_model
 from torchreid_xres.models.dgrl import GALN, GeM
 from torchreid_xres.models.nonlocal_block import NonLocal
-from torchreid_xres.report.complexity import complexity
 
 TINY_SR = {"groups": 1, "blocks": 1, "features": 4, "reduction": 2}
 SMALL = {"pretrained": False, "reid": "osnet_x0_25", "sr_options": TINY_SR, "dim": 16, "groups": 3, "hidden": 8}

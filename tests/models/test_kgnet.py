@@ -5,12 +5,12 @@ import torch
 
 import torchreid_xres  # noqa: F401 (registers)
 from torchreid_xres import host
+from torchreid_xres.comparison.complexity import complexity
 from torchreid_xres.data.degrade import degrade_tensor, round_trip
 from torchreid_xres.inference.branches import sent_to
 from torchreid_xres.keypoints import gaussian_maps
 from torchreid_xres.models import build_model
 from torchreid_xres.models.kgnet import KGNetOutput
-from torchreid_xres.report.complexity import complexity
 
 TINY = {
     "pretrained": False,

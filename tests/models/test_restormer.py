@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from torchreid_xres.comparison.complexity import complexity
 from torchreid_xres.models.restormer import GDFN, MDTA, RestormerBlock
-from torchreid_xres.report.complexity import complexity
 
 
 def slow_depthwise(x, kernel):

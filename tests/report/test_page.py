@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import pytest
 
 from torchreid_xres.features.records import evaluated_runs, read_record
-from torchreid_xres.report.evaluation import check_comparable, facts, figures, shown_path
+from torchreid_xres.pictures.queries import Changes, Listed, Queries, Shown
+from torchreid_xres.report.evaluation import check_comparable, facts, figures
 from torchreid_xres.report.lines import line_chart
 from torchreid_xres.report.page import Evaluation, evaluation_page
-from torchreid_xres.report.queries import Changes, Listed, Queries, Shown
 
 NASTY = '<script>alert(1)</script>&"\''
 PIXEL = "data:image/jpeg;base64,/9j/"
@@ -322,13 +322,3 @@ def test_a_folder_of_runs(tmp_path):
         evaluated_runs(tmp_path)
     with pytest.raises(FileNotFoundError, match="no run was evaluated there"):
         evaluated_runs(tmp_path / "restorer")
-
-
-def test_no_path_of_the_users_own_folder_is_shown(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    monkeypatch.chdir(tmp_path)
-    assert shown_path(tmp_path / "log" / "run") == "log/run" and shown_path("../run") == "../run"
-    assert shown_path(tmp_path / "me" / "run") == "me/run"  # below the working folder
-    (tmp_path / "else").mkdir()
-    monkeypatch.chdir(tmp_path / "else")
-    assert shown_path(tmp_path / "me" / "run") == "~/run" and shown_path("/data/run") == "/data/run"

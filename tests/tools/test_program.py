@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from scripts import script
 
+from torchreid_xres.comparison import curves, figures, registries
 from torchreid_xres.config import get_config
 from torchreid_xres.data import io, prepare
 from torchreid_xres.devices import precision
 from torchreid_xres.features import fusion
 from torchreid_xres.inference import backends, export
 from torchreid_xres.metrics import distance
-from torchreid_xres.report import answers, curves, figures, queries, ranks, registries
+from torchreid_xres.pictures import queries, ranks
+from torchreid_xres.report import answers
 from torchreid_xres.search import engine, filters
 
 

@@ -8,9 +8,9 @@ from tiny_jobs import TINY, configured, untrained_run
 
 from torchreid_xres.features.features import FeatureSet
 from torchreid_xres.jobs.extraction import engine_features, trained_engine
-from torchreid_xres.report.restored import restorations
-from torchreid_xres.report.seen import trained_model
-from torchreid_xres.report.sheet import GAP
+from torchreid_xres.pictures.restored import restorations
+from torchreid_xres.pictures.seen import trained_model
+from torchreid_xres.pictures.sheet import GAP
 
 METHODS = {
     "sr_reid": {},

@@ -12,8 +12,8 @@ import PIL.Image
 
 from torchreid_xres.data.io import save_image
 from torchreid_xres.files import write_json, write_text
-from torchreid_xres.report.sheet import Cell, contact_sheet
-from torchreid_xres.report.thumbnail import thumbnail
+from torchreid_xres.pictures.sheet import Cell, contact_sheet
+from torchreid_xres.pictures.thumbnail import thumbnail
 from torchreid_xres.search.gallery import Hit
 from torchreid_xres.search.strangers import in_words
 from torchreid_xres.terminal import printable
@@ -152,7 +152,7 @@ def cell(value: Any) -> Any:
 
 def page(about: Mapping[str, Any], answers: Sequence[Answer]) -> str:
     """Return one HTML page that needs nothing else; whatever comes from names is escaped."""
-    from torchreid_xres.report.evaluation import shown_path
+    from torchreid_xres.files import shown_path
     from torchreid_xres.report.templates import rendered
 
     filters = {"thumbnail": thumbnail, "in_words": in_words, "printable": printable}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, takewhile
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 # What a record holds beside facts: these have tables and charts of their own.
@@ -56,20 +56,6 @@ def run_names(records: Sequence[Mapping[str, Any]], sources: Sequence[str]) -> l
 
 def _common(paths: Sequence[Sequence[str]]) -> int:
     return len(list(takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))))
-
-
-def shown_path(path: str | Path) -> str:
-    """Return a path as it is shown to others: below the working folder from there on, below the user's own from ``~``.
-
-    Example:
-        >>> shown_path("log/run"), shown_path(Path.cwd() / "log" / "run"), shown_path(Path.home() / "kept")
-        ('log/run', 'log/run', '~/kept')
-    """
-    path = Path(path)
-    for base, sign in ((Path.cwd(), ""), (Path.home(), "~")):
-        if path.is_relative_to(base):
-            return Path(sign, path.relative_to(base)).as_posix()
-    return str(path)
 
 
 def figures(part: Mapping[str, Any], other: Mapping[str, Any] | None = None) -> list[Figure]:

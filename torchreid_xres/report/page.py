@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from torchreid_xres.pictures.queries import Queries
 from torchreid_xres.report.evaluation import Figure, check_comparable, facts, figures, run_names
 from torchreid_xres.report.lines import HEIGHT, WIDTH, Chart, Points, line_chart, thinned
-from torchreid_xres.report.queries import Queries
 from torchreid_xres.report.templates import rendered
 
 HEADLINE = ("rank-1", "rank-5", "rank-10", "mAP", "mINP")

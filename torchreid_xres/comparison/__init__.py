@@ -1,0 +1,1 @@
+"""Rows, networks and runs beside each other: gains, costs, tables and figures."""
