@@ -33,14 +33,16 @@ from torchreid_xres.comparison.calibration import draw_calibration
 from torchreid_xres.comparison.curves import FIGURES
 from torchreid_xres.comparison.figures import FORMATS, save_figure
 from torchreid_xres.comparison.gain import gain
-from torchreid_xres.comparison.latex import USUAL, latex_table, rows_of
+from torchreid_xres.comparison.latex import USUAL, latex_table
 from torchreid_xres.comparison.registries import registry_table
 from torchreid_xres.comparison.suite import (
     COSTS,
+    brief_table,
     cost_table,
     forecast_table,
     quoted_table,
     rate_table,
+    rows_of,
     signed,
     suite_table,
     vpfa_table,
@@ -67,6 +69,7 @@ MAKERS = {
     "registry": registry_table,
     "ablation": lambda name: ablation_table(as_of_now(kept(name))),
     "suite": lambda name: suite_table(kept(name)),
+    "brief": lambda names: brief_table(kept(names.split()[0]), names.split()[1:]),
     "rates": lambda name: rate_table(kept(name)),
     "costs": lambda name: cost_table(kept(name)),
     "vpfa": lambda name: vpfa_table(kept(name)),

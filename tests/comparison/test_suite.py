@@ -7,6 +7,7 @@ from scipy.stats import spearmanr
 from torchreid_xres.comparison.gain import gains
 from torchreid_xres.comparison.suite import (
     as_latex,
+    brief_table,
     cost_table,
     forecast_table,
     quoted_table,
@@ -52,6 +53,18 @@ def test_the_table_says_where_a_model_does_not_help(result):
     assert stock[-2].strip() == "-" and "41.5 ± 0.7" in lines[2]
     assert worse[-3].strip() == "-10.3 [-11.0, -10.0]" and worse[-2].strip() == "one seed"
     assert alike[-3].strip().startswith("+0.3 [")
+
+
+def test_the_rows_that_matter_are_in_the_order_asked_with_gain_and_cost(result):
+    table = brief_table(result, ["alike", "stock"])
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    figures = ["rank-1", "mAP", "mAP, gain", "mAP is"]
+    assert lines[0] == ["model", "seeds", *figures, "multiply-adds (G)", "train (processor s)"]
+    alike, stock = lines[2:]
+    assert alike[:4] == ["alike", "1", "50.0", "41.0"] and alike[4].endswith(" over stock") and alike[5] == "one seed"
+    assert stock == ["stock", "2", "50.0 ± 0.0", "41.5 ± 0.7", "-", "-", "0.065", "-"]
+    with pytest.raises(ValueError, match="no row 'alik'; did you mean 'alike'"):
+        brief_table(result, ["alik"])
 
 
 def test_under_the_table_stands_what_it_means_and_what_made_it(result):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tabulate import LATEX_ESCAPE_RULES
 
 from torchreid_xres.comparison.gain import COMPARED
-from torchreid_xres.comparison.suite import COSTS
+from torchreid_xres.comparison.suite import COSTS, rows_of
 from torchreid_xres.registry import did_you_mean
 from torchreid_xres.terminal import printable
 
@@ -111,24 +111,6 @@ def latex_table(
         r"\end{tabular}",
         rf"\end{{{table}}}",
     ])  # fmt: skip
-
-
-def rows_of(result: Mapping[str, Any], labels: Sequence[str] = ()) -> list[Mapping[str, Any]]:
-    """Return rows of a result by their labels, in that order; all without any.
-
-    Raises:
-        ValueError: for a label that no row has, naming the closest.
-
-    Example:
-        >>> rows_of({"rows": [{"label": "dgrl"}]}, ["dgrk"])
-        Traceback (most recent call last):
-        ValueError: there is no row 'dgrk'; did you mean 'dgrl'? There are: dgrl
-    """
-    known = {row["label"]: row for row in result["rows"]}
-    for label in labels:
-        if label not in known:
-            raise ValueError(f"there is no row {label!r}{did_you_mean(label, known)} There are: {', '.join(known)}")
-    return [known[label] for label in dict.fromkeys(labels)] or list(known.values())
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Column]:

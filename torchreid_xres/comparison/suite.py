@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 
 from torchreid_xres.comparison.gain import COMPARED
 from torchreid_xres.features.tables import gaps_of, spread
+from torchreid_xres.registry import did_you_mean
 from torchreid_xres.text import text_table
 
 # What a cell holds of its cost -> its name in tables, unit and digits.
@@ -51,6 +52,55 @@ def suite_table(result: Mapping[str, Any], ranks: Sequence[int] = (1, 5, 10), st
         line["mAP is"] = told["mAP"]["verdict"] if told else "-"
         lines.append(line)
     return f"{text_table(lines, style)}\n\n" + "\n".join(notes(result))
+
+
+def brief_table(result: Mapping[str, Any], labels: Sequence[str], style: str = "github") -> str:
+    """Return the rows that matter, a line each: rank-1 and mAP, what is gained in mAP, and what it costs.
+
+    Args:
+        result: as ``benchmarks/accuracy.py`` writes it.
+        labels: of rows, in this order.
+        style: a table format of ``tabulate``.
+
+    Raises:
+        ValueError: for a label that no row has, naming the closest.
+    """
+    lines = []
+    for row in rows_of(result, labels):
+        told = row["difference"]
+        line = {"model": row["label"], "seeds": len(row["seeds"])}
+        line |= {key.replace("rank", "rank-"): spread([record[key] for record in row["records"]]) for key in COMPARED}
+        line["mAP, gain"] = f"{signed(told['mAP'])} over {told['against']}" if told else "-"
+        line["mAP is"] = told["mAP"]["verdict"] if told else "-"
+        lines.append(line | costs_of(row, ("multiply_adds", "train_processor_seconds")))
+    return text_table(lines, style)
+
+
+def rows_of(result: Mapping[str, Any], labels: Sequence[str] = ()) -> list[Mapping[str, Any]]:
+    """Return rows of a result by their labels, in that order; all without any.
+
+    Raises:
+        ValueError: for a label that no row has, naming the closest.
+
+    Example:
+        >>> rows_of({"rows": [{"label": "dgrl"}]}, ["dgrk"])
+        Traceback (most recent call last):
+        ValueError: there is no row 'dgrk'; did you mean 'dgrl'? There are: dgrl
+    """
+    known = {row["label"]: row for row in result["rows"]}
+    for label in labels:
+        if label not in known:
+            raise ValueError(f"there is no row {label!r}{did_you_mean(label, known)} There are: {', '.join(known)}")
+    return [known[label] for label in dict.fromkeys(labels)] or list(known.values())
+
+
+def costs_of(row: Mapping[str, Any], keys: Iterable[str] = COSTS) -> dict[str, str]:
+    """Return what a row costs, the mean over its cells, by the names of tables; ``-`` where it is not known."""
+    told = {}
+    for name, unit, digits, values in ((*COSTS[key], [cost.get(key) for cost in row["costs"]]) for key in keys):
+        known = [value / unit for value in values if value]
+        told[name] = f"{mean(known):.{digits}f}" if known else "-"
+    return told
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
@@ -132,10 +182,7 @@ def cost_table(result: Mapping[str, Any], style: str = "github") -> str:
     lines = []
     for row in result["rows"]:
         line = {"model": row["label"], "starts from": row["start"], "input": "x".join(map(str, row["input"]))}
-        for key, (name, unit, digits) in COSTS.items():
-            known = [cost[key] / unit for cost in row["costs"] if cost.get(key)]
-            line[name] = f"{mean(known):.{digits}f}" if known else "-"
-        lines.append(line)
+        lines.append(line | costs_of(row))
     empty = [name for name, *_ in COSTS.values() if all(line[name] == "-" for line in lines)]
     return text_table([{name: text for name, text in line.items() if name not in empty} for line in lines], style)
 
