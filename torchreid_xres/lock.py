@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from torchreid_xres.files import require_writable
@@ -117,3 +117,8 @@ def _forget() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
+
+
+def alone(path: Path, what: str) -> AbstractContextManager[None]:
+    """Keep other processes from making a file or folder for the length of a block."""
+    return locked(path.with_name(f".{path.name}.lock"), f"{path} is {what}", "wait until that has ended")
