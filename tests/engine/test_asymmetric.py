@@ -105,7 +105,7 @@ def test_a_frozen_gallery_encoder_is_asked_once_of_whole_images(engine_of, monke
     assert sum(asked) == len(engine._sharp) and torch.equal(torch.get_rng_state(), before)
     engine.losses(data)
     assert sum(asked) == len(engine._sharp)
-    plain = next(iter(engine._plain(engine._sharp[:4])))
+    plain = next(iter(engine.as_captured(engine._sharp[:4])))
     with torch.no_grad():
         torch.testing.assert_close(engine._of_index(plain["impath"]), own(plain["img"]), rtol=1e-4, atol=1e-5)
     assert engine._of_index(["nowhere.png"]).abs().sum() == 0

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from torchreid_xres.data.camera import Camera
-from torchreid_xres.engine.routing import agreement, calibrate, find_threshold
+from torchreid_xres.engine.routing import agreement, calibrate, counted, find_threshold
 from torchreid_xres.models.asymmetric import NEVER, Asymmetric
 from torchreid_xres.models.layers import Normalization
 
@@ -37,6 +37,28 @@ def test_where_one_encoder_is_always_the_nearer():
     m, high, low = torch.tensor([1.0, 2.0, 4.0]), torch.ones(3), torch.zeros(3)
     assert find_threshold(m, high, low) == 0 and find_threshold(m, low, high) == NEVER
     assert find_threshold(m, high, high + 1e-6) == NEVER == find_threshold(m, high, high - 1e-6)  # rounding
+
+
+# Of OSNet x0.25 from MSMT17 on persons of CUHK03, 256x128, by rate: agreement of the gallery encoder's degraded views
+# and of the query encoders' (benchmarks/routing.py). By labels one of the whole input is better from x1.2 or
+# x1.4 on, one of half the sides from x1.4 or x2.
+RATES = torch.tensor([1, 1.41, 2, 2.83, 4, 5.66, 8], dtype=torch.float64)
+GALLERY = torch.tensor([0.998, 0.991, 0.977, 0.935, 0.877, 0.780, 0.651], dtype=torch.float64)
+WHOLE = torch.tensor([0.948, 0.948, 0.944, 0.933, 0.915, 0.889, 0.851], dtype=torch.float64)
+HALF = torch.tensor([0.884, 0.885, 0.884, 0.880, 0.872, 0.855, 0.827], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("query", "least", "most"), [(WHOLE, 1.2, 2.0), (HALF, 1.4, 2.4)])
+def test_a_query_encoder_answers_from_where_labels_would_have_it(query, least, most):
+    assert least < find_threshold(RATES, counted(query, query[:1]), GALLERY) <= most
+    assert find_threshold(RATES, query, GALLERY) > 1.4 * most  # without what is given back
+
+
+def test_what_is_given_back_decides_nothing_where_nothing_is_lost():
+    """However much else it says of sharp images: nothing is gained by asking it."""
+    loses_nothing = torch.full((7,), 0.999, dtype=torch.float64)
+    assert find_threshold(RATES, counted(WHOLE, WHOLE[:1]), loses_nothing) == NEVER
+    assert torch.equal(counted(GALLERY, torch.ones(2)), GALLERY)  # one that says the same of sharp images
 
 
 class Stripes(nn.Module):

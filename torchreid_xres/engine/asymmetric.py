@@ -96,7 +96,7 @@ class AsymmetricEngine(XresEngine):
         sharp = [i for i, full in enumerate(full_flags(plain.dataset)) if full]
         self._sharp = sharp
         self._indexed: dict[str, Tensor] = {}
-        self.held_out = _chosen(plain.dataset, sharp, held_out)
+        self.held_out = kept_out(plain.dataset, sharp, held_out)
         usable = range(len(plain.dataset)) if self.loss.labelled else sharp
         self.train_loader = Rounds(_among(plain, set(usable) - set(self.held_out)), epoch_batches)
         self.run_facts |= {
@@ -195,7 +195,7 @@ class AsymmetricEngine(XresEngine):
             return
         network = unwrap(self.model)
         with checkpoint.random_state_kept(), torch.no_grad():
-            for batch in self._plain(self._sharp):
+            for batch in self.as_captured(self._sharp):
                 img = batch["img"].to(next(network.parameters()))
                 found = self.at_precision(lambda img=img: network.describe_gallery(img), img.shape)
                 self._indexed.update(zip(batch["impath"], found.float().cpu(), strict=True))
@@ -208,7 +208,7 @@ class AsymmetricEngine(XresEngine):
         unknown = torch.zeros(network.dim)
         return torch.stack([self._indexed.get(path, unknown) for path in paths]).to(network.length.device)
 
-    def _plain(self, indices: Sequence[int]) -> DataLoader:
+    def as_captured(self, indices: Sequence[int]) -> DataLoader:
         """Return batches of training images as captured, without augmentation."""
         loader = self.datamanager.train_loader
         plain = _Plain(loader.dataset, indices, self.datamanager.transform_te)
@@ -237,7 +237,7 @@ class AsymmetricEngine(XresEngine):
         device = "cuda" if self.use_gpu else "cpu"
         self.routing = calibrate(
             unwrap(self.model),
-            (to_device(batch, device) for batch in self._plain(self.held_out)),
+            (to_device(batch, device) for batch in self.as_captured(self.held_out)),
             self.camera,
             self.normalize,
             lambda work, img: self.at_precision(work, img.shape),
@@ -287,7 +287,7 @@ class _Plain(Dataset):
         return {"img": self.transform(img), "size": torch.tensor([img.height, img.width]), "impath": path}
 
 
-def _chosen(dataset: Dataset, sharp: Sequence[int], share: float) -> list[int]:
+def kept_out(dataset: Dataset, sharp: Sequence[int], share: float) -> list[int]:
     """Return the images that are kept out, by a hash of their names, whatever their labels or folder."""
     count = min(MOST_HELD_OUT, round(share * len(sharp)))
     if share and count < LEAST:

@@ -1,0 +1,106 @@
+"""From where on should a query encoder answer, by labels, and where does the threshold that needs none put it?
+
+    python benchmarks/routing.py --run log/asymmetric_unlabelled_mlr_cuhk03 --root /path/to/data
+    python benchmarks/routing.py --run RUN --root DATA --keep routing.json
+
+The queries are the training images that were kept out of a run's training, seen at rates up to the camera's largest;
+the gallery is all training images as captured, described by the gallery encoder. Their labels are read here alone.
+Without meaning where the gallery encoder has learned from these images with their labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import measure
+import numpy as np
+import torch
+from front_end_effect import trained_folder
+
+from torchreid_xres.data.degrade import low_size
+from torchreid_xres.engine.asymmetric import AsymmetricEngine, kept_out
+from torchreid_xres.engine.restorer import full_flags
+from torchreid_xres.engine.routing import agreement, counted
+from torchreid_xres.host_mends.training import unwrap
+from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.extraction import trained_engine
+from torchreid_xres.metrics import rank_features
+
+RATES = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
+
+
+@torch.no_grad()
+def routing(folder: Path, root: str) -> tuple[list[dict], dict]:
+    """Return a row for each rate, and what they are of.
+
+    Args:
+        folder: of a trained run of ``asymmetric``.
+        root: folder of the data sets.
+
+    Raises:
+        ValueError: for a run of another model, or one that kept no images out.
+    """
+    run, engine = trained_engine(folder, root=root)
+    if not isinstance(engine, AsymmetricEngine):
+        raise ValueError(f"{folder}: {run.label} has no query encoder")
+    model, dataset = unwrap(engine.model).eval(), engine.datamanager.train_loader.dataset
+    sharp = [i for i, full in enumerate(full_flags(dataset)) if full]
+    held_out = kept_out(dataset, sharp, run.cfg.loss.asymmetric.held_out)
+    if not held_out:
+        raise ValueError(f"{folder}: {run.label} has kept no images out of its training")
+    train = dataset.train
+    pids, cams = (np.array([entry[i] for entry in train]) for i in (1, 2))
+    everyone = torch.cat([model.describe_gallery(batch["img"]) for batch in engine.as_captured(range(len(train)))])
+    rows, own = [], {"query": torch.ones(1)}
+    for rate in (rate for rate in RATES if rate <= engine.camera.rates[1]):
+        views, heights = [], []
+        for batch in engine.as_captured(held_out):
+            sizes = [tuple(size) for size in batch["size"].tolist()]
+            images = engine.normalize.undo(batch["img"])
+            seen = [engine.camera.view_at(image, size, rate) for image, size in zip(images, sizes, strict=True)]
+            views.append(engine.normalize(torch.stack(seen)))
+            heights += [low_size(*size, rate)[0] for size in sizes]
+        told = {"query": torch.cat([model(view) for view in views])}
+        told["gallery"] = torch.cat([model.describe_gallery(view) for view in views])
+        found = {side: agreement(features, everyone, held_out)[1] for side, features in told.items()}
+        if rate == 1:
+            own = found
+        row = {"rate": rate, "magnified": float(np.median(model.size[0] / np.array(heights)))}
+        precision = {
+            side: rank_features(
+                features, everyone, pids[held_out], pids, cams[held_out], cams, metric="cosine"
+            ).ap
+            for side, features in told.items()
+        }  # fmt: skip
+        row |= {f"mAP, {side}": 100 * float(np.nanmean(ap)) for side, ap in precision.items()}
+        gain = 100 * (precision["query"] - precision["gallery"])
+        gain = gain[~np.isnan(gain)]
+        row |= {"gain": float(gain.mean()), "its error": float(gain.std(ddof=1) / np.sqrt(len(gain)))}
+        row |= {f"agreement, {side}": float(values.mean()) for side, values in found.items()}
+        row["counted"] = float(counted(found["query"], own["query"]).mean())
+        rows.append(row | {"answers": "query" if row["magnified"] >= model.threshold.item() else "gallery"})
+    about = {"model": run.label, "dataset": run.cfg.data.sources[0], "seed": run.cfg.train.seed}
+    sizes = {"size": list(model.size), "query_size": list(model.query_size), "images": len(held_out)}
+    return rows, about | sizes
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="folder of a finished job, or of one of its runs")
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--split", type=int, default=0, help="of a job")
+    parser.add_argument("--keep", type=Path, help="also write the rows and the facts to this JSON file")
+    args = parser.parse_args(argv)
+    try:
+        folder = args.run if (args.run / "run.json").is_file() else trained_folder(args.run, args.split)
+        rows, about = routing(folder, args.root)
+    except USER_ERRORS as error:
+        return tell(error)
+    measure.finish(args, f"who should answer, by labels of {about['dataset']}", rows, of=about)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
