@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from torchreid_xres.data.camera import Camera
+from torchreid_xres.engine import routing
 from torchreid_xres.engine.routing import agreement, calibrate, counted, find_threshold
 from torchreid_xres.models.asymmetric import NEVER, Asymmetric
 from torchreid_xres.models.layers import Normalization
@@ -73,18 +74,22 @@ class Stripes(nn.Module):
         return self.fine * fine + (1 - self.fine) * img.mean((2, 3)) + torch.tensor([0.05, 0.0, 0.0])
 
 
-def test_the_threshold_is_found_where_the_gallery_encoder_loses_the_image():
+def striped(manner):
     """A constructed case: pictures of stripes 4 pixels wide, which are gone at rate 16, and the mean colour stays."""
     model = Asymmetric(reid=Stripes(1.0), size=(64, 32)).eval()
     with torch.no_grad():
-        model.query.fine.fill_(0.0)
+        model.query.fine.fill_(1.0 - manner)
     colours = torch.tensor([[1, 0.1, 0.5], [0.2, 1, 0.4], [0.3, 0.6, 1], [1, 1, 0.2], [0.5, 0.9, 0.1], [0.9, 0.2, 0.8]])
     stripes = torch.tensor([0.0, 0, 0, 0, 1, 1, 1, 1]).repeat(4).expand(64, 32)
     imgs = colours[:, :, None, None] * stripes
     plain = Normalization(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     sizes = torch.tensor([[128, 64]] * 6)
     batches = [{"img": imgs[part], "size": sizes[part]} for part in (slice(4), slice(4, 6))]
-    told = calibrate(model, batches, Camera(rates=(1.0, 16.0)), plain)
+    return model, imgs, calibrate(model, batches, Camera(rates=(1.0, 16.0)), plain)
+
+
+def test_the_threshold_is_found_where_the_gallery_encoder_loses_the_image():
+    model, imgs, told = striped(1.0)
     quarters = [f"{2 ** (step / 4):.3g}" for step in range(17)]
     assert told["images"] == 6 and list(told["by_rate"]) == quarters
     sharp, low = (told["by_rate"][rate] for rate in ("1", "16"))
@@ -93,6 +98,15 @@ def test_the_threshold_is_found_where_the_gallery_encoder_loses_the_image():
     assert low["agreement"]["query"] > low["agreement"]["gallery"] + 0.1
     assert 0.5 < told["threshold"] < 8 and model.threshold.item() == pytest.approx(told["threshold"], abs=1e-3)
     assert model.length.item() == pytest.approx(model.gallery(imgs).norm(dim=1).mean().item(), rel=1e-5)
+
+
+def test_what_the_query_encoder_says_otherwise_of_sharp_images_counts_by_a_quarter(monkeypatch):
+    found = [striped(1.0)[2]["threshold"]]
+    monkeypatch.setattr(routing, "OWN_MANNER", 1.0)
+    found.append(striped(1.0)[2]["threshold"])
+    assert found[0] < found[1]
+    # Of one that says the same of sharp images nothing is given back.
+    assert striped(0.0)[2]["threshold"] is None
 
 
 def test_an_agreement_is_that_over_the_other_images():

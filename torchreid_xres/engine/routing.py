@@ -162,7 +162,7 @@ def calibrate(
             found.setdefault(rate, []).append(torch.stack(told))
     by_rate = {rate: torch.cat(parts, dim=1) for rate, parts in found.items()}  # (5, V)
     magnification, _, query, _, gallery = torch.cat(list(by_rate.values()), dim=1)
-    threshold = find_threshold(magnification, counted(query, by_rate[1.0][3]), gallery)
+    threshold = find_threshold(magnification, counted(query, by_rate[1.0][2]), gallery)
     model.threshold.fill_(threshold)
     model.length.fill_(everyone.norm(dim=1).mean())
     return {
