@@ -22,13 +22,14 @@ from front_end_effect import trained_folder
 from torchreid_xres.data.degrade import low_size
 from torchreid_xres.engine.asymmetric import AsymmetricEngine, kept_out
 from torchreid_xres.engine.restorer import full_flags
-from torchreid_xres.engine.routing import agreement, counted
+from torchreid_xres.engine.routing import agreement, counted, find_threshold
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.jobs.extraction import trained_engine
 from torchreid_xres.metrics import rank_features
 
 RATES = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
+CAUTIONS = (1.0, 0.25)
 
 
 @torch.no_grad()
@@ -53,7 +54,7 @@ def routing(folder: Path, root: str) -> tuple[list[dict], dict]:
     train = dataset.train
     pids, cams = (np.array([entry[i] for entry in train]) for i in (1, 2))
     everyone = torch.cat([model.describe_gallery(batch["img"]) for batch in engine.as_captured(range(len(train)))])
-    rows, own = [], {"query": torch.ones(1)}
+    rows, views_of = [], []
     for rate in (rate for rate in RATES if rate <= engine.camera.rates[1]):
         views, heights = [], []
         for batch in engine.as_captured(held_out):
@@ -65,9 +66,9 @@ def routing(folder: Path, root: str) -> tuple[list[dict], dict]:
         told = {"query": torch.cat([model(view) for view in views])}
         told["gallery"] = torch.cat([model.describe_gallery(view) for view in views])
         found = {side: agreement(features, everyone, held_out)[1] for side, features in told.items()}
-        if rate == 1:
-            own = found
-        row = {"rate": rate, "magnified": float(np.median(model.size[0] / np.array(heights)))}
+        views_of.append(torch.stack([model.size[0] / torch.tensor(heights), found["query"], found["gallery"]]))
+        magnified = float(views_of[-1][0].median())
+        row = {"its input": "x".join(map(str, model.query_size)), "rate": rate, "magnified": magnified}
         precision = {
             side: rank_features(
                 features, everyone, pids[held_out], pids, cams[held_out], cams, metric="cosine"
@@ -79,11 +80,14 @@ def routing(folder: Path, root: str) -> tuple[list[dict], dict]:
         gain = gain[~np.isnan(gain)]
         row |= {"gain": float(gain.mean()), "its error": float(gain.std(ddof=1) / np.sqrt(len(gain)))}
         row |= {f"agreement, {side}": float(values.mean()) for side, values in found.items()}
-        row["counted"] = float(counted(found["query"], own["query"]).mean())
-        rows.append(row | {"answers": "query" if row["magnified"] >= model.threshold.item() else "gallery"})
+        rows.append(row)
+    each, query, gallery = torch.cat(views_of, dim=1)
+    for caution in CAUTIONS:
+        threshold = find_threshold(each, counted(query, views_of[0][1], caution), gallery)
+        for row in rows:
+            row[f"caution {caution:g}"] = "query" if row["magnified"] >= threshold else "gallery"
     about = {"model": run.label, "dataset": run.cfg.data.sources[0], "seed": run.cfg.train.seed}
-    sizes = {"size": list(model.size), "query_size": list(model.query_size), "images": len(held_out)}
-    return rows, about | sizes
+    return rows, about | {"size": list(model.size), "images": len(held_out)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -94,6 +94,11 @@ def parser() -> argparse.ArgumentParser:
         "--query-size", type=int, nargs=2, default=(), metavar=("H", "W"),
         help="input of the query encoder; half the network's costs a quarter (default: the network's)",
     )  # fmt: skip
+    adapt.add_argument(
+        "--caution", type=float, default=1.0, metavar="SHARE",
+        help="1: the query encoder answers only where it agrees more with what the network says of sharp pictures; "
+        "0.25: earlier, which was right for persons, and wrong for vehicles that look alike",
+    )  # fmt: skip
     for command in (build, query, adapt, serve_options(commands)):
         command.add_argument(
             "--gallery", type=place, required=True, metavar="DIR|milvus:...",

@@ -24,7 +24,7 @@ def adapt(args: argparse.Namespace) -> int:
             "queries of other people or vehicles than the report shows; more images are the remedy", file=sys.stderr,
         )  # fmt: skip
     print(f"learning in {planned.steps} steps from {len(planned.learned)} images", file=sys.stderr)
-    learned = learn(gallery, extractor, planned)
+    learned = learn(gallery, extractor, planned, args.caution)
     how = {"device": args.device, "precision": args.precision, "query_encoder": learned.folder}
     measure(gallery, gallery.make_extractor(args.run or "", **how))
     about = learned.about

@@ -88,6 +88,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "loss.asymmetric.temperature": (ABOVE_0, math.inf),
     "loss.asymmetric.momentum": (0, BELOW_1),
     "loss.asymmetric.held_out": (0, BELOW_1),
+    "loss.asymmetric.caution": (0, 1),
     "train.warmup_factor": (ABOVE_0, 1),
     "test.eval_freq": (-1, math.inf),
     "rmsprop.alpha": (0, 1),
@@ -270,6 +271,7 @@ def add_xres_config(cfg: CfgNode) -> CfgNode:
     cfg.loss.asymmetric.triplet = 0.0  # batch-hard triplets across views, with labels
     cfg.loss.asymmetric.momentum = 0.0  # of a mean gallery encoder that is followed instead; 0: of the encoder itself
     cfg.loss.asymmetric.held_out = 0.1  # share of the training images kept for finding the threshold, at most 128
+    cfg.loss.asymmetric.caution = 1.0  # share of what a query encoder says otherwise of sharp images that counts there
 
     # Several runs in a row, each once: {name: changes to the whole configuration}, in this order. "{name}" in a text
     # value of a later one is that stage's folder.

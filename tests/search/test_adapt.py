@@ -77,6 +77,29 @@ def test_what_is_kept_and_that_the_loss_falls(place, extractor):
     assert sharp["cosine"] > 0.99 and sharp["rank"] == 1 and sharp["first"] == 100
 
 
+def test_another_caution_finds_the_threshold_anew_and_learns_nothing(gallery, extractor, learned, monkeypatch):
+    before, seen = QueryEncoder.read(learned), []
+    real = adapt.calibrate
+
+    def calibrated(*args, caution):
+        seen.append(caution)
+        return real(*args, caution=caution)
+
+    monkeypatch.setattr(adapt, "calibrate", calibrated)
+    monkeypatch.delattr(adapt._Adaptation, "learn")
+    planned = plan(gallery, extractor, STEPS)
+    found = adapt.adapt(gallery, extractor, planned, caution=0.25)
+    assert seen == [0.25] and found.about["routing"]["caution"] == 0.25
+    assert (found.about["threshold"] or 1e9) <= (before.about["threshold"] or 1e9)
+    assert found.about["losses"] == before.about["losses"] and found.about["steps"] == STEPS
+    weights = {name for name in before.state if name not in ("threshold", "length")}
+    assert all(torch.equal(found.state[name], before.state[name]) for name in weights)
+    assert adapt.adapt(gallery, extractor, planned, caution=0.25).about == QueryEncoder.read(learned).about
+    assert len(seen) == 1
+    with pytest.raises(ValueError, match="caution is a share, from 0 to 1, not 2"):
+        adapt.adapt(gallery, extractor, planned, caution=2)
+
+
 def test_a_stopped_adaptation_goes_on_to_the_same_bits(place, extractor, tmp_path, monkeypatch):
     gallery = Gallery(shutil.copytree(place, tmp_path / "gallery", ignore=shutil.ignore_patterns(FOLDER)), extractor)
     planned = plan(gallery, extractor, STEPS)

@@ -56,6 +56,7 @@ class AsymmetricEngine(XresEngine):
         momentum: of a mean of the gallery encoder that the query encoder follows instead, above 0 only where the
             gallery encoder learns.
         held_out: share of the training images that are kept for the threshold, at most 128; at 0 it stays where it is.
+        caution: see :func:`~torchreid_xres.engine.routing.counted`.
         epoch_batches: batches of an epoch.
         mean, std: the loader's normalisation.
         loss: settings of the loss.
@@ -72,6 +73,7 @@ class AsymmetricEngine(XresEngine):
         camera: Camera | None = None,
         momentum: float = 0.0,
         held_out: float = 0.1,
+        caution: float = 1.0,
         epoch_batches: int = 250,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -81,7 +83,7 @@ class AsymmetricEngine(XresEngine):
         super().__init__(*args, **kwargs)
         network = unwrap(self.model)
         device = next(network.parameters()).device
-        self.camera = camera or Camera()
+        self.camera, self.caution = camera or Camera(), caution
         self.normalize = Normalization(mean, std).to(device)
         self.loss = AsymmetricLoss(network.dim, **dict(loss or {})).to(device)
         self.average = None
@@ -144,6 +146,7 @@ class AsymmetricEngine(XresEngine):
             "camera": Camera(**as_dict(cfg.data.camera), enlargement=cfg.data.interpolation),
             "momentum": own["momentum"],
             "held_out": 0.0 if cfg.test.evaluate else own["held_out"],
+            "caution": own["caution"],
             "epoch_batches": cfg.train.epoch_batches,
             "mean": cfg.data.norm_mean,
             "std": cfg.data.norm_std,
@@ -241,6 +244,7 @@ class AsymmetricEngine(XresEngine):
             self.camera,
             self.normalize,
             lambda work, img: self.at_precision(work, img.shape),
+            self.caution,
         )
         told = self.routing["threshold"]
         logger.info(

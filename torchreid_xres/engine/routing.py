@@ -17,10 +17,6 @@ from torchreid_xres.models.asymmetric import NEVER, Asymmetric
 from torchreid_xres.models.layers import Normalization
 
 ROUNDING = 1e-4  # of an agreement
-# What counts of a query encoder's disagreement about sharp images. It is its own manner, which costs little in finding
-# identities, where what low resolution does to the gallery encoder costs much: measured by labels on persons that
-# neither had seen (benchmarks/routing.py), 1 asks the query encoder from x3 to x5 on and the truth is x1.2 to x2.
-OWN_MANNER = 0.25
 LEAST = 3  # sharp images for a mean and a deviation over the others
 
 
@@ -57,18 +53,22 @@ def find_threshold(magnification: Tensor, query: Tensor, gallery: Tensor) -> flo
     return NEVER if cut == len(gain) else math.sqrt(sorted_[cut - 1] * sorted_[cut])
 
 
-def counted(query: Tensor, sharp: Tensor) -> Tensor:
-    """Return a query encoder's agreements with most of what it says otherwise of sharp images given back to it.
+def counted(query: Tensor, sharp: Tensor, caution: float) -> Tensor:
+    """Return a query encoder's agreements with a part of what it says otherwise of sharp images given back to it.
+
+    That is its own manner, and not what resolution costs. What it costs in finding identities no image tells without a
+    label: little on persons of two views, much on vehicles that look alike (``benchmarks/routing.py``).
 
     Args:
         query: (N,), of views (:func:`agreement`).
         sharp: (S,), of the same images as captured.
+        caution: how much of its manner counts, 0 to 1.
 
     Example:
-        >>> [round(value, 3) for value in counted(torch.tensor([0.9, 0.8]), torch.tensor([0.88, 0.92])).tolist()]
-        [0.975, 0.875]
+        >>> counted(torch.tensor([0.5, 0.25]), torch.tensor([0.5, 1.0]), caution=0.5).tolist()
+        [0.625, 0.375]
     """
-    return query + (1 - OWN_MANNER) * (1 - sharp.mean())
+    return query + (1 - caution) * (1 - sharp.mean())
 
 
 def agreement(features: Tensor, sharp: Tensor, own: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -110,6 +110,7 @@ def calibrate(
     camera: Camera,
     normalize: Normalization,
     run: Callable[[Callable[[], Tensor], Tensor], Tensor] = lambda work, _: work(),
+    caution: float = 1.0,
 ) -> dict[str, Any]:
     """Set a model's threshold, and the length of its query features to the mean of the gallery encoder's.
 
@@ -120,6 +121,7 @@ def calibrate(
         camera: whose rates the views have, and how they are enlarged.
         normalize: the loader's normalisation.
         run: calls the network's work, as the caller's precision asks, with the batch of images.
+        caution: see :func:`counted`; at 1 no query is answered by the encoder that agrees less.
 
     Returns:
         As JSON can hold it: ``threshold`` (None: no query goes to the query encoder), the number of ``images``, and
@@ -162,11 +164,12 @@ def calibrate(
             found.setdefault(rate, []).append(torch.stack(told))
     by_rate = {rate: torch.cat(parts, dim=1) for rate, parts in found.items()}  # (5, V)
     magnification, _, query, _, gallery = torch.cat(list(by_rate.values()), dim=1)
-    threshold = find_threshold(magnification, counted(query, by_rate[1.0][2]), gallery)
+    threshold = find_threshold(magnification, counted(query, by_rate[1.0][2], caution), gallery)
     model.threshold.fill_(threshold)
     model.length.fill_(everyone.norm(dim=1).mean())
     return {
         "threshold": None if threshold == NEVER else round(threshold, 4),
+        "caution": caution,
         "images": len(everyone),
         "by_rate": {
             f"{rate:.3g}": {

@@ -130,20 +130,22 @@ def plan(gallery: Gallery, extractor: Extractor, steps: int | None = None, query
     )  # fmt: skip
 
 
-def adapt(gallery: Gallery, extractor: Extractor, planned: Plan) -> QueryEncoder:
+def adapt(gallery: Gallery, extractor: Extractor, planned: Plan, caution: float = 1.0) -> QueryEncoder:
     """Learn a query encoder from a gallery's images and keep it beside them, in the folder ``query_encoder``.
 
     It may be stopped at any time, and goes on where it was, to the same result bit for bit; one that is there for the
-    same images and plan is returned. On a terminal a bar shows the progress.
+    same images and plan is returned, at another caution with a threshold found anew. On a terminal a bar shows the
+    progress.
 
     Args:
         gallery: built before; of its own files none is written.
         extractor: the one it was made with.
         planned: by :func:`plan`.
+        caution: 0 to 1; with less it answers earlier (see :func:`~torchreid_xres.engine.routing.counted`).
 
     Raises:
         OSError: if an image cannot be read now, another adaptation is at work, or nothing can be written.
-        ValueError: if the network cannot be trained, or the loss is no longer finite.
+        ValueError: if the network cannot be trained, the loss is no longer finite, or the caution is no share.
 
     Example:
         Learned once, used by each later ``Extractor``::
@@ -154,6 +156,8 @@ def adapt(gallery: Gallery, extractor: Extractor, planned: Plan) -> QueryEncoder
             both = gallery.make_extractor(query_encoder=learned.folder)
             hits = gallery.search(both("bad_crop.jpg"))
     """
+    if not 0 <= caution <= 1:
+        raise ValueError(f"caution is a share, from 0 to 1, not {caution:g}")
     folder = gallery.folder / FOLDER
     with sole_use(folder), checkpoint.random_state_kept():
         adaptation = _Adaptation(gallery, extractor, planned)
@@ -163,9 +167,12 @@ def adapt(gallery: Gallery, extractor: Extractor, planned: Plan) -> QueryEncoder
             known = None
         if known is not None and known.about.get("key") == adaptation.key:
             found = replace(known, images=adaptation.sums)  # among the others of the gallery may be new ones
+            if known.about["routing"].get("caution", 1.0) != caution:
+                adaptation.take(known)
+                found = adaptation.result(caution)
         else:
             adaptation.learn()
-            found = adaptation.result()
+            found = adaptation.result(caution)
         found.save()
         adaptation.state.unlink(missing_ok=True)
         return found
@@ -295,9 +302,14 @@ class _Adaptation:
         logger.info("going on after step %d of %d", state["done"], self.plan.steps)
         return state["done"]
 
+    def take(self, known: QueryEncoder) -> None:
+        """Go on with what was learned before."""
+        self.model.load_state_dict(known.state, strict=False)
+        self.seconds, self.losses = known.about["seconds"], known.about["losses"]
+
     # -- what came of it -------------------------------------------------------------------------------------
 
-    def result(self) -> QueryEncoder:
+    def result(self, caution: float) -> QueryEncoder:
         start = time.perf_counter()
         self.model.eval()
         held_out = self.plan.held_out
@@ -308,6 +320,7 @@ class _Adaptation:
             ({"img": img.to(self.extractor.device), "size": sizes} for img, sizes in read),
             self.camera,
             self.normalize,
+            caution=caution,
         )
         # Copies: on the CPU a state's tensors are the network's own.
         state = {name: value.detach().cpu().clone() for name, value in own_state(self.model).items()}
