@@ -7,6 +7,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from torchreid_xres.lock import InUseError, locked
 from torchreid_xres.search.filters import Filters
 from torchreid_xres.search.gallery import Hit
 from torchreid_xres.ui.desk import MARKS, caption
@@ -69,6 +70,9 @@ def test_marks_are_kept_beside_the_gallery(desk, scene):
     rows = list(csv.DictReader(path.open(encoding="utf-8")))
     assert path == desk.archive.gallery.folder / MARKS and [row["right"] for row in rows] == ["1", "0"]
     assert rows[0]["query"] == "'=1+1.png" and rows[0]["query_box"] == "100 40 60 120" and rows[0]["hit"] == "green.png"
+    with locked(path.with_suffix(".lock"), "", ""), pytest.raises(InUseError, match=r"is written to .* mark the hit"):
+        desk.mark(answer, answer.found[2], right=True)  # another who serves the gallery is at it
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 3
     path.unlink()
     path.mkdir()
     with pytest.raises(OSError, match=r"marks\.csv is a folder"):
