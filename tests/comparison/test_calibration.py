@@ -22,7 +22,7 @@ def test_a_line_for_each_set_and_magnification(tmp_path):
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert words == ["within a factor of 2", "a, x4", "b, as captured"]
     assert axes.get_yscale() == axes.get_xscale() == "log"
-    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0.3", "0.5", "1", "2"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0.3", "0.4", "0.5", "0.6", "0.8", "1", "1.5", "2"]
     save_figure(figure, tmp_path / "strangers.svg")
     with pytest.raises(ValueError, match="no strangers were counted"):
         draw_calibration([row("a", 1.0, 0.0)])

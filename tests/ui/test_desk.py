@@ -10,7 +10,7 @@ import pytest
 from torchreid_xres.lock import InUseError, locked
 from torchreid_xres.search.filters import Filters
 from torchreid_xres.search.gallery import Hit
-from torchreid_xres.ui.desk import MARKS, caption
+from torchreid_xres.ui.desk import MARKS, Desk, caption
 
 
 def test_a_box_of_a_frame_is_searched_and_a_hit_searched_on_with(desk, scene):
@@ -83,3 +83,9 @@ def test_what_was_found_can_be_fetched(desk, scene):
     page, table = map(Path, desk.hand_over(desk.search(scene)))
     assert (page.name, table.name) == ("hits.html", "hits.csv") and len(table.read_text().splitlines()) == 5
     assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 5
+
+
+def test_pictures_that_moved_are_named(desk):
+    desk.archive.gallery.images.rename(desk.archive.gallery.images.with_name("moved"))
+    with pytest.raises(FileNotFoundError, match=r"pictures of the gallery in .* are no longer in .*pictures: build it"):
+        Desk(desk.archive)

@@ -148,7 +148,8 @@ class Gallery:
         if not path.exists():
             raise FileNotFoundError(
                 f"there is no run or checkpoint at {path}, with which the gallery in {self.place} was made "
-                f"({self.about['model']}); say where it is now (--run; of build, before the images), or build the gallery again with it"
+                f"({self.about['model']}); say where it is now (--run; to build before the images), or build the "
+                "gallery again with it"
             )
         extractor = Extractor(path, **of, **kwargs)
         require_same(self.place, self.about, extractor)

@@ -47,7 +47,12 @@ class Desk:
 
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
-        self._pictures = archive.gallery.images.resolve(strict=True)
+        if not archive.gallery.images.is_dir():
+            raise FileNotFoundError(
+                f"the pictures of the gallery in {archive.gallery.folder} are no longer in {archive.gallery.images}: "
+                "build it with the folder where they are now, which reads none anew"
+            )
+        self._pictures = archive.gallery.images.resolve()
         self.scratch = tempfile.TemporaryDirectory(prefix="xres-")
         self._one = threading.Lock()  # one network, one file of marks
         self.part = functools.lru_cache(maxsize=8)(lambda filters: filters.part(archive.gallery))
