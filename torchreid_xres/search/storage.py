@@ -172,7 +172,7 @@ class Storage:
         if facts.get("format") not in _COLUMNS:
             written = str(facts.get("format"))
             newer = written.isdecimal() and int(written) > int(FORMAT)
-            remedy = "a newer torchreid_xres wrote it, and reads it: update this one" if newer else _REMOVE
+            remedy = f"update torchreid_xres if a newer one wrote it, else {_REMOVE}" if newer else _REMOVE
             raise ValueError(f"{self.path} has format {written}; this version reads {', '.join(_COLUMNS)}: {remedy}")
         if columns != {"facts": _FACTS, "images": _COLUMNS[facts["format"]]}:
             raise self._damaged("it has other tables than a gallery's", _REMOVE)
