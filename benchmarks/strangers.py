@@ -6,6 +6,11 @@ An archive is made of some identities of a data set, all their images but the qu
 ``xres search build`` does, without labels. Then queries are asked, as captured and degraded, and with the labels it is
 counted how many images of others are as near as the distances at which 0.1, 1 and 10 are expected. Needs the data sets
 and ``weights/osnet_x0_25_msmt17.pth`` below --root; takes some five minutes of one processor.
+
+What did not do: to find by the widest gap among each probe's nearest 5 % how many mates it has, and to read distances
+from the nearest 2 % of the others on with the median of that. Vehicles then are 1.0 to 1.9 times as many as expected
+(1.1 to 2.5 without), but where identities are mixed, on parts of an archive, up to 3.3 times (1.7), and of drawn people
+half as many at 10 as expected (two thirds): a gap finds the number of mates of every fifth to twentieth probe alone.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ def build(args: argparse.Namespace) -> int:
     from torchreid_xres.devices.memory import keep_freed_memory
     from torchreid_xres.search import Gallery
 
+    if not args.images.exists():  # before a network is fetched for them
+        raise FileNotFoundError(f"there is no folder or video {args.images}")
     with distributed.processes(args.device != "cpu" and torch.cuda.is_available()):
         with distributed.in_turn():  # what the first one fetches, the others find
             gallery = Gallery(args.gallery, extractor_of(args), args.index)

@@ -19,8 +19,10 @@ def test_a_line_for_each_set_and_magnification(tmp_path):
     _, first, second = axes.lines  # the diagonal comes first
     assert first.get_xdata().tolist() == [0.1, 1.0] and first.get_ydata().tolist() == [0.3, 2.0]
     assert second.get_xdata().tolist() == [1.0] and first.get_color() != second.get_color()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a, x4", "b, as captured"]
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["within a factor of 2", "a, x4", "b, as captured"]
     assert axes.get_yscale() == axes.get_xscale() == "log"
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["0.3", "0.4", "0.5", "0.6", "0.8", "1", "1.5", "2"]
     save_figure(figure, tmp_path / "strangers.svg")
     with pytest.raises(ValueError, match="no strangers were counted"):
         draw_calibration([row("a", 1.0, 0.0)])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from torchreid_xres.comparison.figures import label_points, legend_below, log_x, new_figure, save_figure
+from torchreid_xres.comparison.figures import label_points, legend_below, log_axis, new_figure, save_figure
 
 
 @pytest.mark.parametrize("ending, start", [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
@@ -50,7 +50,7 @@ def test_without_matplotlib_it_says_how_to_get_it(monkeypatch):
 def test_a_logarithmic_axis_has_round_numbers(values, ticks):
     pytest.importorskip("matplotlib")
     axes = new_figure(3, 2).subplots()
-    log_x(axes, values, "x")
+    log_axis(axes, values, "x")
     low, high = axes.get_xlim()
     assert low < min(values) and high > max(values)
     assert " ".join(tick.get_text()[1:] for tick in axes.get_xticklabels()) == ticks

@@ -151,6 +151,15 @@ def test_a_changed_fact_is_told(path, name):
     refused(path, "format|what it says of itself")
 
 
+def test_a_file_of_a_newer_version_is_not_called_damaged(path):
+    statements = "ALTER TABLE images ADD COLUMN colour TEXT", "CREATE TABLE more (name TEXT)"
+    sql(path, "UPDATE facts SET value = '4' WHERE name = 'format'", *statements)
+    with pytest.raises(ValueError, match=r"has format 4; this version reads 1, 2, 3: update torchreid_xres if"):
+        Storage(path).facts()
+    sql(path, "UPDATE facts SET value = '3' WHERE name = 'format'")
+    refused(path, "other tables than a gallery's")
+
+
 @pytest.mark.parametrize("about", ["[1, 2", "[1]", "{}", '"text"', "null"])
 def test_facts_of_no_model_are_told(old, about):
     sql(old, "UPDATE facts SET value = ? WHERE name = 'about'", values=(about,))

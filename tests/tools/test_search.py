@@ -226,7 +226,7 @@ def test_two_commands_with_weights_by_their_name(run_tool, images, tmp_path, mon
     assert run_tool("build", images, *how)[0] == 2  # and its size
     weights.rename(tmp_path / "gone.pth")
     status, _, err = run_tool("query", picture, "--gallery", place)
-    assert status == 2 and "say where it is now (--run), or build the gallery again with it" in err
+    assert status == 2 and "say where it is now (--run; to build before the images), or build the gallery again" in err
     run_tool("build", images, "--gallery", place)
     assert asked[1:] == [("osnet_x0_25_msmt17", str(weights.parent))]
     run_tool("build", images, "--gallery", tmp_path / "other")

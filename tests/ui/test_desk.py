@@ -7,9 +7,10 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from torchreid_xres.lock import InUseError, locked
 from torchreid_xres.search.filters import Filters
 from torchreid_xres.search.gallery import Hit
-from torchreid_xres.ui.desk import MARKS, caption
+from torchreid_xres.ui.desk import MARKS, Desk, caption
 
 
 def test_a_box_of_a_frame_is_searched_and_a_hit_searched_on_with(desk, scene):
@@ -69,6 +70,9 @@ def test_marks_are_kept_beside_the_gallery(desk, scene):
     rows = list(csv.DictReader(path.open(encoding="utf-8")))
     assert path == desk.archive.gallery.folder / MARKS and [row["right"] for row in rows] == ["1", "0"]
     assert rows[0]["query"] == "'=1+1.png" and rows[0]["query_box"] == "100 40 60 120" and rows[0]["hit"] == "green.png"
+    with locked(path.with_suffix(".lock"), "", ""), pytest.raises(InUseError, match=r"is written to .* mark the hit"):
+        desk.mark(answer, answer.found[2], right=True)  # another who serves the gallery is at it
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 3
     path.unlink()
     path.mkdir()
     with pytest.raises(OSError, match=r"marks\.csv is a folder"):
@@ -79,3 +83,9 @@ def test_what_was_found_can_be_fetched(desk, scene):
     page, table = map(Path, desk.hand_over(desk.search(scene)))
     assert (page.name, table.name) == ("hits.html", "hits.csv") and len(table.read_text().splitlines()) == 5
     assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 5
+
+
+def test_pictures_that_moved_are_named(desk):
+    desk.archive.gallery.images.rename(desk.archive.gallery.images.with_name("moved"))
+    with pytest.raises(FileNotFoundError, match=r"pictures of the gallery in .* are no longer in .*pictures: build it"):
+        Desk(desk.archive)

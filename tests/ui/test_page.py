@@ -145,19 +145,21 @@ def test_in_a_browser(served, desk, scene):
         assert "green.png" in page.locator("#hits .caption-label, #hits [class*=caption]").first.inner_text()
         page.locator("#hits button:has(img)").nth(1).click()
         page.locator("#which", has_text="Chosen").wait_for()
+        page.locator("#hits button.selected").wait_for()
         name = page.locator("#which").inner_text().rpartition(" · ")[2].strip()
         page.locator("#wrong").click()
         page.locator("#which", has_text="is kept as wrong in marks.csv").wait_for()
         assert name in (desk.archive.gallery.folder / "marks.csv").read_text()
         page.locator("#on").click()
         page.locator("#said", has_text=name).wait_for()
+        assert page.locator("#hits button.selected").count() == 0  # what was chosen is no longer among these
         shot("3_on")
         with page.expect_download() as fetched:
             page.locator("#out a").first.click()
         assert Path(fetched.value.path()).stat().st_size
         page.locator("#filters button").first.click()
         page.locator("#camera input").click()
-        page.get_by_role("option", name="1").click()
+        page.get_by_role("option", name="1", exact=True).click()
         page.keyboard.press("Escape")
         page.locator("#search").click()
         page.locator("#said", has_text="searched: 2 of 4 images").wait_for()
@@ -167,5 +169,9 @@ def test_in_a_browser(served, desk, scene):
         page.locator("#search").click()
         page.get_by_text("neither seconds nor a date").first.wait_for()
         shot("5_refused")
+        assert page.locator("#hits button:has(img)").count() == 2
+        with page.expect_download() as fetched:  # what the last search has found
+            page.locator("#out a").last.click()
+        assert fetched.value.suggested_filename == "hits.csv"
         browser.close()
     assert all(urllib.parse.urlsplit(url).hostname in ("127.0.0.1", None, "") for url in asked if "://" in url), asked

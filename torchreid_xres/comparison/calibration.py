@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torchreid_xres.comparison.figures import COLOURS, MARKERS, legend_below, log_x, new_figure
+from torchreid_xres.comparison.figures import COLOURS, MARKERS, legend_below, log_axis, new_figure
 
 WITHIN = 2  # times; as far off is called right
 
@@ -37,15 +37,15 @@ def draw_calibration(rows: Sequence[Mapping[str, Any]]) -> Any:
     figure = new_figure(5.2, 4.6)
     axes = figure.subplots()
     ends = [places[0], places[-1]]
-    axes.fill_between(ends, [at / WITHIN for at in ends], [at * WITHIN for at in ends], color="0.9", linewidth=0)
+    near = axes.fill_between(ends, [at / WITHIN for at in ends], [at * WITHIN for at in ends], color="0.9", linewidth=0)
     axes.plot(ends, ends, color="0.6", linewidth=1)
-    lines = {}
+    lines: dict[str, Any] = {f"within a factor of {WITHIN}": near}
     for (name, way), points in groups.items():
         colour = COLOURS[sets.index(name) % len(COLOURS)]
         style = {"marker": MARKERS[sets.index(name) % len(MARKERS)], "linestyle": ("-", "--", ":")[ways.index(way) % 3]}
         (lines[f"{name}, {way}"],) = axes.plot(*zip(*sorted(points), strict=True), color=colour, **style)
-    log_x(axes, places)
-    axes.set_yscale("log")
+    log_axis(axes, places)
+    log_axis(axes, [at for points in groups.values() for _, at in points], which="y")
     axes.set_xlabel("strangers expected as near as a distance")
     axes.set_ylabel("strangers counted")
     axes.grid(alpha=0.3)

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from torchreid_xres.comparison.figures import COLOURS, MARKERS, legend_below, log_x, new_figure, per_cent_y
+from torchreid_xres.comparison.figures import COLOURS, MARKERS, legend_below, log_axis, new_figure, per_cent_y
 from torchreid_xres.features.records import check_record, read_json
 from torchreid_xres.terminal import printable
 
@@ -160,7 +160,7 @@ def draw_curves(curves: Sequence[Curve], queries: str = "all", against: str = "r
             if against == "rate":
                 axes.set_xticks(places, [f"x{rate:g}" for rate in places])
             else:
-                log_x(axes, places, "x")
+                log_axis(axes, places, "x")
             per_cent_y(axes)
             axes.set_title(printable(f"{dataset}: {name}"))
             of = "all low queries at" if queries == "all" else "queries that the protocol has at"

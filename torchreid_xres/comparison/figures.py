@@ -22,13 +22,14 @@ NEAR = 6  # points from a point to its text, where that has room
 STEPS = ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8))  # of the labels on a logarithmic axis; the finer where it is short
 
 
-def log_x(axes: Any, values: Sequence[float], prefix: str = "") -> None:
-    """Make the horizontal axis logarithmic, with round numbers at its ticks, and room around the values.
+def log_axis(axes: Any, values: Sequence[float], prefix: str = "", which: str = "x") -> None:
+    """Make an axis logarithmic, with round numbers at its ticks, and room around the values.
 
     Args:
         axes: of Matplotlib.
         values: that are shown there, above 0.
         prefix: before each number.
+        which: ``x`` or ``y``.
     """
     low, high = min(values) / 1.15, max(values) * 1.15
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
@@ -37,10 +38,10 @@ def log_x(axes: Any, values: Sequence[float], prefix: str = "") -> None:
         if len(ticks) > 3:
             break
     ticks = ticks if len(ticks) > 1 else sorted({min(values), max(values)})
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    axes.set_xticks(ticks, [f"{prefix}{round(tick, 3):.12g}" for tick in ticks])
-    axes.set_xticks([], minor=True)
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
+    axis = getattr(axes, f"{which}axis")
+    axis.set_ticks(ticks, labels=[f"{prefix}{round(tick, 3):.12g}" for tick in ticks])
+    axis.set_ticks([], minor=True)
 
 
 def per_cent_y(axes: Any) -> None:

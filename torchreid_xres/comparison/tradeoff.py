@@ -18,7 +18,7 @@ from torchreid_xres.comparison.figures import (
     MARKERS,
     label_points,
     legend_below,
-    log_x,
+    log_axis,
     new_figure,
     per_cent_y,
 )
@@ -178,7 +178,7 @@ def draw_magnification(
         if line.runs > 1:
             low, high = line.mean - line.std, line.mean + line.std
             axes.fill_between(line.at, low, high, color=colour, alpha=0.15, linewidth=0)
-    log_x(axes, [at for line in lines for at in line.at], "x")
+    log_axis(axes, [at for line in lines for at in line.at], "x")
     per_cent_y(axes)
     axes.set_xlabel(AGAINST["magnification"])
     axes.set_ylabel(f"{FIGURES[figure]} (%)")
@@ -292,7 +292,7 @@ def draw_gains(
     if at_zero is not None:
         axes.plot([at_zero], [0], linestyle="", color="black", marker="h", markersize=8)
         named.append((at_zero, 0.0, baseline))
-    log_x(axes, [x for x, *_ in named])
+    log_axis(axes, [x for x, *_ in named])
     axes.margins(y=0.12)
     axes.set_xlabel(COST_AXES[cost])
     axes.set_ylabel(f"{FIGURES[figure]}: points over {baseline}", parse_math=False)

@@ -139,13 +139,17 @@ class Gallery:
             write_text(facts["config_text"], self.folder / CONFIG)
         if not self._config_is_whole(facts):
             where = f"the {CONFIG} in {self.folder}"
-            raise ValueError(f"{where} is not what the gallery was built with: build it again, which writes it anew")
+            raise ValueError(
+                f"{where} is not what the gallery was built with: build it again, naming its run or --model as at "
+                "first, which writes it anew"
+            )
         of = {"config": self.folder / CONFIG, "full_size": self.about["full_size"]}
         path = self.checkpoint(weights)
         if not path.exists():
             raise FileNotFoundError(
                 f"there is no run or checkpoint at {path}, with which the gallery in {self.place} was made "
-                f"({self.about['model']}); say where it is now (--run), or build the gallery again with it"
+                f"({self.about['model']}); say where it is now (--run; to build before the images), or build the "
+                "gallery again with it"
             )
         extractor = Extractor(path, **of, **kwargs)
         require_same(self.place, self.about, extractor)

@@ -167,11 +167,15 @@ class Storage:
         held = database.execute(f"SELECT type, name, rootpage FROM sqlite_master LIMIT {_FEW}").fetchall()
         if not held:
             return {}
-        self._require_plain(database, held)
+        columns = self._plain_columns(database, held)
         facts = dict(database.execute(f"SELECT name, value FROM facts LIMIT {_FEW}"))
         if facts.get("format") not in _COLUMNS:
-            told = f"has format {facts.get('format')}; this version reads {', '.join(_COLUMNS)}"
-            raise ValueError(f"{self.path} {told}: {_REMOVE}")
+            written = str(facts.get("format"))
+            newer = written.isdecimal() and int(written) > int(FORMAT)
+            remedy = f"update torchreid_xres if a newer one wrote it, else {_REMOVE}" if newer else _REMOVE
+            raise ValueError(f"{self.path} has format {written}; this version reads {', '.join(_COLUMNS)}: {remedy}")
+        if columns != {"facts": _FACTS, "images": _COLUMNS[facts["format"]]}:
+            raise self._damaged("it has other tables than a gallery's", _REMOVE)
         stated = facts.pop("checksum", None)
         hashed = facts["format"] != "1"
         texts = all(isinstance(part, str) for pair in facts.items() for part in pair)
@@ -179,8 +183,13 @@ class Storage:
             raise self._damaged("what it says of itself is not what was written", _REMOVE)
         return facts
 
-    def _require_plain(self, database: sqlite3.Connection, held: Sequence[tuple[str, str, int]]) -> None:
-        """Refuse all but our two tables: a view, a trigger or a computed column may take any time."""
+    def _plain_columns(
+        self, database: sqlite3.Connection, held: Sequence[tuple[str, str, int]]
+    ) -> dict[str, list[str | None]]:
+        """Return the columns of each table; refuse what is none, but for indexes, and a computed column of facts.
+
+        A view, a trigger or a computed column may take any time; those of images are not looked at here.
+        """
         tables = [name for kind, name, page in held if kind == "table" and page]
         others = [name for kind, name, _ in held if kind != "index" and name not in tables]
         columns = {
@@ -190,9 +199,9 @@ class Storage:
             ]
             for name in tables
         }
-        allowed = [{"facts": _FACTS, "images": images} for images in _COLUMNS.values()]
-        if others or columns not in allowed:
+        if others or columns.get("facts") != _FACTS:
             raise self._damaged("it has other tables than a gallery's", _REMOVE)
+        return columns
 
     def _require_sound(self, database: sqlite3.Connection, check: str) -> None:
         """Refuse a file in which SQLite's own check finds a fault."""

@@ -15,6 +15,7 @@ import PIL.Image
 
 from torchreid_xres.files import require_regular, write_text
 from torchreid_xres.inference.pictures import cropped
+from torchreid_xres.lock import locked
 from torchreid_xres.report.answers import Answer, Found, cell, write_answers
 from torchreid_xres.report.asking import Archive, Query
 from torchreid_xres.search.filters import Filters
@@ -46,7 +47,12 @@ class Desk:
 
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
-        self._pictures = archive.gallery.images.resolve(strict=True)
+        if not archive.gallery.images.is_dir():
+            raise FileNotFoundError(
+                f"the pictures of the gallery in {archive.gallery.folder} are no longer in {archive.gallery.images}: "
+                "build it with the folder where they are now, which reads none anew"
+            )
+        self._pictures = archive.gallery.images.resolve()
         self.scratch = tempfile.TemporaryDirectory(prefix="xres-")
         self._one = threading.Lock()  # one network, one file of marks
         self.part = functools.lru_cache(maxsize=8)(lambda filters: filters.part(archive.gallery))
@@ -112,7 +118,7 @@ class Desk:
         """Keep in a CSV beside the gallery that a hit is right or wrong; the last mark of a pair is the one that holds.
 
         Raises:
-            OSError: if it cannot be written.
+            OSError: if it cannot be written, or another process is at it.
         """
         path = self.archive.gallery.folder / MARKS
         require_regular(path)
@@ -126,7 +132,8 @@ class Desk:
             "strangers": "" if one.strangers is None else one.strangers,
             "right": int(right),
         }
-        with self._one:
+        lock = path.with_suffix(".lock")  # others may serve the same gallery
+        with self._one, locked(lock, f"{path.name} is written to", "mark the hit again"):
             out = io.StringIO()
             writer = csv.DictWriter(out, _COLUMNS, lineterminator="\n")
             if path.is_file():

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 TOP = 20
 CHOOSE = "Click on a hit to search on with it, or to mark it."
 MOMENT = "a date (2024-05-01T12:30), or seconds in a video"
-WHOLE = "Search looks for the whole picture."
+WHOLE = "Search looks for the whole picture; click two opposite corners of a box to look for that."
+_CARDS = "#hits .caption-label { white-space: normal; overflow-wrap: anywhere; max-width: 100%; }"  # names in full
 GONE = PIL.Image.new("RGB", (64, 128), "lightgrey")
 _FONT = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # no font is fetched from anywhere
 
@@ -57,9 +58,8 @@ def make_page(desk: Desk) -> "gradio.Blocks":
         with gr.Row():
             with gr.Column(scale=1):
                 file = gr.Image(
-                    label="Drop a picture or a frame; of a frame click two opposite corners of a box",
-                    type="filepath", image_mode=None, sources=["upload", "clipboard"], height=380, buttons=[],
-                    elem_id="picture",
+                    label="Drop a picture or a frame", type="filepath", image_mode=None,
+                    sources=["upload", "clipboard"], height=380, buttons=[], elem_id="picture",
                 )  # fmt: skip
                 corner = gr.Markdown(WHOLE, elem_id="corner")
                 asked = gr.Image(
@@ -88,7 +88,8 @@ def make_page(desk: Desk) -> "gradio.Blocks":
             words = [f"**{_plain(found.asked['file'])}**: {found.told}"]
             words += [_plain(told)] if (told := desk.part(filters).told) else []
             words += notes(archive.strangers, len(archive.gallery))
-            return [found, cards, "\n\n".join(words), None, CHOOSE, found.picture, desk.hand_over(found, filters)]
+            hits = gr.Gallery(cards, selected_index=None)  # the card that was chosen is not framed any more
+            return [found, hits, "\n\n".join(words), None, CHOOSE, found.picture, desk.hand_over(found, filters)]
 
         def clicked(path: str | None, at: Sequence[Corner], event: gr.SelectData) -> list[Any]:
             at = [*at[-1:], event.index] if len(at) < 2 else [event.index]
@@ -120,14 +121,17 @@ def make_page(desk: Desk) -> "gradio.Blocks":
 
         results = [answer, hits, said, chosen, which, asked, out]
         box = [corners, asked, corner]
+        private = {"api_visibility": "private"}
+        searching = private | {"show_progress_on": said}  # a refusal does not cover what the last search has found
+        quick = private | {"show_progress": "hidden"}
         for anew in (file.change, whole.click):
-            anew(lambda: [[], None, WHOLE], None, box, api_visibility="private")
-        file.select(clicked, [file, corners], box, api_visibility="private")
-        search.click(searched, [file, corners, top, *narrowing], results, api_visibility="private")
-        hits.select(picked, [answer], [chosen, which], api_visibility="private")
-        on.click(searched_on, [answer, chosen, top, *narrowing], results, api_visibility="private")
-        right.click(marked(True), [answer, chosen], which, api_visibility="private")
-        wrong.click(marked(False), [answer, chosen], which, api_visibility="private")
+            anew(lambda: [[], None, WHOLE], None, box, **quick)
+        file.select(clicked, [file, corners], box, **quick)
+        search.click(searched, [file, corners, top, *narrowing], results, **searching)
+        hits.select(picked, [answer], [chosen, which], **quick)
+        on.click(searched_on, [answer, chosen, top, *narrowing], results, **searching)
+        right.click(marked(True), [answer, chosen], which, **quick)
+        wrong.click(marked(False), [answer, chosen], which, **quick)
     return page
 
 
@@ -180,7 +184,7 @@ def start(desk: Desk, host: str = "127.0.0.1", port: int = 0) -> tuple["gradio.B
     _, address, _ = page.launch(
         server_name=host, server_port=port or None, share=False, inbrowser=False, quiet=True, ssr_mode=False,
         show_error=True, allowed_paths=[], max_file_size="64mb", prevent_thread_lock=True, footer_links=[],
-        theme=gr.themes.Default(**_FONT), **access,
+        theme=gr.themes.Default(**_FONT), css=_CARDS, **access,
     )  # fmt: skip
     return page, address, token
 
