@@ -180,9 +180,9 @@ class Market:
             number = owner[own] - start
             after = begin[number] + places[own] + 1
             tied = ~counted[number] & (after < end[number]) & (values.take(after, mode="clip") == wanted[own])
-            for number in np.unique(number[tied]):
-                own = slice(edges[start + number], edges[start + number + 1])
-                places[own] = self._among(part[some[number]], matches[own])
+            for tie in np.unique(number[tied]):
+                own = slice(edges[start + tie], edges[start + tie + 1])
+                places[own] = self._among(part[some[tie]], matches[own])
         return places
 
     def _among(self, distances: np.ndarray, matches: np.ndarray) -> np.ndarray:
