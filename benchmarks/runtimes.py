@@ -20,7 +20,7 @@ from pathlib import Path
 import measure
 import torch
 from strangers import WEIGHTS, cuhk03
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.data.split import shuffled
@@ -31,19 +31,30 @@ from torchreid_xres.metrics.rank import rank_features
 FP32, INT8 = "openvino", "openvino, int8"
 
 
+class Network(nn.Module):
+    """A network of the host, as a runtime is handed one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, img: Tensor) -> Tensor:
+        return self.model(img)
+
+
 def prepared(extractor: Extractor, files: list[Path], rate: float) -> list[Tensor]:
     """Return files, degraded, as batches of what the network takes."""
     pictures = [extractor.prepare(degrade_image(extractor.image(path), rate)).pixels for path in files]
     return list(torch.stack(pictures).split(extractor.batch_size))
 
 
-def quantised(extractor: Extractor, images: Tensor) -> Callable[[Tensor], Tensor]:
+def quantised(network: Network, images: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the network in 8 bits, with ranges by some images."""
     os.environ.setdefault("NNCF_CI", "1")  # or it tells its makers over the network that it was used
     import nncf
     import openvino
 
-    graph, _decoder = RUNTIMES[FP32].converted(extractor.model, images[:2])
+    graph, _decoder = RUNTIMES[FP32].converted(network, images[:2])
     numbers = nncf.quantize(graph, nncf.Dataset(images.split(1), lambda one: one.numpy()), subset_size=len(images))
     options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.Core().compile_model(numbers, "CPU", options)
@@ -69,14 +80,14 @@ def main(argv: list[str] | None = None) -> int:
     labels = [[(owner(path.name), path.name.split("_")[2]) for path in of] for of in files]
     (q_pids, q_cams), (g_pids, g_cams) = (map(list, zip(*of, strict=True)) for of in labels)
     asking, archive = (prepared(extractor, of, rate) for of, rate in zip(files, (args.rate, 1.0), strict=True))
-    sides: dict[str, Callable[[Tensor], Tensor]] = {TORCH: extractor.model}
+    sides: dict[str, Callable[[Tensor], Tensor]] = {TORCH: (network := Network(extractor.model).eval())}
     with torch.no_grad():
         for name, runtime in RUNTIMES.items():
             if runtime.is_installed():
-                sides[name] = runtime.loaded(runtime.handed(extractor.model, asking[0][:2], "fp32"), "fp32")
+                sides[name] = runtime.loaded(runtime.handed(network, asking[0][:2], "fp32"), "fp32")
         if FP32 in sides and importlib.util.find_spec("nncf"):
             step = max(1, len(others) // args.calibrate)
-            sides[INT8] = quantised(extractor, torch.cat(prepared(extractor, others[::step][: args.calibrate], 1.0)))
+            sides[INT8] = quantised(network, torch.cat(prepared(extractor, others[::step][: args.calibrate], 1.0)))
         work = {
             name: lambda side=side: [torch.cat([side(img) for img in of]) for of in (asking, archive)]
             for name, side in sides.items()
