@@ -145,7 +145,7 @@ def test_ranking_reads_a_band_and_not_a_query():
         _first_pass(_FromFeatures(*on, "euclidean"), 21, np.empty((70, 80), np.float32))
         assert set(found.back) == {
             "metrics/distance:squared_norms", "metrics/rerank:__init__", "metrics/rerank:_first_pass",
-            "metrics/rerank:_below",
+            "metrics/rerank:_lowest",
         }
         assert max(found.back.values()) <= 5  # one band
 

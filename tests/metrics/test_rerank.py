@@ -114,7 +114,6 @@ def test_pieces_do_not_matter(monkeypatch):
     given = matrices(qf, gf)
     expected = re_ranking(*given)
     monkeypatch.setattr(rerank, "_BAND_BYTES", 1)
-    monkeypatch.setattr(rerank, "_PIECE_BYTES", 1)
     for pairs in (1, 1000):
         monkeypatch.setattr(rerank, "_PAIRS", pairs)
         np.testing.assert_array_equal(re_ranking(*given), expected)
@@ -123,20 +122,8 @@ def test_pieces_do_not_matter(monkeypatch):
 
 def test_equal_neighbours_are_taken_by_index():
     distances = torch.tensor([[2.0, 1.0, 1.0, 0.0, 1.0, 1.0], [5, 4, 3, 2, 1, 0], [0, 0, 0, 0, 0, 0]])
-    peak = distances.square().amax(dim=1).clamp(min=1e-30)
-    assert rerank._lowest(distances, peak, 3).tolist() == [[3, 1, 2], [5, 4, 3], [0, 1, 2]]
-    assert rerank._lowest(distances, peak, 9)[0].tolist() == [3, 1, 2, 4, 5, 0]
-
-
-@pytest.mark.parametrize("scale", [1e-22, 1e-3, 1e15])
-@pytest.mark.parametrize("total, count", [(30, 30), (500, 21), (4000, 7)])
-def test_the_lowest_are_those_of_a_stable_sort(total, count, scale):
-    generator = torch.Generator().manual_seed(total)
-    for steps in (3, 1 << 22):  # most are tied, or few are
-        distances = scale * (torch.randint(-1, steps, (40, total), generator=generator) / steps)
-        peak = distances.square().amax(dim=1).clamp_(min=torch.finfo(torch.float32).tiny)
-        expected = (distances.square() / peak[:, None]).argsort(dim=1, stable=True)[:, :count]
-        torch.testing.assert_close(rerank._lowest(distances, peak, count), expected)
+    assert rerank._lowest(distances, 3).tolist() == [[3, 1, 2], [5, 4, 3], [0, 1, 2]]
+    assert rerank._lowest(distances, 9)[0].tolist() == [3, 1, 2, 4, 5, 0]
 
 
 def test_features_that_are_all_alike_stay_so():

@@ -24,10 +24,6 @@ from torchreid_xres.metrics.distance import MIN_ROWS, distance_tiles, squared_no
 # Distances held together: large enough that the product of a band costs more than passing over the gallery for it.
 _BAND_BYTES = 64 << 20
 _MAX_ROWS = 512
-# Distances among which neighbours are looked for together: they stay in a shared cache.
-_PIECE_BYTES = 8 << 20
-# Columns in a group whose lowest distance is looked up first.
-_GROUP = 64
 # Shared neighbours looked at together.
 _PAIRS = 1 << 20
 
@@ -195,60 +191,37 @@ def _first_pass(source: _Source, count: int, query_rows: np.ndarray) -> tuple[np
     """Return each image's nearest (N, count) and largest squared distance (N,); fill in the queries' (Q, G)."""
     nearest, largest = [], []
     num_query, start = len(query_rows), 0
-    for part in _pieces(source.bands()):
-        extent = torch.maximum(part.amax(dim=1), -part.amin(dim=1))  # passes NaN on
-        peak = extent.square().float()
+    for band in source.bands():
+        squared = band.square_().float()
+        peak = squared.amax(dim=1)  # passes NaN on
         broken = (~torch.isfinite(peak)).nonzero().flatten()
         if len(broken):
             bad = start + broken[0].item()
             where = f"query {bad}" if bad < num_query else f"gallery image {bad - num_query}"
             raise ValueError(f"the distances of {where} hold NaN, or values whose square overflows float32")
         peak.clamp_(min=torch.finfo(torch.float32).tiny)  # all distances 0: they stay 0
-        nearest.append(_lowest(part, peak, count).int().cpu().numpy())
+        squared /= peak[:, None]
+        nearest.append(_lowest(squared, count).int().cpu().numpy())
         largest.append(peak.cpu().numpy())
         if start < num_query:
-            queries = part[: num_query - start]
-            squared = queries[:, num_query:].square().float() / peak[: len(queries), None]
-            query_rows[start : start + len(queries)] = squared.cpu().numpy()
-        start += len(part)
+            queries = slice(start, min(start + len(squared), num_query))
+            query_rows[queries] = squared[: queries.stop - start, num_query:].cpu().numpy()
+        start += len(squared)
     return np.concatenate(nearest), np.concatenate(largest)
 
 
-def _pieces(bands: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Yield bands as they are on a GPU, which has no cache to stay in, and on a CPU in parts."""
-    for band in bands:
-        size = band.shape[1] * band.element_size()
-        yield from [band] if band.is_cuda else band.split(max(1, _PIECE_BYTES // size))
-
-
-def _lowest(distances: Tensor, peak: Tensor, count: int) -> Tensor:
-    """Return the columns of each row's lowest values d^2 / peak, ascending, of equal ones the first.
-
-    The lowest of each of some groups of columns bound from above what is looked for. What is below that bound is little
-    more than that, and is alone sorted.
-    """
-    rows, total = distances.shape
-    count = min(count, total)
-    size = min(max(1, total // (4 * count)), _GROUP)
-    heads = distances[:, : total // size * size].unflatten(1, (-1, size)).amin(dim=2).abs()
-    bound = heads.topk(count, largest=False).values.amax(dim=1)
-    # A little higher: where squares or quotients are rounded to the same number, or to none, the column decides.
-    bound = bound * (1 + 1e-6) + 1e-18 * (1 + peak.sqrt())
-    at = _below(distances, bound)
-    row = at // total
-    order = (distances.flatten()[at].square().float() / peak[row]).argsort(stable=True)
-    order = order[row[order].argsort(stable=True)]
-    every = torch.arange(max(rows, count), device=distances.device)
-    first = torch.searchsorted(row, every[:rows])
-    return at[order[first[:, None] + every[:count]]] % total
-
-
-def _below(distances: Tensor, bound: Tensor) -> Tensor:
-    """Return the places, in a flattened band, of what is up to its row's bound."""
-    if distances.is_cuda:
-        return (distances <= bound[:, None]).flatten().nonzero().flatten()
-    # On a CPU NumPy takes a fifth of torch's time for that.
-    return torch.from_numpy(np.flatnonzero(distances.numpy() <= bound.numpy()[:, None]))
+def _lowest(distances: Tensor, count: int) -> Tensor:
+    """Return the columns of each row's lowest values, ascending, of equal ones the first."""
+    count = min(count, distances.shape[1])
+    found = distances.topk(min(count + 1, distances.shape[1]), largest=False)
+    columns = found.indices[:, :count]
+    if count < distances.shape[1]:
+        # topk leaves it open which of the values equal to the last it takes.
+        open_end = (found.values[:, count - 1] == found.values[:, count]).nonzero().flatten()
+        for rows in open_end.split(MIN_ROWS):
+            columns[rows] = distances[rows].argsort(dim=1, stable=True)[:, :count]
+    columns = columns.sort(dim=1).values
+    return columns.gather(1, distances.gather(1, columns).argsort(dim=1, stable=True))
 
 
 def _reciprocal_sets(nearest: np.ndarray, k1: int) -> sparse.csr_array:
