@@ -146,7 +146,7 @@ def roofline(rows: list[dict], count: int, columns: int, dim: int) -> dict:
         The two speeds, and for each other side the passes over all distances, reading or writing, that a copy's speed
         would allow in its time beyond the product. No way of making distances and ranking them has less than four:
         norms are written, the product reads and writes what it adds to them (one more than the bare one), numbers that
-        are none are looked for, and what is near is. Re-ranking has six.
+        are none are looked for, and what is near is. Re-ranking has eight.
     """
     held = torch.empty(1 << 25)
     other = torch.empty_like(held)
