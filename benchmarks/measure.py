@@ -29,7 +29,7 @@ from torchreid_xres.files import write_json
 
 FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 # What says where things lie, and not how they are measured.
-PLACES = ("keep", "cython", "root", "run", "runs", "build", "weights")
+PLACES = ("keep", "place", "cython", "root", "run", "runs", "build", "weights")
 
 
 def options(parser: argparse.ArgumentParser, repeats: int) -> None:

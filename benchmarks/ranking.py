@@ -133,6 +133,31 @@ def from_features(args: argparse.Namespace, qf: Tensor, gf: Tensor, labels: list
     return measure.compared(rows, "features, 1 = product")
 
 
+def roofline(rows: list[dict], count: int, columns: int, dim: int) -> dict:
+    """Return the speeds of product and memory, and what the time beyond the product would be enough for.
+
+    Args:
+        rows: of sides that make all distances, the first of the bare product.
+        count: rows of the distances.
+        columns: of them.
+        dim: of the features.
+
+    Returns:
+        The two speeds, and for each other side the passes over all distances, reading or writing, that a copy's speed
+        would allow in its time beyond the product. No way of making distances and ranking them has less than four:
+        norms are written, the product reads and writes what it adds to them (one more than the bare one), numbers that
+        are none are looked for, and what is near is. Re-ranking has eight.
+    """
+    held = torch.empty(1 << 25)
+    other = torch.empty_like(held)
+    seconds = min(measure.timed(lambda: other.copy_(held), False)[0] for _ in range(4))
+    moved = 2 * held.nbytes / seconds
+    product = rows[0]["seconds"]
+    passes = {row["side"]: round((row["seconds"] - product) * moved / (4 * count * columns), 1) for row in rows[1:]}
+    flops = 2 * count * columns * dim / product
+    return {"copy GB/s": round(moved / 1e9, 2), "product GFLOP/s": round(flops / 1e9, 1), "passes": passes}
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_sizes(parser)
@@ -144,8 +169,9 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     qf, gf, labels = make(args)
     rows, more = from_matrix(args, qf, gf, labels) if args.matrix else ([], {})
-    rows += from_features(args, qf, gf, labels)
-    measure.finish(args, "Ranking", rows, **more)
+    found = from_features(args, qf, gf, labels)
+    more["roofline"] = roofline(found, args.queries, args.gallery, args.dim)
+    measure.finish(args, "Ranking", rows + found, **more)
     return 0
 
 

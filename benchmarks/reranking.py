@@ -17,7 +17,7 @@ from collections.abc import Callable
 import measure
 import numpy as np
 import torch
-from ranking import add_sizes, make
+from ranking import add_sizes, make, roofline
 from torch import Tensor
 
 from torchreid_xres import host
@@ -67,7 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         if exact is not None:
             row |= {"mAP off by": abs(row["mAP"] - exact_mAP), "moved": int((abs(found - exact) > 1e-5).sum())}
     before = rank_features(qf, gf, *labels).mAP()
-    measure.finish(args, "Re-ranking", rows, mAP_without=before, result_MB=4e-6 * args.queries * args.gallery)
+    bound = roofline(rows, len(qf) + len(gf), len(qf) + len(gf), args.dim)
+    size = 4e-6 * args.queries * args.gallery
+    measure.finish(args, "Re-ranking", rows, mAP_without=before, result_MB=size, roofline=bound)
     return 0
 
 

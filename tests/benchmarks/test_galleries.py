@@ -1,6 +1,7 @@
 """The benchmarks of galleries, of what a server takes, and of fewer dimensions, at small sizes."""
 
 import argparse
+import json
 
 import pytest
 
@@ -15,6 +16,15 @@ def test_a_drawn_gallery_is_built_and_asked(benchmark_module, args, tmp_path):
     made = module.build(args, str(tmp_path / "gallery"), 200)
     asked, found = module.ask(args, str(tmp_path / "gallery"), 200)
     assert made["build rows/s"] > 0 and asked["ms"] > 0 and [len(names) for names in found] == [5, 5, 5]
+
+
+def test_a_record_does_not_say_where_galleries_lay(benchmark_module, monkeypatch, tmp_path):
+    module = benchmark_module("galleries")
+    monkeypatch.setattr(module, "compare", lambda args, count, told: told.append({"images": count}))
+    keep = tmp_path / "kept.json"
+    assert module.main(["--images", "100", "--place", str(tmp_path), "--keep", str(keep)]) == 0
+    kept = json.loads(keep.read_text())
+    assert kept["rows"] == [{"images": 100}] and "place" not in kept["settings"]
 
 
 def test_what_a_server_takes_is_the_sum_of_its_parts(benchmark_module, args):

@@ -36,7 +36,9 @@ def test_ranking(run, capsys):
 
 
 def test_ranking_without_the_matrix(run):
-    assert {row["what"] for row in run("ranking", *TINY, "--no-matrix")["rows"]} == {"features, 1 = product"}
+    kept = run("ranking", *TINY, "--no-matrix")
+    assert {row["what"] for row in kept["rows"]} == {"features, 1 = product"}
+    assert kept["roofline"]["passes"].keys() == {row["side"] for row in kept["rows"][1:]}
 
 
 @pytest.mark.slow

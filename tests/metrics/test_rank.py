@@ -137,7 +137,9 @@ def test_market_is_the_slow_loop(case):
 def test_counting_and_sorting_agree(case, counted, monkeypatch):
     expected = rank_distances(*case)
     monkeypatch.setattr(protocols, "_COUNTED", counted)
-    assert_same(rank_distances(*case), expected)
+    for at_once in (1, 1000, 1 << 20):
+        monkeypatch.setattr(protocols, "_PIECE", at_once)
+        assert_same(rank_distances(*case), expected)
 
 
 def test_the_host_says_the_same(case, monkeypatch):

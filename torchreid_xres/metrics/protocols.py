@@ -7,7 +7,6 @@ GPU, which stays there) through ``add(start, band)`` and fills ``first``, ``ap``
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,10 @@ from torch import Tensor
 # Up to this many matches of a query it is faster to count the images before each than to sort the row:
 # a sort of 16,000 values takes as long as 15 to 100 counts, depending on the processor.
 _COUNTED = 32
+# So many values are compared in the time that NumPy takes to begin a count.
+_BEGUN = 2000
+# Distances looked at together for those that can come before a match; their table stays in a core's own cache.
+_PIECE = 1 << 20
 # Distances compared at once to settle ties on a GPU.
 _TIED = 1 << 24
 
@@ -126,13 +129,10 @@ class Market:
         owner, matches = owner[~junk], mates[~junk]
         edges = np.searchsorted(owner, np.arange(len(queries) + 1))
         if isinstance(band, Tensor):
-            places = [_places_on_gpu(band, rows[owner], matches)]
+            places = _places_on_gpu(band, rows[owner], matches)
         else:
-            places = [
-                self._places(band[row], matches[begin:end])
-                for row, (begin, end) in zip(rows, pairwise(edges), strict=True)
-            ]
-        rank = np.concatenate(places) - junk_ahead[~junk]
+            places = self._places(band, rows, matches, edges)
+        rank = places - junk_ahead[~junk]
         rank = rank[np.lexsort((rank, owner))]
 
         begin, end = edges[:-1], edges[1:]
@@ -141,18 +141,56 @@ class Market:
         self.ap[queries] = np.bincount(owner, weights=hit / (rank + 1)) / (end - begin)
         self.inp[queries] = (end - begin) / (rank[end - 1] + 1)
 
-    def _places(self, distances: np.ndarray, matches: np.ndarray) -> np.ndarray:
-        """How many gallery images, junk and all, come before each match (ascending gallery indices)."""
-        distances = np.ascontiguousarray(distances)
-        # What is beyond the farthest match comes before none; mostly that is most of the gallery.
-        near = distances <= distances[matches].max()
-        if 2 * np.count_nonzero(near) < len(near):
+    def _places(self, band: np.ndarray, rows: np.ndarray, matches: np.ndarray, edges: np.ndarray) -> np.ndarray:
+        """How many gallery images, junk and all, come before each match of some rows (there, between the edges)."""
+        places = np.empty(len(matches), dtype=np.int64)
+        owner = np.repeat(np.arange(len(rows)), np.diff(edges))
+        wanted = band[rows[owner], matches]
+        farthest = np.maximum.reduceat(wanted, edges[:-1])
+        step = max(1, _PIECE // band.shape[1])
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            part, some = band[some[0] : some[-1] + 1], some - some[0]
+            # What is beyond the farthest match comes before none; mostly that is most of the gallery.
+            limit = np.full((len(part), 1), -np.inf, dtype=band.dtype)
+            limit[some, 0] = farthest[start : start + step]
+            near = part <= limit
+            if 2 * np.count_nonzero(near) >= near.size:
+                for number, row in enumerate(some.tolist(), start=start):
+                    own = slice(edges[number], edges[number + 1])
+                    places[own] = self._among(part[row], matches[own])
+                continue
             near = np.flatnonzero(near)
-            distances, matches = distances[near], near.searchsorted(matches)
-        if len(matches) > _COUNTED:
+            values = part.reshape(-1)[near]
+            starts = np.arange(len(part) + 1) * band.shape[1]
+            borders = near.searchsorted(starts)
+            begin, end = borders[some], borders[some + 1]
+            counted = np.diff(edges[start : start + len(some) + 1]) * (end - begin + _BEGUN) <= _COUNTED * (end - begin)
+            for number in np.flatnonzero(~counted):
+                own = slice(edges[start + number], edges[start + number + 1])
+                ascending = values[begin[number] : end[number]]
+                ascending.sort()
+                places[own] = ascending.searchsorted(wanted[own])
+            for number in np.flatnonzero(counted):
+                own, held = slice(edges[start + number], edges[start + number + 1]), slice(begin[number], end[number])
+                at = near[held].searchsorted(matches[own] + starts[some[number]])
+                places[own] = self._among(values[held], at)
+            # Of equal distances the lower index is the closer.
+            own = slice(edges[start], edges[start + len(some)])
+            number = owner[own] - start
+            after = begin[number] + places[own] + 1
+            tied = ~counted[number] & (after < end[number]) & (values.take(after, mode="clip") == wanted[own])
+            for tie in np.unique(number[tied]):
+                own = slice(edges[start + tie], edges[start + tie + 1])
+                places[own] = self._among(part[some[tie]], matches[own])
+        return places
+
+    def _among(self, distances: np.ndarray, matches: np.ndarray) -> np.ndarray:
+        """How many of a row's distances come before those at some of its places."""
+        if len(matches) * (len(distances) + _BEGUN) > _COUNTED * len(distances):
             return _places_by_sorting(distances, matches)
         table = self._scratch[: len(matches) * len(distances)].reshape(len(matches), -1)
-        return _places_by_counting(distances, matches, table)
+        return _places_by_counting(np.ascontiguousarray(distances), matches, table)
 
 
 def _junk_ahead(owner: np.ndarray, distance: np.ndarray, junk: np.ndarray) -> np.ndarray:
