@@ -113,6 +113,12 @@ class OpenVINO(Runtime):
 
     def handed(self, network: nn.Module, image: Tensor, precision: str) -> bytes:
         import openvino
+
+        graph, _decoder = self.converted(network, image)
+        return openvino.Core().compile_model(graph, "CPU", self._options(precision)).export_model().getvalue()
+
+    def converted(self, network: nn.Module, image: Tensor) -> tuple[Any, Any]:
+        """Return a network as OpenVINO's graph for any number of such images, and what has to be held beside it."""
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -124,8 +130,7 @@ class OpenVINO(Runtime):
         decoder = TorchScriptPythonDecoder(followed)  # the reader does not hold it
         graph = reader.convert(reader.load(decoder))
         graph.reshape([-1, *image.shape[1:]])
-        compiled = openvino.Core().compile_model(graph, "CPU", self._options(precision))
-        return compiled.export_model().getvalue()
+        return graph, decoder
 
     def loaded(self, kept: bytes, precision: str) -> Described:
         import openvino
