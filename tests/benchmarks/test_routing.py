@@ -42,7 +42,7 @@ def test_each_rate_has_what_both_encoders_find(routing, tiny_config, tiny_root, 
         unit = torch.nn.functional.normalize(everyone, dim=1)
         found = []
         for i in held_out:  # at rate 1 the view is the image, but for its way through 8 bits
-            others = [j for j in range(len(train)) if train[j][1:3] != train[i][1:3]]
+            others = [j for j in range(len(train)) if train[j][2] != train[i][2]]
             similar = (unit[others] @ unit[i]).numpy()
             right = np.array([train[j][1] == train[i][1] for j in others])[np.argsort(-similar, kind="stable")]
             places = np.flatnonzero(right)
