@@ -4,8 +4,8 @@
     python benchmarks/routing.py --run RUN --root DATA --keep routing.json
 
 The queries are the training images that were kept out of a run's training, seen at rates up to the camera's largest;
-the gallery is all training images of other cameras as captured, described by the gallery encoder. Their labels are read here alone.
-Without meaning where the gallery encoder has learned from these images with their labels.
+the gallery is the training images of other cameras as captured, described by the gallery encoder. Their labels are read
+here alone. Without meaning where the gallery encoder has learned from these images with their labels.
 """
 
 from __future__ import annotations
