@@ -10,7 +10,7 @@ WORK = {
     "download": ("data.download.fetch", ("get", "rcan_x4")),
     "export": ("inference.network.find_run", ("run", "--out", "a.onnx")),
     "fuse": ("devices.memory.keep_freed_memory", ("a", "b")),
-    "list": ("report.registries.inventory", ()),
+    "list": ("comparison.registries.inventory", ()),
     "prepare": ("data.prepare.write_set", ("write", "synth_person", *OUT)),
     "report": ("features.records.read_record", ("run", "--out", "a.html")),
     "search": ("search.Gallery", ("query", "a.jpg", "--gallery", "g")),
