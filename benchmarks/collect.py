@@ -84,6 +84,8 @@ def kept(path: Path, facts: dict[str, Any], work: Callable[[], dict], finished: 
     With ``finished`` nothing is done: the cell in the file is returned whatever became of it, or nothing.
     """
     cell = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if cell:
+        cell["start"] = facts["start"]  # as the configuration is read now
     if finished or cell.get("status") == "done":
         return with_arrays(cell, path.with_suffix(".npz"))
     try:

@@ -174,13 +174,11 @@ def configured(row: Row, seed: int, more: list[Any]) -> CfgNode:
 
 
 def start_of(cfg: CfgNode) -> str:
-    """Return where the weights of the re-ID networks come from: of the last stage, or of what it puts together."""
+    """Return where the weights of the re-ID networks come from: of the last stage, or of what it begins with."""
     stages = stage_configs(cfg)
     last = list(stages.values())[-1]
-    if last.task == "fuse":
-        made = [own for name, own in stages.items() if f"{{{name}}}" in last.fusion.branches]
-    else:
-        made = [last]
+    named = last.fusion.branches if last.task == "fuse" else [last.model.gallery_run]
+    made = [own for name, own in stages.items() if f"{{{name}}}" in named] or [last]
     return " + ".join(dict.fromkeys(map(_start, made)))
 
 

@@ -335,6 +335,7 @@ def test_networks_of_an_ensemble_have_seeds_of_their_own(suites):
     assert four["fused"].task == "fuse" and four["fused"].fusion.weights == [1.0] * 4
     assert two["fused"].fusion.branches == ["{n1}", "{n2}"]
     assert suites.start_of(suites.configured(suite.rows["ensemble_2"], 1, [])) == "osnet_x0_25_msmt17.pth"
+    assert suites.start_of(suites.configured(suite.rows["asymmetric"], 1, [])) == "osnet_x0_25_msmt17.pth"
     assert suites.start_of(suites.configured(suite.rows["resnet50"], 1, [])) == "random"
     assert suites.start_of(suites.configured(suite.rows["hrnet_reid"], 1, [])) == "random"
     assert suites.start_of(suites.configured(suite.rows["bicubic"], 1, [])) == "osnet_x0_25_msmt17.pth"
