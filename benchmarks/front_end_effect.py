@@ -18,14 +18,13 @@ from statistics import mean
 import measure
 import numpy as np
 import torch
+from of_run import trained_folder
 
-from torchreid_xres.config import load_config
 from torchreid_xres.devices.parallel import to_device
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.jobs.extraction import trained_engine
-from torchreid_xres.jobs.job import own_runs
 from torchreid_xres.jobs.run import Run
 from torchreid_xres.metrics import rank_features
 from torchreid_xres.metrics.image import psnr, ssim
@@ -98,11 +97,6 @@ def effect(folder: Path, root: str) -> tuple[list[dict], dict]:
                 row[f"PSNR x{rate:g}"] = float(quality["psnr"][rates == rate].mean())
         rows.append(row)
     return rows, {"dataset": name, "manifest": loaders["query"].dataset.manifest.sha256, "seed": cfg.train.seed}
-
-
-def trained_folder(job: Path, split: int) -> Path:
-    """Return the folder of a finished job's own model on one split; of several stages the last one's."""
-    return own_runs(load_config(job / "config.yaml"), split, job)[-1].folder
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,14 +10,12 @@ here alone. Without meaning where the gallery encoder has learned from these ima
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-import measure
 import numpy as np
+import of_run
 import torch
-from front_end_effect import trained_folder
 from torch import Tensor
 
 from torchreid_xres.data.degrade import low_size
@@ -25,7 +23,6 @@ from torchreid_xres.engine.asymmetric import AsymmetricEngine, kept_out
 from torchreid_xres.engine.restorer import full_flags
 from torchreid_xres.engine.routing import agreement, counted, find_threshold
 from torchreid_xres.host_mends.training import unwrap
-from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.jobs.extraction import trained_engine
 from torchreid_xres.metrics import rank_features
 
@@ -104,19 +101,7 @@ def across_cameras(
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="folder of a finished job, or of one of its runs")
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--split", type=int, default=0, help="of a job")
-    parser.add_argument("--keep", type=Path, help="also write the rows and the facts to this JSON file")
-    args = parser.parse_args(argv)
-    try:
-        folder = args.run if (args.run / "run.json").is_file() else trained_folder(args.run, args.split)
-        rows, about = routing(folder, args.root)
-    except USER_ERRORS as error:
-        return tell(error)
-    measure.finish(args, f"who should answer, by labels of {about['dataset']}", rows, of=about)
-    return 0
+    return of_run.command(__doc__, routing, "who should answer, by labels of {dataset}", argv)
 
 
 if __name__ == "__main__":

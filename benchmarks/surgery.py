@@ -9,18 +9,15 @@ What stands for a part (its input, zero, the same weight for all, an enlarged im
 
 from __future__ import annotations
 
-import argparse
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-import measure
-from front_end_effect import trained_folder
+import of_run
 
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.features.features import evaluate_features
 from torchreid_xres.host_mends.training import unwrap
-from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.jobs.extraction import labelled, trained_engine
 from torchreid_xres.jobs.run import Run, ranking_options
 from torchreid_xres.parts import Part, parts_of, put_out
@@ -63,19 +60,7 @@ def row_of(run: Run, engine: XresMixin, name: str, label: str = "", part: Part |
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="folder of a finished job, or of one of its runs")
-    parser.add_argument("--root", required=True)
-    parser.add_argument("--split", type=int, default=0, help="of a job")
-    parser.add_argument("--keep", type=Path, help="also write the rows and the facts to this JSON file")
-    args = parser.parse_args(argv)
-    try:
-        folder = args.run if (args.run / "run.json").is_file() else trained_folder(args.run, args.split)
-        rows, about = surgery(folder, args.root)
-    except USER_ERRORS as error:
-        return tell(error)
-    measure.finish(args, f"{about['model']} on {about['dataset']} without each of its parts", rows, of=about)
-    return 0
+    return of_run.command(__doc__, surgery, "{model} on {dataset} without each of its parts", argv)
 
 
 if __name__ == "__main__":

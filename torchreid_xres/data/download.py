@@ -22,7 +22,7 @@ import gdown
 
 from torchreid_xres.data.catalogue import SHIPPED, Offer
 from torchreid_xres.data.protocol import file_sha256
-from torchreid_xres.data.unpack import unpack
+from torchreid_xres.data.unpack import BLOCK, unpack
 from torchreid_xres.files import FULL, whole_file
 from torchreid_xres.lock import alone
 from torchreid_xres.terminal import progress
@@ -30,7 +30,6 @@ from torchreid_xres.terminal import progress
 logger = logging.getLogger(__name__)
 
 SUMS = "SHA256SUMS"
-BLOCK = 2**20
 DRIVE = re.compile(r"https://drive\.google\.com/")
 
 
