@@ -12,6 +12,7 @@ from torchreid_xres.comparison.suite import (
     forecast_table,
     quoted_table,
     rate_table,
+    restored_table,
     stratified_rank_correlation,
     suite_table,
 )
@@ -65,6 +66,16 @@ def test_the_rows_that_matter_are_in_the_order_asked_with_gain_and_cost(result):
     assert stock == ["stock", "2", "50.0 ± 0.0", "41.5 ± 0.7", "-", "-", "0.065", "-"]
     with pytest.raises(ValueError, match="no row 'alik'; did you mean 'alike'"):
         brief_table(result, ["alik"])
+
+
+def test_what_restoring_gives_stands_beside_what_it_is_for(result):
+    for record, gained in zip(result["rows"][0]["records"], (0.5, 0.7), strict=True):
+        record["restoration"] = {"images": 64, "by_rate": {"8": {"psnr_gain": -0.02}, "2": {"psnr_gain": gained}}}
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in restored_table(result).splitlines()]
+    assert lines[0] == ["model", "seeds", "PSNR x2, gain", "PSNR x8, gain", "rank-1", "mAP"]
+    assert lines[2:] == [["stock", "2", "0.60 ± 0.14", "-0.02 ± 0.00", "50.0 ± 0.0", "41.5 ± 0.7"]]
+    named = [line.split("|")[1].strip() for line in restored_table(result, ["alike", "stock"]).splitlines()]
+    assert named[2:] == ["alike", "stock"]
 
 
 def test_under_the_table_stands_what_it_means_and_what_made_it(result):

@@ -76,6 +76,32 @@ def brief_table(result: Mapping[str, Any], labels: Sequence[str], style: str = "
     return text_table(lines, style)
 
 
+def restored_table(result: Mapping[str, Any], labels: Sequence[str] = (), style: str = "github") -> str:
+    """Return what restoring gives beside what it is for: the gain in PSNR over enlargement, by rate, and accuracy.
+
+    Args:
+        result: as ``benchmarks/accuracy.py`` writes it.
+        labels: of rows, in this order; all that restore without any. A named row that does not restore has ``-``.
+        style: a table format of ``tabulate``.
+
+    Raises:
+        ValueError: for a label that no row has, naming the closest.
+    """
+    rows = []
+    for row in rows_of(result, labels):
+        rows.append((row, [record.get("restoration", {}).get("by_rate", {}) for record in row["records"]]))
+    rows = [(row, made) for row, made in rows if labels or any(made)]
+    rates = sorted({rate for _, made in rows for one in made for rate in one}, key=float)
+    lines = []
+    for row, made in rows:
+        line = {"model": row["label"], "seeds": len(row["seeds"])}
+        for rate in rates:
+            line[f"PSNR x{rate}, gain"] = spread([one[rate]["psnr_gain"] for one in made if rate in one], 2)
+        figures = {key: [record[key] for record in row["records"]] for key in COMPARED}
+        lines.append(line | {key.replace("rank", "rank-"): spread(values) for key, values in figures.items()})
+    return text_table(lines, style)
+
+
 def rows_of(result: Mapping[str, Any], labels: Sequence[str] = ()) -> list[Mapping[str, Any]]:
     """Return rows of a result by their labels, in that order; all without any.
 
