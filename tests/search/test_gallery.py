@@ -16,7 +16,7 @@ import torch
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.inference import Extractor
 from torchreid_xres.metrics import distance_matrix
-from torchreid_xres.search import Gallery, nearest
+from torchreid_xres.search import Gallery
 from torchreid_xres.search.gallery import CONFIG, DATABASE
 
 files = pytest.mark.parametrize("home", ["files"], indirect=True)
@@ -248,14 +248,7 @@ def test_it_knows_how_to_make_its_extractor(run_of, images, extractor, tmp_path)
         made.make_extractor(place)
 
 
-@pytest.mark.parametrize("large", [False, True])
-def test_search_is_exact(built, monkeypatch, large):
-    if large:
-        pytest.importorskip("faiss")
-        if built.searches:
-            pytest.skip("the engine searches, whatever the size")
-        monkeypatch.setattr(nearest, "LARGE", 1)
-        monkeypatch.setattr(nearest, "distance_tiles", None)
+def test_search_is_exact(built):
     queries = torch.randn(5, built.features.shape[1])
     distances = distance_matrix(queries, built.features, "euclidean")
     for row, hits in zip(distances, built.search(queries, top=4), strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -10,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchreid_xres.metrics.distance import distance_tiles
-from torchreid_xres.metrics.search import GalleryIndex
+from torchreid_xres.metrics.distance import squared_norms
 
-# From so many images on FAISS searches, where it is installed: it prepares the features once, for all queries.
-LARGE = 50_000
+_QUERIES = 32  # at a time: of a million images 128 MB of distances
+_LEAST = 1e-12  # length that features are divided by, as in torch's normalize
 
 
 class Nearest:
@@ -39,15 +37,12 @@ class Nearest:
             among: (N,) bool: these alone; None: all.
             groups: (N,): of each the best alone.
         """
-        count = len(self.features)
-        if among is None and groups is None and count >= LARGE and importlib.util.find_spec("faiss"):
-            distances, places = self._index.search(queries, min(top, count))
-            return distances.tolist(), places.tolist()
-        rows = torch.arange(count) if among is None else among.nonzero()[:, 0]
-        features = self.features if among is None else self.features[rows]
+        rows = torch.arange(len(self.features)) if among is None else among.nonzero()[:, 0]
         values, found = [], []
         of = None if groups is None else np.unique(np.asarray(groups)[rows.numpy()], return_inverse=True)[1]
-        for band in distance_tiles(queries, features, self.metric):
+        for chunk in queries.split(_QUERIES):
+            band = self._distances(chunk)
+            band = band if among is None else band[:, rows]
             if of is None:
                 near = band.topk(min(top, band.shape[1]), largest=False).indices
             else:
@@ -57,11 +52,18 @@ class Nearest:
                 found.append(rows[places].tolist())
         return values, found
 
+    def _distances(self, queries: Tensor) -> Tensor:
+        """Return (Q, N); the features are read where they lie, and never copied."""
+        squares = squared_norms(queries, "query")
+        dots = queries @ self.features.T
+        if self.metric == "cosine":
+            dots /= squares.sqrt().clamp_min(_LEAST)[:, None]
+            return torch.rsub(dots.div_(self._squares.sqrt().clamp_min(_LEAST)), 1)
+        return dots.mul_(-2).add_(squares[:, None]).add_(self._squares)
+
     @cached_property
-    def _index(self) -> GalleryIndex:
-        index = GalleryIndex(self.features.shape[1], self.metric)
-        index.add(self.features)
-        return index
+    def _squares(self) -> Tensor:
+        return squared_norms(self.features, "gallery")
 
 
 def _best_of_each(distances: Tensor, groups: np.ndarray) -> Tensor:
