@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import PIL.Image
@@ -18,6 +19,7 @@ from torchreid_xres.inference import Extractor
 from torchreid_xres.metrics import distance_matrix
 from torchreid_xres.search import Gallery
 from torchreid_xres.search.gallery import CONFIG, DATABASE
+from torchreid_xres.search.storage import Row
 
 files = pytest.mark.parametrize("home", ["files"], indirect=True)
 
@@ -258,6 +260,28 @@ def test_search_is_exact(built):
         assert [hit.score for hit in hits] == pytest.approx([-row[i].item() for i in order], rel=1e-4)
         assert all(hit.path.is_file() and hit.size == (64, 32) for hit in hits)
     assert len(built.search(queries[:1], top=100)[0]) == 18
+
+
+def test_features_are_not_in_memory_twice(built, monkeypatch):
+    if built.searches:
+        pytest.skip("the engine holds them")
+    written = 2000 * 4096
+
+    def rows():
+        return [
+            Row(f"{number:04d}.png", 1, 1, 64, 32, number.to_bytes(2, "big") * 2048, None) for number in range(2000)
+        ]
+
+    monkeypatch.setattr(built._storage, "rows", rows)
+    built.__dict__.pop("_held", None)
+    tracemalloc.start()
+    try:
+        held = len(built.features), built.names[:2]
+        assert written < tracemalloc.get_traced_memory()[1] < 1.5 * written
+    finally:
+        tracemalloc.stop()
+    assert held == (2000, ["0000.png", "0001.png"])
+    assert built.features[259].numpy().tobytes() == (259).to_bytes(2, "big") * 2048
 
 
 def test_scores_are_cosines_where_the_run_was_evaluated_by_them(run_of, images, home):

@@ -277,12 +277,16 @@ class Gallery:
 
     @cached_property
     def _held(self) -> tuple[list[Row], Tensor, dict[str, str]]:
-        rows = self._storage.rows()
-        faults = {row.name: row.fault for row in rows if row.fault is not None}
-        rows = [row for row in rows if row.feature is not None]
-        features = torch.from_numpy(np.frombuffer(bytearray().join(row.feature for row in rows), dtype=np.float32))
-        width = len(features) // max(1, len(rows))
-        return [row._replace(feature=None) for row in rows], features.view(len(rows), width), faults
+        read, rows, features, faults = self._storage.rows()[::-1], [], bytearray(), {}
+        while read:  # each is let go of when its feature is taken over: there is no room for all of them twice
+            row = read.pop()
+            if row.fault is not None:
+                faults[row.name] = row.fault
+            if row.feature is not None:
+                features += row.feature
+                rows.append(row._replace(feature=None))
+        found = torch.from_numpy(np.frombuffer(features, dtype=np.float32))
+        return rows, found.view(len(rows), len(found) // max(1, len(rows))), faults
 
     def __len__(self) -> int:
         return self._count
