@@ -90,6 +90,13 @@ def query(args: argparse.Namespace) -> int:
     for answer in answers:
         name = f"{printable(answer.asked['file'])}, " if several else ""
         told += [f"query: {name}{answer.told}", shown(answer.found, limit)]
+    found = {one.hit.path: None for answer in answers for one in answer.found}
+    gone = [path for path in found if not path.is_file()]
+    if gone:
+        told.append(
+            f"{len(gone)} of {len(found)} pictures found are no longer where they were, e.g. {printable(gone[0])}; "
+            "build the gallery again from where they are"
+        )
     told += notes(archive.strangers, len(gallery))
     if limit is not None:
         told.append(

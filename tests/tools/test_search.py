@@ -65,6 +65,22 @@ def test_build_query_add_query(run_tool, run_folder, images, tmp_path):
     assert "small.png" in out.splitlines()[3]
 
 
+def test_pictures_that_are_gone_or_damaged_are_told_and_the_hits_stand(run_tool, run_folder, images, tmp_path):
+    place, page, query = tmp_path / "gallery", tmp_path / "hits.html", tmp_path / "query.png"
+    assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0
+    shutil.copy(images / "010" / "010_c2_1.png", query)
+    (images / "010" / "010_c2_1.png").unlink()
+    for path in images.glob("011/*.png"):
+        path.write_bytes(path.read_bytes()[:40])
+    status, out, _ = run_tool("query", query, "--gallery", place, "--top", 18, "--out", page)
+    assert status == 0 and "| 010/010_c2_1.png" in out
+    gone = images / "010" / "010_c2_1.png"
+    assert f"1 of 18 pictures found are no longer where they were, e.g. {gone}" in out
+    assert page.read_text().count(">gone<") == 1 + 3
+    status, out, _ = run_tool("query", query, "--gallery", place)
+    assert status == 0 and "no longer where they were" in out
+
+
 def test_hits_near_enough_are_marked(run_tool, tool, run_folder, images, tmp_path, monkeypatch):
     place, known, found = tmp_path / "gallery", images / "010" / "010_c2_1.png", tmp_path / "found.json"
     assert run_tool("build", run_folder, images, "--gallery", place)[0] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,7 +101,10 @@ class Archive:
         return Answer(asked, told, query.picture, restored, found, query.number)
 
     def _found(self, hit: Hit, magnification: float, images: int, pictures: bool) -> Found:
-        picture = self.gallery.picture(hit, self.extractor.image) if pictures and hit.path.is_file() else None
+        picture = None
+        if pictures:
+            with suppress(OSError, ValueError):  # gone or changed since it was indexed: the hit stands without it
+                picture = self.gallery.picture(hit, self.extractor.image)
         strangers, limit = self.strangers, self.limit
         if strangers is not None:
             strangers = strangers.expected(self.gallery.distance(hit.score), magnification, images)
