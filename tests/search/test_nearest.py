@@ -29,7 +29,7 @@ def expected(queries, features, metric, allowed, groups, top):
 @pytest.mark.parametrize("filtered", [False, True])
 @pytest.mark.parametrize("grouped", [False, True])
 def test_hits_are_those_of_all_distances(features, metric, filtered, grouped, monkeypatch):
-    monkeypatch.setattr(nearest, "_QUERIES", 2)
+    monkeypatch.setattr(nearest, "rows_of_tile", lambda features: 2)
     queries = torch.randn(5, 12)
     allowed = torch.arange(70) % 3 != 0 if filtered else torch.ones(70, dtype=torch.bool)
     groups = [str(place % 7) for place in range(70)] if grouped else None
@@ -65,3 +65,23 @@ def test_what_is_not_a_number_is_told(features, role):
     (queries if role == "query" else features)[0, 3] = float("nan")
     with pytest.raises(ValueError, match=f"1 of [0-9]+ {role} features hold NaN"):
         Nearest(features, "cosine").find(queries, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_queries_of_another_precision_are_compared_as_the_features_are(features, dtype):
+    queries = torch.randn(3, 12).to(dtype)
+    assert Nearest(features, "cosine").find(queries, 4) == Nearest(features, "cosine").find(queries.float(), 4)
+
+
+def test_queries_of_another_dimension_are_refused(features):
+    with pytest.raises(ValueError, match=r"must be \(Q, D\) and \(G, D\) with one D"):
+        Nearest(features, "cosine").find(torch.randn(2, 9), 2)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_all_distances_come_band_by_band(features, metric, monkeypatch):
+    monkeypatch.setattr(nearest, "rows_of_tile", lambda features: 2)
+    queries = torch.randn(5, 12)
+    bands = [band.clone() for band in Nearest(features, metric).distances(queries)]
+    assert [len(band) for band in bands] == [2, 2, 1]
+    torch.testing.assert_close(torch.cat(bands), distance_matrix(queries, features, metric), rtol=1e-4, atol=1e-5)

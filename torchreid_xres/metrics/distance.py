@@ -65,9 +65,12 @@ def distance_tiles(
     if tile is not None and tile < MIN_ROWS:
         raise ValueError(f"tile is {tile} query rows; at least {MIN_ROWS} are needed for exact distances")
     query, gallery = _prepare(qf.detach(), gf.detach(), metric)
-    row_bytes = len(gallery.features) * gallery.features.element_size()
-    rows = tile or min(max(MIN_ROWS, _TILE_BYTES // row_bytes), 512)
-    return _bands(query, gallery, rows)
+    return _bands(query, gallery, tile or rows_of_tile(gallery.features))
+
+
+def rows_of_tile(gf: Tensor) -> int:
+    """Return how many queries are compared at a time with gallery features (G, D): about 16 MB of distances."""
+    return min(max(MIN_ROWS, _TILE_BYTES // (len(gf) * gf.element_size())), 512)
 
 
 def _bands(query: _Side, gallery: _Side, rows: int) -> Iterator[Tensor]:
@@ -90,6 +93,18 @@ class _Side(NamedTuple):
 
 
 def _prepare(qf: Tensor, gf: Tensor, metric: str) -> tuple[_Side, _Side]:
+    require_fitting(qf, gf, metric)
+    dtype = torch.promote_types(torch.promote_types(qf.dtype, gf.dtype), torch.float32)
+    query = _side(qf.to(dtype), "query", metric)
+    return query, query if gf is qf else _side(gf.to(dtype), "gallery", metric)
+
+
+def require_fitting(qf: Tensor, gf: Tensor, metric: str) -> None:
+    """Refuse features that no distances can be between.
+
+    Raises:
+        ValueError: for an unknown metric, or shapes that do not fit.
+    """
     if metric not in METRICS:
         raise ValueError(f"unknown distance metric {metric!r}; there are: {', '.join(METRICS)}")
     if qf.ndim != 2 or gf.ndim != 2 or qf.shape[1] != gf.shape[1] or not len(qf) or not len(gf):
@@ -97,9 +112,6 @@ def _prepare(qf: Tensor, gf: Tensor, metric: str) -> tuple[_Side, _Side]:
             "query and gallery features must be (Q, D) and (G, D) with one D and Q, G >= 1, "
             f"not {tuple(qf.shape)} and {tuple(gf.shape)}"
         )
-    dtype = torch.promote_types(torch.promote_types(qf.dtype, gf.dtype), torch.float32)
-    query = _side(qf.to(dtype), "query", metric)
-    return query, query if gf is qf else _side(gf.to(dtype), "gallery", metric)
 
 
 def squared_norms(features: Tensor, role: str) -> Tensor:

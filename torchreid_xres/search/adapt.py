@@ -36,10 +36,10 @@ from torchreid_xres.inference.extractor import Extractor, Prepared
 from torchreid_xres.inference.query_encoder import FOLDER, TRAINING, QueryEncoder, checksums, own_state
 from torchreid_xres.jobs.lock import sole_use
 from torchreid_xres.losses.asymmetric import AsymmetricLoss
-from torchreid_xres.metrics.distance import distance_tiles
 from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.search.gallery import Gallery
+from torchreid_xres.search.nearest import Nearest
 from torchreid_xres.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -385,7 +385,7 @@ class _Adaptation:
         features = torch.cat([extractor.describe(views[i : i + size]) for i in range(0, len(views), size)])
         cosine = F.cosine_similarity(features.double(), self.gallery.features[own].double())
         ranks = []
-        for band in distance_tiles(features, self.gallery.features, self.gallery.about["metric"]):
+        for band in Nearest(self.gallery.features, self.gallery.about["metric"]).distances(features):
             twin = band.gather(1, own[len(ranks) : len(ranks) + len(band), None])
             ranks += (1 + (band < twin).sum(dim=1)).tolist()
         place = torch.tensor(ranks, dtype=torch.float64)

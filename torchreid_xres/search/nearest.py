@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchreid_xres.metrics.distance import squared_norms
+from torchreid_xres.metrics.distance import require_fitting, rows_of_tile, squared_norms
 
-_QUERIES = 32  # at a time: of a million images 128 MB of distances
 _LEAST = 1e-12  # length that features are divided by, as in torch's normalize
 
 
@@ -40,8 +39,7 @@ class Nearest:
         rows = torch.arange(len(self.features)) if among is None else among.nonzero()[:, 0]
         values, found = [], []
         of = None if groups is None else np.unique(np.asarray(groups)[rows.numpy()], return_inverse=True)[1]
-        for chunk in queries.split(_QUERIES):
-            band = self._distances(chunk)
+        for band in self.distances(queries):
             band = band if among is None else band[:, rows]
             if of is None:
                 near = band.topk(min(top, band.shape[1]), largest=False).indices
@@ -52,18 +50,36 @@ class Nearest:
                 found.append(rows[places].tolist())
         return values, found
 
-    def _distances(self, queries: Tensor) -> Tensor:
-        """Return (Q, N); the features are read where they lie, and never copied."""
-        squares = squared_norms(queries, "query")
-        dots = queries @ self.features.T
-        if self.metric == "cosine":
-            dots /= squares.sqrt().clamp_min(_LEAST)[:, None]
-            return torch.rsub(dots.div_(self._squares.sqrt().clamp_min(_LEAST)), 1)
-        return dots.mul_(-2).add_(squares[:, None]).add_(self._squares)
+    def distances(self, queries: Tensor) -> Iterator[Tensor]:
+        """Yield the distances (q, N) of a few queries at a time, (Q, D) in all.
+
+        The features are read where they lie and never copied, as
+        :func:`~torchreid_xres.metrics.distance.distance_tiles` does for cosines, whose bits are the host's. All bands
+        share one buffer.
+
+        Raises:
+            ValueError: for queries of another dimension, or queries or features that are not finite.
+        """
+        require_fitting(queries, self.features, self.metric)
+        queries = queries.to(self.features.dtype)
+        rows = min(len(queries), rows_of_tile(self.features))
+        buffer = queries.new_empty(rows, len(self.features))
+        for chunk in queries.split(rows):
+            squares = squared_norms(chunk, "query")
+            dots = torch.mm(chunk, self.features.T, out=buffer[: len(chunk)])
+            if self.metric == "cosine":
+                dots /= squares.sqrt().clamp_min(_LEAST)[:, None]
+                yield dots.div_(self._lengths).neg_().add_(1)
+            else:
+                yield dots.mul_(-2).add_(squares[:, None]).add_(self._squares)
 
     @cached_property
     def _squares(self) -> Tensor:
         return squared_norms(self.features, "gallery")
+
+    @cached_property
+    def _lengths(self) -> Tensor:
+        return self._squares.sqrt().clamp_min(_LEAST)
 
 
 def _best_of_each(distances: Tensor, groups: np.ndarray) -> Tensor:

@@ -24,8 +24,8 @@ from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.data.split import shuffled
 from torchreid_xres.files import require_regular, write_json
 from torchreid_xres.inference.extractor import Extractor, Prepared
-from torchreid_xres.metrics.distance import distance_tiles
 from torchreid_xres.search.gallery import Gallery
+from torchreid_xres.search.nearest import Nearest
 from torchreid_xres.terminal import progress
 
 FILE = "strangers.json"  # in the gallery's folder, or of a query encoder in its own
@@ -267,7 +267,7 @@ def _networks(gallery: Gallery, extractor: Extractor) -> dict[str, str]:
 
 def _level(gallery: Gallery, magnification: float, rows: np.ndarray, features: Tensor) -> Level:
     centres, spreads = [], []
-    for band in distance_tiles(features, gallery.features, gallery.about["metric"]):
+    for band in Nearest(gallery.features, gallery.about["metric"]).distances(features):
         start = sum(map(len, centres))
         other = torch.ones(band.shape, dtype=torch.bool)
         other[torch.arange(len(band)), torch.from_numpy(rows[start : start + len(band)])] = False
