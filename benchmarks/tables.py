@@ -51,12 +51,7 @@ from torchreid_xres.comparison.suite import (
 from torchreid_xres.comparison.tradeoff import COST_AXES, draw_gains, draw_magnification, queries_beside, usual_cost
 from torchreid_xres.features.keypoint_tables import keypoint_table
 from torchreid_xres.features.records import read_json
-from torchreid_xres.features.tables import (
-    ablation_table,
-    accuracy_table,
-    curve_table,
-    restoration_table,
-)
+from torchreid_xres.features.tables import ablation_table, accuracy_table, curve_table
 from torchreid_xres.files import write_json, write_text
 from torchreid_xres.jobs.command import USER_ERRORS, tell
 from torchreid_xres.registry import did_you_mean
@@ -65,7 +60,6 @@ RESULTS = Path(__file__).parent / "results"
 MAKERS = {
     "accuracy": lambda names: accuracy_table(read(names)),
     "curve": lambda names: curve_table(read(names)),
-    "restoration": lambda names: restoration_table(read(names)),
     "keypoints": lambda names: keypoint_table(read(names)),
     "registry": registry_table,
     "ablation": lambda name: ablation_table(as_of_now(kept(name))),

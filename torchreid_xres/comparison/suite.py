@@ -68,8 +68,7 @@ def brief_table(result: Mapping[str, Any], labels: Sequence[str], style: str = "
     lines = []
     for row in rows_of(result, labels):
         told = row["difference"]
-        line = {"model": row["label"], "seeds": len(row["seeds"])}
-        line |= {key.replace("rank", "rank-"): spread([record[key] for record in row["records"]]) for key in COMPARED}
+        line = {"model": row["label"], "seeds": len(row["seeds"])} | _figures_of(row)
         line["mAP, gain"] = f"{signed(told['mAP'])} over {told['against']}" if told else "-"
         line["mAP is"] = told["mAP"]["verdict"] if told else "-"
         lines.append(line | costs_of(row, ("multiply_adds", "train_processor_seconds")))
@@ -87,19 +86,22 @@ def restored_table(result: Mapping[str, Any], labels: Sequence[str] = (), style:
     Raises:
         ValueError: for a label that no row has, naming the closest.
     """
-    rows = []
-    for row in rows_of(result, labels):
-        rows.append((row, [record.get("restoration", {}).get("by_rate", {}) for record in row["records"]]))
-    rows = [(row, made) for row, made in rows if labels or any(made)]
-    rates = sorted({rate for _, made in rows for one in made for rate in one}, key=float)
+    rows = rows_of(result, labels)
+    gains = [[record.get("restoration", {}).get("by_rate", {}) for record in row["records"]] for row in rows]
+    rates = sorted({rate for made in gains for one in made for rate in one}, key=float)
     lines = []
-    for row, made in rows:
+    for row, made in zip(rows, gains, strict=True):
+        if not labels and not any(made):
+            continue
         line = {"model": row["label"], "seeds": len(row["seeds"])}
         for rate in rates:
             line[f"PSNR x{rate}, gain"] = spread([one[rate]["psnr_gain"] for one in made if rate in one], 2)
-        figures = {key: [record[key] for record in row["records"]] for key in COMPARED}
-        lines.append(line | {key.replace("rank", "rank-"): spread(values) for key, values in figures.items()})
+        lines.append(line | _figures_of(row))
     return text_table(lines, style)
+
+
+def _figures_of(row: Mapping[str, Any]) -> dict[str, str]:
+    return {key.replace("rank", "rank-"): spread([record[key] for record in row["records"]]) for key in COMPARED}
 
 
 def rows_of(result: Mapping[str, Any], labels: Sequence[str] = ()) -> list[Mapping[str, Any]]:
