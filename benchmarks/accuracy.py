@@ -5,6 +5,7 @@
     xres bench --suite vehicle2cam --root DATA --only osnet_x0_25 bicubic vdsr train.max_epoch 4
     xres bench --suite synth_person --vpfa     # and each model with its low images' features moved
     xres bench --suite synth_person --finished  # the tables of what was run so far
+    xres bench --suite vehicle2cam --with KEPT.json --keep KEPT.json   # what is missing in a collected result, into it
     xres bench --suite vehicle2cam --list
     xres bench --suite cuhk03_mini --root DATA --row mine=mine.yaml   # or mine=FOLDER with features
     xres bench --suite cuhk03_mini --root DATA --row mine=mine.yaml --submit mine/   # to be sent to others
@@ -59,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--images-a-second", type=float, default=0.0, help="of another machine that trains resnet50")
     parser.add_argument("--out", type=Path, help="folder of cells and runs; log/accuracy_<suite> if left out")
+    parser.add_argument(
+        "--with", type=Path, dest="earlier", metavar="KEPT", help="do not run again what --keep wrote there"
+    )
     parser.add_argument("--keep", type=Path, help="also write the collected result to this JSON file")
     parser.add_argument("--submit", type=Path, metavar="FOLDER", help="also write the one --row there, for others")
     parser.add_argument("--style", default="github", help="a table format of tabulate: github, simple, latex_booktabs")
@@ -93,7 +97,7 @@ def other_command(name: str, *argv: str) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """Run what is not done yet, print the tables, and return the exit status: 1 if no cell is finished."""
-    from collect import collected, run_suite, tables, write_result
+    from collect import collected, lay_out, run_suite, tables, write_result
     from submission import submit
     from suites import given_row, quoted_blocks, suite_of
 
@@ -126,6 +130,8 @@ def bench(args: argparse.Namespace) -> int:
     seeds = dict.fromkeys(seed for row in rows for seed in row.seeds)
     wanted = [(seed, row) for seed in seeds for row in rows if seed in row.seeds]
     more = [*(["data.root", args.root] if args.root else []), *args.opts]
+    if args.earlier:
+        lay_out(args.earlier, suite, out)
     cells = run_suite(suite, wanted, more, out, args.vpfa, args.finished)
     result, arrays = collected(suite, cells)
     result["about"] += f" Changed in every row: {shlex.join(args.opts)}." if args.opts else ""

@@ -97,6 +97,35 @@ def kept(path: Path, facts: dict[str, Any], work: Callable[[], dict], finished: 
     return cell
 
 
+def lay_out(kept: Path, suite: Suite, out: Path) -> None:
+    """Write the cells of a collected result into a suite's folder, but those that are there, so that none is run again.
+
+    What VPFA's modules made of them is not among it, nor are features that were given.
+
+    Raises:
+        ConfigError: if it is of another suite.
+    """
+    result = json.loads(kept.read_text(encoding="utf-8"))
+    if result["suite"] != suite.name:
+        raise ConfigError(f"{kept} is of the suite {result['suite']}, not {suite.name}")
+    with np.load(kept.with_suffix(".npz"), allow_pickle=False) as file:
+        arrays = dict(file)
+    for row in result["rows"]:
+        facts = {"suite": suite.name} | {key: row[key] for key in ("label", "kind", "config", "start", "input")}
+        splits = len(row["records"]) // len(row["cells"])
+        trained = [(number, cell) for number, cell in enumerate(row["cells"]) if cell["config_sha256"]]
+        for (number, made), cost in zip(trained, row["costs"], strict=True):
+            cell = facts | {key: made.pop(key) for key in ("seed", "config_sha256")}
+            path = out / "cells" / f"{cell['label']}_{cell['seed']}_{cell['config_sha256'][:12]}.json"
+            if path.is_file():
+                continue
+            own = f"{cell['label']}/{cell['seed']}/"
+            queries = {key.removeprefix(own): values for key, values in arrays.items() if key.startswith(own)}
+            write_arrays(arrays_of({"queries": queries}), path.with_suffix(".npz"))
+            records = row["records"][number * splits : (number + 1) * splits]
+            write_json(cell | {"records": records, "cost": cost, "origin": made, "status": "done"}, path)
+
+
 def write_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
     """Write arrays by name into a file, whole or not at all."""
     with whole_file(path) as scratch, open(scratch, "wb") as file:

@@ -180,12 +180,28 @@ def test_cells_run_once_and_failures_are_told(accuracy, fake_cells, tmp_path, ca
     with np.load(keep.with_suffix(".npz")) as arrays:
         assert list(arrays["bicubic/2/mAP"]) == [20.0, 25.0]
     assert so_far == kept
+    # Elsewhere, a collected result is gone on with: what is in it is not run again, and all comes out as it went in.
+    elsewhere = [str(tmp_path / "elsewhere") if one == str(tmp_path) else one for one in argv]
+    assert accuracy.main(["--with", str(keep), *elsewhere]) == 0
+    assert fake_cells == [("vdsr", 1), ("vdsr", 2)]
+    gone_on = json.loads(keep.read_text())
+    assert gone_on.pop("command") and gone_on == kept
+    with np.load(keep.with_suffix(".npz")) as arrays:
+        assert list(arrays["bicubic/2/mAP"]) == [20.0, 25.0]
+    fake_cells.clear()
     assert accuracy.main([*everything, "--finished"]) == 1 and not fake_cells
     assert accuracy.main([*argv[:-1], "4"]) == 0  # another configuration
     assert len(fake_cells) == 6
     fake_cells.clear()
     assert accuracy.main([*argv[:-5], "resnet50", "bicubic"]) == 0
     assert set(fake_cells) == {(label, seed) for label in ("resnet50", "bicubic") for seed in (1, 2)}
+
+
+def test_a_collected_result_of_another_suite_is_not_gone_on_with(accuracy, tmp_path, capsys):
+    kept = BENCHMARKS / "results" / "accuracy_vehicle2cam.json"
+    assert accuracy.main(["--suite", "synth_person", "--out", str(tmp_path), "--with", str(kept), "--finished"]) == 2
+    assert "is of the suite vehicle2cam, not synth_person" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_nothing_finished_is_told(accuracy, fake_cells, tmp_path, capsys):

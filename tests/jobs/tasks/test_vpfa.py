@@ -116,6 +116,7 @@ def test_settings_are_chosen_on_identities_that_the_fit_has_not_seen(monkeypatch
     chosen, told = searched("conditioned", pairs, Settings(**SMALL, lr=3e-3), {"epochs": [1, 40]}, seed=0)
     assert [epochs for _, epochs in fitted] == [1, 40]
     assert all(len(pids) == 9 for pids, _ in fitted) and told["held_out"] == 3
+    assert told["on"] == "training"
     figures = [one["mAP"] for one in told["tried"]]
     assert chosen.epochs == (1, 40)[int(np.argmax(figures))]
     with pytest.raises(ConfigError, match=r"vpfa\.search names \['rates'\]; allowed: target, hidden"):

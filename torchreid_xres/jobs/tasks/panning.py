@@ -157,6 +157,7 @@ def searched(
     """
     require_settings(grid)
     rates = rates or Rates()
+    on = "validation" if apart else "training"
     if apart:
         held, rest, trial = sorted(set(apart[0].pid.tolist())), pairs, validation_trial
     else:
@@ -177,7 +178,6 @@ def searched(
         logger.info("%s with %s: mAP %.2f %% on identities kept out", name, one, tried[-1]["mAP"])
     best = max(tried, key=lambda one: one["mAP"])
     chosen = replace(settings, **{key: best[key] for key in grid})
-    on = "validation" if apart else "training"
     return chosen, {"on": on, "held_out": len(held), "before": score(), "tried": tried}
 
 
