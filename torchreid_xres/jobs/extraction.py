@@ -163,15 +163,21 @@ def _loader(run: Run, engine: XresMixin, name: str, role: str) -> DataLoader:
     manager = engine.datamanager
     if role != "train":
         return manager.test_loader[name][role]
+    dataset = training_images(run, engine, name)
+    loader = DataLoader(dataset, batch_size=run.cfg.test.batch_size, num_workers=run.cfg.data.workers)
+    return with_native(loader) if manager.native else loader
+
+
+def training_images(run: Run, engine: XresMixin, name: str) -> Dataset:
+    """Return the training images of a data set as the camera saw them, without augmentation."""
+    manager = engine.datamanager
     plain = {"*": {"pairs": False}, **({name: {"pairs": False}} if name in DATASETS else {})}
     with dataset_options(manager.options), dataset_options(plain):
-        dataset = host.init_image_dataset(
+        return host.init_image_dataset(
             name, transform=manager.transform_te, mode="train", verbose=False,
             root=run.cfg.data.root, split_id=run.split, cuhk03_labeled=run.cfg.cuhk03.labeled_images,
             cuhk03_classic_split=run.cfg.cuhk03.classic_split,
         )  # fmt: skip
-    loader = DataLoader(dataset, batch_size=run.cfg.test.batch_size, num_workers=run.cfg.data.workers)
-    return with_native(loader) if manager.native else loader
 
 
 def _manifest_of(dataset: Dataset | None, name: str) -> str:

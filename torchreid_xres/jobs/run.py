@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,11 @@ class Run:
         with whole_file(self.folder / LAST, needed=trained.stat().st_size) as scratch:
             shutil.copyfile(trained, scratch)
 
-    def train(self) -> list[dict]:
+    def train(self, prepare: Callable[[XresMixin], None] | None = None) -> list[dict]:
         """Train to the last epoch, evaluate, and return the records of the targets.
+
+        Args:
+            prepare: what is done with the engine before the first epoch.
 
         Raises:
             ValueError: if the training is to go on with other images than it began with.
@@ -137,6 +140,8 @@ class Run:
             self.save()
         engine = self.engine()
         distributed.on_main(lambda: self._require_same_images(engine.datamanager))
+        if prepare is not None and not (self.folder / LAST).is_file():
+            prepare(engine)
         # What another run learned is this model's, not the compared ones'.
         resume = "" if self.compared else file_of(self.cfg, self.cfg.model.resume)
         engine.run(resume=resume, **self._run_options())
