@@ -69,6 +69,11 @@ def parser() -> argparse.ArgumentParser:
         "--names", metavar="REGEX", help="what names say: an expression with the groups (?P<camera>...) or "
         "(?P<identity>...); empty: as at first, _c2 and the beginning or folder",
     )  # fmt: skip
+    build.add_argument(
+        "--own-statistics", action=argparse.BooleanOptionalAction, default=None,
+        help="measure the network's batch statistics anew on the images of a new gallery of at least 200, which finds "
+        "more where it has learned from other cameras (default: for fetched networks, not for a run of your own)",
+    )  # fmt: skip
     query = commands.add_parser("query", help="find the images that are most like a picture, or each of several")
     query.add_argument("images", type=Path, nargs="+", help="pictures, and folders of them with all folders below")
     query.add_argument("--run", type=Path, help="where run or checkpoint are now, if they were moved")

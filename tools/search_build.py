@@ -34,7 +34,10 @@ def build(args: argparse.Namespace) -> int:
             tell_if_drawn(gallery.extractor)
         keep_freed_memory()
         start = time.perf_counter()
-        done = gallery.update(args.images, args.boxes or "", rate=args.rate, names=args.names)
+        done = gallery.update(
+            args.images, args.boxes or "", rate=args.rate, names=args.names,
+            own_statistics=args.run is None if args.own_statistics is None else args.own_statistics,
+        )  # fmt: skip
         seconds = time.perf_counter() - start
     if first:
         tell(args, gallery, done, seconds)
@@ -63,6 +66,10 @@ def tell(args: argparse.Namespace, gallery: Gallery, done: Update, seconds: floa
         + f", {done.thinned} boxes in frames between those taken" * bool(done.thinned)
         + f"; {new / seconds:.0f} images/s" * bool(new)
     )
+    if gallery.measured_of and done.added and not done.kept:
+        print("its batch statistics are those of these images (--no-own-statistics leaves the network as it came)")
+    elif args.own_statistics and not gallery.measured_of:
+        print("the network is as it came: --own-statistics is for a new gallery, of at least 200 images")
     if done.added or done.changed or done.removed or not is_measured(gallery, gallery.extractor):
         measure(gallery, gallery.extractor)
     if args.index and args.index != "FLAT":
@@ -83,32 +90,39 @@ def recall(gallery: Gallery) -> str:
 
 def extractor_of(args: argparse.Namespace) -> Extractor:
     """Return the network that is asked for; where none is, the gallery's own, or the usual one for a new gallery."""
-    from torchreid_xres.inference import Extractor
-    from torchreid_xres.inference.published import DEFAULT, fetch_network, is_published
+    from torchreid_xres.inference.published import fetch_network, is_published
     from torchreid_xres.search import Gallery
 
     how: dict[str, Any] = {
         "device": args.device, "precision": args.precision, "batch_size": args.batch, "backend": args.backend
     }  # fmt: skip
-    if args.run is not None:
-        how |= {"full_size": args.full_size}
-        if args.model:
-            return Extractor.of_host(args.model, args.run, tuple(args.size or (256, 128)), **how)
-        return Extractor(args.run, config=args.config_file, **how)
     try:
-        held = None if args.model else Gallery(args.gallery)
+        held = Gallery(args.gallery)
     except FileNotFoundError:
         held = None
-    if held is None:
-        found = fetch_network(args.model or DEFAULT, args.weights or "")
-        if args.size:
-            found.config.data.height, found.config.data.width = args.size
-        return Extractor(found.weights, config=found.config, full_size=args.full_size, **how)
+    if args.run is not None or args.model or held is None:
+        given = given_extractor(args, how | {"full_size": args.full_size})
+        return given if held is None or not held.is_measured_of(given) else held.make_extractor(**how)
     if args.size or args.full_size:
         raise ValueError(f"the gallery in {args.gallery} has its sizes already; others are for another gallery")
     if not held.weights.exists() and is_published(held.weights):
         fetch_network(held.weights.stem, held.weights.parent)
     return held.make_extractor(**how)
+
+
+def given_extractor(args: argparse.Namespace, how: dict[str, Any]) -> Extractor:
+    """Return the network that is asked for, or the usual one."""
+    from torchreid_xres.inference import Extractor
+    from torchreid_xres.inference.published import DEFAULT, fetch_network
+
+    if args.run is not None and args.model:
+        return Extractor.of_host(args.model, args.run, tuple(args.size or (256, 128)), **how)
+    if args.run is not None:
+        return Extractor(args.run, config=args.config_file, **how)
+    found = fetch_network(args.model or DEFAULT, args.weights or "")
+    if args.size:
+        found.config.data.height, found.config.data.width = args.size
+    return Extractor(found.weights, config=found.config, **how)
 
 
 def held(gallery: Gallery) -> str:

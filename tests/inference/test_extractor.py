@@ -153,6 +153,18 @@ def test_extreme_sizes(method, run_of):
     assert torch.isfinite(found).all()
 
 
+def test_every_method_takes_the_statistics_of_ones_own_pictures(method, run_of, tiny_root, tmp_path):
+    pictures = sorted(tiny_root.glob("gallery/*/*.png"))
+    extractor = Extractor(run_of(method))
+    before = extractor(pictures)
+    own = extractor.with_own_statistics(pictures, tmp_path / "own.pth.tar")
+    found = own(pictures)
+    assert found.shape == before.shape and not torch.allclose(found, before, rtol=1e-2)
+    assert torch.equal(extractor(pictures), before)  # which stays as it is
+    again = Extractor(tmp_path / "own.pth.tar", config=extractor.cfg)
+    assert torch.equal(again(pictures), found) and again.about == own.about
+
+
 def test_grey_of_fewer_bits_is_read_as_in_the_data_set(extractor, tmp_path, monkeypatch):
     PIL.Image.fromarray(np.full((64, 32), 1023, np.uint16)).save(tmp_path / "a.png")
     monkeypatch.setitem(extractor.cfg.data, "grey_bits", 10)

@@ -7,6 +7,7 @@ import sys
 
 import PIL.Image
 import pytest
+import torch
 from adapted import with_threshold
 from archive import box_of, street
 from tiny_jobs import untrained_run
@@ -248,6 +249,33 @@ def test_two_commands_with_weights_by_their_name(run_tool, images, tmp_path, mon
     run_tool("build", images, "--gallery", tmp_path / "other")
     assert asked[2:] == [("osnet_x0_25_msmt17", "")]
     assert run_tool("build", images, "--gallery", place, "--config-file", "a.yaml")[0] == 2
+
+
+def test_a_fetched_network_measures_its_statistics_anew(run_tool, run_folder, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("torchreid_xres.search.own_network.LEAST", 10)
+    weights, config = tmp_path / "osnet_x0_25_msmt17.pth", host_config("osnet_x0_25", (32, 16))
+    checkpoint.save_atomic(build_model("osnet_x0_25", 5, pretrained=False).state_dict(), weights)
+    monkeypatch.setattr(
+        "torchreid_xres.inference.published.fetch_network", lambda *_: published.Published(weights, config.clone())
+    )
+    place, named = tmp_path / "gallery", ("--model", "osnet_x0_25_msmt17")
+    status, out, _ = run_tool("build", images, "--gallery", place, *named)
+    assert status == 0 and "its batch statistics are those of these images" in out
+    status, out, _ = run_tool("build", images, "--gallery", place, *named)  # the same network is named again
+    assert status == 0 and "0 new, 0 changed" in out and "statistics" not in out
+    status, _, err = run_tool("build", images, "--gallery", place, *named, "--full-size", 64, 32)
+    assert status == 2 and "with these weights but other settings: full_size is None there, [64, 32] here" in err
+    assert run_tool("query", images / "008" / "008_c2_0.png", "--gallery", place)[0] == 0
+    status, out, _ = run_tool("build", images, "--gallery", tmp_path / "plain", *named, "--no-own-statistics")
+    assert status == 0 and "statistics" not in out
+    features = [Gallery(folder).features for folder in (place, tmp_path / "plain")]
+    assert not torch.allclose(*features, rtol=1e-1)
+    # A run of one's own stays as it is, unless it is asked for.
+    assert "statistics" not in run_tool("build", run_folder, images, "--gallery", tmp_path / "run")[1]
+    _, out, _ = run_tool("build", run_folder, images, "--gallery", tmp_path / "own", "--own-statistics")
+    assert "its batch statistics are those of these images" in out
+    _, out, _ = run_tool("build", run_folder, images, "--gallery", tmp_path / "run", "--own-statistics")
+    assert "the network is as it came: --own-statistics is for a new gallery, of at least 200 images" in out
 
 
 def test_boxes_of_frames(run_tool, run_folder, tmp_path):

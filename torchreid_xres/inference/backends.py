@@ -293,7 +293,7 @@ class Backend:
 
     @torch.no_grad()
     def _features(self, batch: Mapping[str, Any]) -> Tensor:
-        found = self._model.extract(batch) if hasattr(self._model, "extract") else self._model(batch["img"])
+        found = described_by(self._model, batch)
         if not isinstance(found, Tensor) or found.ndim != 2:
             name = self._about.get("model", type(self._model).__name__)
             raise ValueError(f"{name} describes no identities: it gives no feature for a picture")
@@ -400,6 +400,11 @@ class _Network(nn.Module):
 
     def forward(self, img: Tensor) -> Tensor:
         return self._way[0](img).float()
+
+
+def described_by(model: nn.Module, batch: Mapping[str, Any]) -> Any:
+    """Return what a network says of a batch: one of ours sees role and rate, the host's only images."""
+    return model.extract(batch) if hasattr(model, "extract") else model(batch["img"])
 
 
 def _picked(batch: Mapping[str, Any], rows: list[int]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from torchvision.transforms import InterpolationMode, Resize
 from torchvision.transforms.functional import to_pil_image
 from yacs.config import CfgNode
 
+from torchreid_xres import checkpoint
 from torchreid_xres.data.batches import mirrored
 from torchreid_xres.data.degrade import check_rate
 from torchreid_xres.data.io import BITS
@@ -23,13 +26,14 @@ from torchreid_xres.data.manager import ToNormalized
 from torchreid_xres.data.native import check_full_size, low_by_size, native_rate
 from torchreid_xres.devices.proof import Proof
 from torchreid_xres.features.record import weights_hash
-from torchreid_xres.inference.backends import Backend
+from torchreid_xres.inference.backends import Backend, described_by
 from torchreid_xres.inference.network import find_run, host_config, load_network
 from torchreid_xres.inference.pictures import Picture, as_image, several
 from torchreid_xres.inference.query_encoder import QueryEncoder
 from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view
+from torchreid_xres.models.statistics import BATCH, measure_statistics
 
 
 class Prepared(NamedTuple):
@@ -111,6 +115,8 @@ class Extractor:
             raise ValueError(f"batch_size is {batch_size}; at least 1 picture passes the network at once")
         self._full_size = None if full_size is None else check_full_size(full_size)
         self.batch_size = batch_size
+        self._how = {"device": device, "precision": precision, "batch_size": batch_size, "full_size": full_size,
+                     "backend": backend}  # fmt: skip
         self.device = _device(device)
         run, self.weights = find_run(weights, config)
         self.cfg = run.cfg
@@ -157,6 +163,40 @@ class Extractor:
             **kwargs: ``device``, ``precision``, ``batch_size``, ``full_size``, ``query_encoder``, ``backend``.
         """
         return cls(weights, config=host_config(name, size), **kwargs)
+
+    def with_weights(self, weights: str | Path) -> Extractor:
+        """Return an extractor that is like this one, of another checkpoint of the same network."""
+        return Extractor(weights, config=self.cfg, **self._how)
+
+    def with_own_statistics(self, pictures: Iterable[Picture | Prepared], weights: str | Path) -> Extractor:
+        """Return one whose batch normalisations go by one's own pictures (AdaBN, see ``models/statistics.py``).
+
+        Where the network has learned from other cameras than yours it finds more so, without a label; its features can
+        be compared with each other alone, not with those of the network as it was.
+
+        Args:
+            pictures: like those to be compared, in no order, at best 200 or more; see a call. Or prepared ones.
+            weights: file to keep the network in; where it is, the same :class:`Extractor` is had again by it.
+
+        Raises:
+            ValueError: if the network has no batch normalisation, there is a query encoder, or no picture.
+
+        Example:
+            Measured once, on some of the pictures that are to be searched::
+
+                extractor = Extractor("log/sr_reid/split0/sr_reid")
+                own = extractor.with_own_statistics(paths[:500], "log/own.pth.tar")
+        """
+        if self.query_encoder is not None:
+            raise ValueError("a query encoder follows the network as it is: measure before it learns")
+        model, wanted = copy.deepcopy(self.model), several(pictures)
+        parts = [wanted[i : i + BATCH] for i in range(0, len(wanted), BATCH)]
+        whole = [part for part in parts if len(part) == BATCH] or parts
+        prepared = ([one if isinstance(one, Prepared) else self.prepare(one) for one in part] for part in whole)
+        batches = (self._batch(part, None, "") for part in prepared)
+        measure_statistics(model, partial(described_by, model), batches)
+        checkpoint.save_atomic({"models": {"model": model.cpu().state_dict()}}, weights)
+        return self.with_weights(weights)
 
     def _proof_of(self, wanted: str) -> Proof:
         cpu = self.device.type == "cpu"

@@ -35,6 +35,7 @@ from torchreid_xres.search.filters import require_names
 from torchreid_xres.search.hits import Hit
 from torchreid_xres.search.model import read_about, require_same
 from torchreid_xres.search.nearest import Nearest
+from torchreid_xres.search.own_network import NETWORK, own_network
 from torchreid_xres.search.sharing import add_up, is_left, own_changes, own_names, take_in
 from torchreid_xres.search.storage import Changes, Row, Storage
 
@@ -59,6 +60,8 @@ class Gallery:
     Attributes:
         place: as it is named in messages.
         folder: on this machine; of a gallery in Milvus it holds what lies beside, such as the configuration.
+        measured_of: hash of the network that it was built with, if it uses that with batch statistics of its own
+            images; else empty.
         searches: whether an engine answers; then rows and features of a very large gallery are a part of it, drawn by
             name.
 
@@ -86,6 +89,7 @@ class Gallery:
         self.about: dict[str, Any]
         self.images: Path | None
         self.facts = facts = self._read_facts()
+        self.measured_of = facts.get("measured_of", "")
         if not facts:
             if extractor is None:
                 lacks = "it was not begun" if self.searches else f"no {DATABASE}, or nothing in it"
@@ -94,7 +98,7 @@ class Gallery:
             self.about, self.weights, self.images = extractor.about, extractor.weights, None
             return
         self.about = read_about(facts["about"], self._storage.path)
-        self.weights = Path(facts["weights"])
+        self.weights = self.folder / facts["weights"]
         self.images = Path(facts["images"])
         if extractor is not None:
             require_same(self.place, self.about, extractor)
@@ -106,8 +110,14 @@ class Gallery:
         return facts
 
     def _begin(self, images: Path) -> None:
-        facts = {"about": json.dumps(self.about), "weights": str(self.weights), "images": str(images)}
+        facts = {"about": json.dumps(self.about), "weights": self._kept_weights(), "images": str(images)}
+        if self.measured_of:
+            facts["measured_of"] = self.measured_of
         self._storage.begin(**facts, **self._keep_config({"config": ""}))
+
+    def _kept_weights(self) -> str:
+        """Return where the weights are as it is kept: those in the gallery's folder move with it."""
+        return NETWORK if self.weights == self.folder / NETWORK else str(self.weights)
 
     def _config_is_whole(self, facts: Mapping[str, str]) -> bool:
         """Return whether the model's configuration is as it was written; galleries of before know no checksum."""
@@ -155,6 +165,17 @@ class Gallery:
         require_same(self.place, self.about, extractor)
         return extractor
 
+    def is_measured_of(self, given: Extractor) -> bool:
+        """Return whether this is the extractor that the gallery uses with batch statistics of its own images.
+
+        Raises:
+            ValueError: if it is, with other settings.
+        """
+        if given.about["weights_sha256"] != self.measured_of:
+            return False
+        require_same(self.place, self.about | {"weights_sha256": self.measured_of}, given)
+        return True
+
     def checkpoint(self, weights: str | Path = "") -> Path:
         """Return the file of the weights that the gallery was made with, which may be gone.
 
@@ -167,7 +188,13 @@ class Gallery:
     # -- building --------------------------------------------------------------------------------------------
 
     def update(
-        self, images: str | Path, boxes: str | Path = "", *, rate: float = 0, names: str | None = None
+        self,
+        images: str | Path,
+        boxes: str | Path = "",
+        *,
+        rate: float = 0,
+        names: str | None = None,
+        own_statistics: bool = False,
     ) -> Update:
         """Bring the gallery to what is in and below a folder now: new and changed files in, vanished ones out.
 
@@ -183,6 +210,9 @@ class Gallery:
                 whole images. Boxes with a track become one entry, the mean of its clearest crops.
             rate: frames of each second of a video that are taken; 0: all that boxes are in, without boxes one.
             names: regular expression whose groups ``camera`` and ``identity`` are found in names; None: as before.
+            own_statistics: a new gallery of 200 images or more uses the network with batch statistics that are measured
+                on up to 500 of them, kept in its folder (:mod:`torchreid_xres.search.own_network`). For networks that
+                have learned from other cameras.
 
         Raises:
             FileNotFoundError: if there is no such folder or list, or no image in it.
@@ -203,6 +233,10 @@ class Gallery:
         kept = {"boxes": "" if listed is None else str(listed.file)} | ({} if names is None else {"names": names})
         del listed  # of a million boxes some 400 MB
         with sole_use(self.folder):
+            if own_statistics and not self.facts:
+                given, self.extractor = self.extractor, own_network(self.extractor, entries, self.folder)
+                self.measured_of = "" if self.extractor is given else given.about["weights_sha256"]
+                self.about, self.weights = self.extractor.about, self.extractor.weights
             done = self._follow(entries, kept)
         logger.info(
             "%s: %d added, %d changed, %d removed, %d kept, %d unseen, %d faults, %d boxes that cannot be; %s",
@@ -265,8 +299,8 @@ class Gallery:
         vanished = held.keys() - found.keys() - unseen
         wanted = sorted(name for name, entry in found.items() if held.get(name) != [entry.bytes, entry.mtime_ns])
         config = self._keep_config(facts)
-        weights = str(self.extractor.weights)  # they may have moved
-        changes.make(gone=vanished, images=str(images), weights=weights, **config, **kept)
+        self.weights = self.extractor.weights  # they may have moved
+        changes.make(gone=vanished, images=str(images), weights=self._kept_weights(), **config, **kept)
         done = Update(
             removed=len(vanished), kept=len(found) - len(wanted), unseen=len(unseen), tree=tree,
             listed=entries.faults, thinned=entries.thinned,
