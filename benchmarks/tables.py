@@ -74,6 +74,7 @@ MAKERS = {
     "ratios": lambda name: ratio_table(read(name)),
     "gains": lambda name: gain_table(read(name)),
     "calibration": lambda names: calibration_table(read(names)),
+    "surgery": lambda names: surgery_table([kept(name) for name in names.split()]),
     "rows": lambda name: tabulate(read(name), headers="keys", tablefmt="github", floatfmt=".3g"),
 }
 MARK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -120,6 +121,53 @@ def calibration_table(rows: list[dict]) -> str:
         line = lines.setdefault(tuple(head.values()), head)
         line[f"counted at {row['expected']:g}"] = row["counted"]
     return tabulate(list(lines.values()), headers="keys", tablefmt="github", floatfmt=".2g")
+
+
+def surgery_table(results: list[dict]) -> str:
+    """Return what trained networks of one method are without each part, a row for each part, data sets side by side.
+
+    Rank-1 by rate stands there where a data set has several rates.
+
+    Args:
+        results: as ``benchmarks/surgery.py`` keeps them.
+    """
+    headers, lines = ["put out"], {row["put out"]: [row["put out"]] for result in results for row in result["rows"]}
+    for result in results:
+        _, *keys = result["rows"][0]
+        keys = keys if len(keys) > 3 else keys[:2]  # one rate says what all queries say
+        headers += [f"{result['of']['dataset']}: {keys[0]}", *(key.replace("rank-1 ", "r1@") for key in keys[1:])]
+        rows = {row["put out"]: row for row in result["rows"]}
+        for part, line in lines.items():
+            line += [f"{rows[part][key]:.1f}" if part in rows else "-" for key in keys]
+    return tabulate(list(lines.values()), headers="keys", tablefmt="github", floatfmt=".2f")
+
+
+def calibration_table(rows: list[dict]) -> str:
+    """Return expected against counted strangers, a row for each data set and magnification."""
+    lines: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        head = {key: row[key] for key in ("data set", "magnification", "images", "queries")}
+        line = lines.setdefault(tuple(head.values()), head)
+        line[f"counted at {row['expected']:g}"] = row["counted"]
+    return tabulate(list(lines.values()), headers="keys", tablefmt="github", floatfmt=".2g")
+
+
+def surgery_table(results: list[dict]) -> str:
+    """Return what trained networks of one method are without each part, a row for each part, data sets side by side.
+
+    Rank-1 by rate stands there where a data set has several rates.
+
+    Args:
+        results: as ``benchmarks/surgery.py`` keeps them.
+    """
+    headers, lines = ["put out"], {row["put out"]: [row["put out"]] for result in results for row in result["rows"]}
+    for result in results:
+        keys = ["rank-1", "mAP"] + ([key for key in result["rows"][0] if " x" in key] if len(result["rows"][0]) > 4 else [])
+        headers += [f"{result['of']['dataset']}: rank-1", *keys[1:]]
+        rows = {row["put out"]: row for row in result["rows"]}
+        for part, line in lines.items():
+            line += [f"{rows[part][key]:.1f}" if part in rows else "-" for key in keys]
+    return tabulate(list(lines.values()), headers, tablefmt="github", disable_numparse=True)
 
 
 def quoted_block(name: str) -> str:
