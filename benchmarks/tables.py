@@ -162,7 +162,9 @@ def surgery_table(results: list[dict]) -> str:
     """
     headers, lines = ["put out"], {row["put out"]: [row["put out"]] for result in results for row in result["rows"]}
     for result in results:
-        keys = ["rank-1", "mAP"] + ([key for key in result["rows"][0] if " x" in key] if len(result["rows"][0]) > 4 else [])
+        keys = ["rank-1", "mAP"] + (
+            [key for key in result["rows"][0] if " x" in key] if len(result["rows"][0]) > 4 else []
+        )
         headers += [f"{result['of']['dataset']}: rank-1", *keys[1:]]
         rows = {row["put out"]: row for row in result["rows"]}
         for part, line in lines.items():
