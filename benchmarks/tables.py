@@ -49,7 +49,6 @@ from torchreid_xres.comparison.suite import (
     vpfa_table,
 )
 from torchreid_xres.comparison.tradeoff import COST_AXES, draw_gains, draw_magnification, queries_beside, usual_cost
-from torchreid_xres.features.keypoint_tables import keypoint_table
 from torchreid_xres.features.records import read_json
 from torchreid_xres.features.tables import ablation_table, accuracy_table, curve_table
 from torchreid_xres.files import write_json, write_text
@@ -60,7 +59,6 @@ RESULTS = Path(__file__).parent / "results"
 MAKERS = {
     "accuracy": lambda names: accuracy_table(read(names)),
     "curve": lambda names: curve_table(read(names)),
-    "keypoints": lambda names: keypoint_table(read(names)),
     "registry": registry_table,
     "ablation": lambda name: ablation_table(as_of_now(kept(name))),
     "suite": lambda name: suite_table(kept(name)),
@@ -74,6 +72,7 @@ MAKERS = {
     "ratios": lambda name: ratio_table(read(name)),
     "gains": lambda name: gain_table(read(name)),
     "calibration": lambda names: calibration_table(read(names)),
+    "surgery": lambda names: surgery_table([kept(name) for name in names.split()]),
     "rows": lambda name: tabulate(read(name), headers="keys", tablefmt="github", floatfmt=".3g"),
 }
 MARK = re.compile(rf"(<!-- ({'|'.join(MAKERS)}): ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -120,6 +119,25 @@ def calibration_table(rows: list[dict]) -> str:
         line = lines.setdefault(tuple(head.values()), head)
         line[f"counted at {row['expected']:g}"] = row["counted"]
     return tabulate(list(lines.values()), headers="keys", tablefmt="github", floatfmt=".2g")
+
+
+def surgery_table(results: list[dict]) -> str:
+    """Return what trained networks are without each of their parts, a row for each part, data sets side by side.
+
+    Rank-1 by rate stands there where a data set has several rates.
+
+    Args:
+        results: as ``benchmarks/surgery.py`` keeps them.
+    """
+    headers, lines = ["put out"], {row["put out"]: [row["put out"]] for result in results for row in result["rows"]}
+    for result in results:
+        _, *keys = result["rows"][0]
+        keys = keys if len(keys) > 3 else keys[:2]  # one rate says what all queries say
+        headers += [f"{result['of']['dataset']}: {keys[0]}", *(key.replace("rank-1 ", "r1@") for key in keys[1:])]
+        rows = {row["put out"]: row for row in result["rows"]}
+        for part, line in lines.items():
+            line += [f"{rows[part][key]:.1f}" if part in rows else "-" for key in keys]
+    return tabulate(list(lines.values()), headers, tablefmt="github", disable_numparse=True)
 
 
 def quoted_block(name: str) -> str:

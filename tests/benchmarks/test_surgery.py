@@ -67,3 +67,18 @@ def test_networks_that_do_not_rank_are_refused(surgery, tiny_config, tiny_root, 
     folder = untrained_run(cfg, tmp_path / "run")
     assert surgery.main(["--run", str(folder), "--root", str(tiny_root)]) == 2
     assert "prpr_restorer gives images or maps; parts are put out of networks that rank" in capsys.readouterr().err
+
+
+def test_what_is_kept_stands_side_by_side_in_a_table(benchmark_module):
+    def kept(dataset, keys, *rows):
+        return {"of": {"dataset": dataset}, "rows": [dict(zip(keys, row, strict=True)) for row in rows]}
+
+    figures = ["put out", "rank-1", "mAP"]
+    rated = [("nothing", 60.0, 70.26, 61.0, 59.0), ("restorer", 50.0, 60.0, 51.0, 49.0)]
+    people = kept("people", [*figures, "rank-1 x4", "rank-1 x8"], *rated)
+    vehicles = kept("vehicles", [*figures, "rank-1 x1"], ("nothing", 91.0, 95.0, 91.0), ("stem", 90.0, 94.0, 90.0))
+    head, _, *rows = benchmark_module("tables").surgery_table([people, vehicles]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in (head, *rows)]
+    assert cells[0] == ["put out", "people: rank-1", "mAP", "r1@x4", "r1@x8", "vehicles: rank-1", "mAP"]
+    assert cells[1] == ["nothing", "60.0", "70.3", "61.0", "59.0", "91.0", "95.0"]
+    assert cells[2][-2:] == ["-", "-"] and cells[3] == ["stem", *"----", "90.0", "94.0"]

@@ -9,9 +9,9 @@ from torchreid_xres.features.choices import choices_of, choices_within
 
 def test_no_kept_record_was_chosen_on_the_test(repo):
     files = [*(repo / "benchmarks" / "results").rglob("*.json"), *(repo / "tests" / "golden").rglob("*.json")]
-    found = {file.stem: choices_within(json.loads(file.read_text(encoding="utf-8"))) for file in files}
-    assert len(found) > 30
-    assert {choice["on"] for choice in found["prpr_cuhk03"]} == {"training"}  # searched before there was another part
+    assert len(files) > 30
+    for file in files:
+        choices_within(json.loads(file.read_text(encoding="utf-8")))  # refuses one
 
 
 @pytest.mark.parametrize("on", ["test", "query", None, ""])

@@ -75,6 +75,13 @@ def test_what_is_other_than_in_the_paper_stands_below_an_ablation():
     assert notes == "1. both\n2. first\n3. second"
 
 
+def test_an_ablation_of_no_paper_has_no_columns_for_one():
+    row = {"label": "a", "quoted": [None], "paper": "none", "differs": ["first"]}
+    rows = [row | {"records": [record(input=[64, 32], epochs=3)]}]
+    table, on, _ = ablation_table({"source": "no paper", "figures": ["mAP"], "rows": rows}).split("\n\n")
+    assert cells(table)[0] == ["", "mAP", "notes"] and on == "Measured on d at 64x32, epochs: 3. Of no paper."
+
+
 @pytest.fixture
 def tables(repo):
     return script(repo / "benchmarks" / "tables.py")

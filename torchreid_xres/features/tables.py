@@ -153,10 +153,11 @@ def ablation_table(result: dict, style: str = "github") -> str:
 
     Returns:
         The table as text, whose last columns name the paper's row and the notes; below it what both sides were measured
-        on, and the notes by number.
+        on, and the notes by number. Where no row has a figure of a paper there are no columns for one.
     """
     figures = [*result["figures"], *(["mAP"] if "mAP" not in result["figures"] else [])]
     notes = list(dict.fromkeys(text for row in result["rows"] for text in row.get("differs", [])))
+    quotes = any(value is not None for row in result["rows"] for value in row["quoted"])
     lines = []
     for row in result["rows"]:
         own = sorted(1 + notes.index(text) for text in row.get("differs", []))
@@ -164,15 +165,17 @@ def ablation_table(result: dict, style: str = "github") -> str:
         for key in figures:
             values = [record[key] for record in row["records"] if key in record]
             line[_heading(key)] = spread(values, {"psnr": 2, "ssim": 3}.get(key, 1))
-        for key, value in zip(result["figures"], row["quoted"], strict=True):
-            line[f"quoted {_heading(key)}"] = "-" if value is None else str(float(value))
-        line["quoted from"] = row.get("paper") or "-"
+        if quotes:
+            for key, value in zip(result["figures"], row["quoted"], strict=True):
+                line[f"quoted {_heading(key)}"] = "-" if value is None else str(float(value))
+            line["quoted from"] = row.get("paper") or "-"
         line["notes"] = ", ".join(map(str, own)) or "-"
         lines.append(line)
     held = [record for row in result["rows"] for record in row["records"] if "input" in record]
     ours = dict.fromkeys("{} at {}x{}, epochs: {}".format(r["dataset"], *r["input"], r["epochs"]) for r in held)
     parts = [text_table(lines, style)]
-    parts += [f"Measured on {'; '.join(ours)}. Quoted from {result['source']}."] if ours else []
+    how = "Quoted from" if quotes else "Of"
+    parts += [f"Measured on {'; '.join(ours)}. {how} {result['source']}."] if ours else []
     parts += ["\n".join(f"{number}. {text}" for number, text in enumerate(notes, 1))] if notes else []
     return "\n\n".join(parts)
 
