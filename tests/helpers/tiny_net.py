@@ -45,13 +45,13 @@ host.register_model(NAME, TinyNet)
 
 
 def osnet_tiny(num_classes, loss="softmax", **_):
-    """Build the host's OSNet with one light convolution in place of each omni-scale block."""
+    """Build the host's OSNet with a convolution of 1x1 in place of each omni-scale block."""
     osnet = host.module("models.osnet")
 
-    def light(in_channels, out_channels, IN):
-        return osnet.LightConv3x3(in_channels, out_channels)
+    def block(in_channels, out_channels, IN):
+        return osnet.Conv1x1(in_channels, out_channels)
 
-    return osnet.OSNet(num_classes, [light] * 3, [2, 2, 2], [16, 64, 96, 128], loss=loss)
+    return osnet.OSNet(num_classes, [block] * 3, [2, 2, 2], [16, 64, 96, 128], loss=loss)
 
 
 host.register_model(STAGED, osnet_tiny)
