@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+import tiny_net
 import torch
 from tiny_jobs import untrained_run
 
@@ -96,7 +97,7 @@ def test_table_iv_is_bicubic_of_the_papers_strength_and_treats_high_images_alike
 def test_table_iv_sends_no_image_of_rate_1_through_the_front_end(ablation, tiny_config):
     common = ablation.all_tables()["psh_rnet"]["front_ends"]["common"]
     changes = {k.replace(".", "__"): v for k, v in zip(common[::2], common[1::2], strict=True)}
-    changes |= {"model__reid": "osnet_x0_25", "sr__name": "bicubic", "data__height": 64, "data__width": 32}
+    changes |= {"model__reid": tiny_net.NAME, "sr__name": "bicubic", "data__height": 64, "data__width": 32}
     cfg = tiny_config(**changes)
     engine = own_runs(cfg, 0, Path(cfg.data.save_dir))[0].engine()
     rates = torch.cat([batch["rate_lr"] for batch in engine.train_loader])

@@ -1,10 +1,11 @@
 """How long to train, chosen on the validation part: what is seen, kept, evaluated, and that a stop changes nothing."""
 
 import json
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from tiny_jobs import same
+from tiny_jobs import TINY, configured, same
 
 from torchreid_xres import checkpoint
 from torchreid_xres.config import ConfigError, config_hash, load_config
@@ -20,24 +21,40 @@ class StopHereError(Exception):
     pass
 
 
+@contextmanager
+def grading(figures):
+    """Give the epochs' validations some mAPs; what was evaluated, in order, is yielded."""
+    evaluated = []
+    real = XresMixin._evaluate
+
+    def evaluate(self, dataset_name, query_loader, gallery_loader, **how):
+        part = query_loader.dataset.options["part"]
+        evaluated.append((part, self.epoch + 1))
+        rank1, found = real(self, dataset_name, query_loader, gallery_loader, **how)
+        return rank1, figures[self.epoch] if part == "validation" else found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(XresMixin, "_evaluate", evaluate)
+        yield evaluated
+
+
 @pytest.fixture
-def graded(monkeypatch):
-    """Return a function that gives the epochs' validations some mAPs; what was evaluated, in order, is returned."""
+def graded():
+    """Return a function that grades to the end of the test; what was evaluated, in order, is returned."""
+    with ExitStack() as stack:
+        yield lambda figures: stack.enter_context(grading(figures))
 
-    def grade(figures):
-        evaluated = []
-        real = XresMixin._evaluate
 
-        def evaluate(self, dataset_name, query_loader, gallery_loader, **how):
-            part = query_loader.dataset.options["part"]
-            evaluated.append((part, self.epoch + 1))
-            rank1, found = real(self, dataset_name, query_loader, gallery_loader, **how)
-            return rank1, figures[self.epoch] if part == "validation" else found
+STOPPED = [0.3, 0.5, 0.4, 0.9]  # of the runs that are stopped on their way, and of the one that is not
 
-        monkeypatch.setattr(XresMixin, "_evaluate", evaluate)
-        return evaluated
 
-    return grade
+@pytest.fixture(scope="module")
+def whole(tiny_root, tmp_path_factory):
+    """A run that nothing stopped: its record, its last state and what was evaluated."""
+    folder = tmp_path_factory.mktemp("whole")
+    with grading(STOPPED) as evaluated:
+        (record,) = run_job(configured(TINY, tiny_root, folder, CHOOSING))
+    return record, checkpoint.load(folder / "split0" / "sr_reid" / LAST), evaluated
 
 
 def test_a_gain_resets_the_waiting_and_an_equal_figure_is_none():
@@ -80,11 +97,10 @@ def test_a_training_that_gains_to_its_last_epoch_ends_there(tiny_config, graded)
 
 
 @pytest.mark.parametrize("where", ["training", "validation", "choice", "test"])
-def test_a_stopped_run_ends_bit_for_bit_like_a_whole_one(tiny_config, tmp_path, graded, monkeypatch, where):
-    evaluated = graded([0.3, 0.5, 0.4, 0.9])
-    (whole,) = run_job(tiny_config(data__save_dir=str(tmp_path / "whole"), **CHOOSING))
-    wanted = list(evaluated)
-    cfg = tiny_config(data__save_dir=str(tmp_path / "parts"), **CHOOSING)
+def test_a_stopped_run_ends_bit_for_bit_like_a_whole_one(tiny_config, whole, graded, monkeypatch, where):
+    wanted_record, wanted_state, wanted = whole
+    evaluated = graded(STOPPED)
+    cfg = tiny_config(**CHOOSING)
     engine = type(own_runs(cfg, 0, Path(cfg.data.save_dir))[0].engine())
     hook, epoch = {
         "training": ("forward_backward", 2), "validation": ("_evaluate", 2), "choice": ("_take_best", 2),
@@ -103,11 +119,11 @@ def test_a_stopped_run_ends_bit_for_bit_like_a_whole_one(tiny_config, tmp_path, 
     monkeypatch.setattr(engine, hook, original)
     evaluated.clear()
     (record,) = run_job(cfg)
-    states = [checkpoint.load(tmp_path / name / "split0" / "sr_reid" / LAST) for name in ("whole", "parts")]
+    states = [dict(wanted_state), checkpoint.load(Path(cfg.data.save_dir) / "split0" / "sr_reid" / LAST)]
     assert all(state.pop("seconds") > 0 and state.pop("processor_seconds") > 0 for state in states)
     assert same(*states)
     for key in ("chosen", "cmc", "mAP", "weights_sha256", "epoch"):
-        assert record[key] == whole[key]
+        assert record[key] == wanted_record[key]
     assert evaluated[-1] == ("test", 2) and len(evaluated) < len(wanted)
     assert (where in ("choice", "test")) == (evaluated == [("test", 2)])
 

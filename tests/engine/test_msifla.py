@@ -2,6 +2,7 @@ import copy
 import math
 
 import pytest
+import tiny_net
 import torch
 from doubles import cast, doubles_kept
 from tiny_jobs import IDENTITIES
@@ -18,7 +19,7 @@ from torchreid_xres.losses.parts import part_cross_entropy, part_triplet
 
 MSIFLA = {
     "model__name": "msifla",
-    "model__reid": "osnet_x0_25",  # which it takes apart
+    "model__reid": tiny_net.STAGED,  # which it takes apart
     "model__options": {"widths": [4, 8]},
     "data__pairs": False,
     "data__transforms": ["random_flip", "pad_crop"],

@@ -1,10 +1,11 @@
-"""A network in the host's zoo that trains in milliseconds, and whose state is written and read in as many."""
+"""Networks in the host's zoo that train in milliseconds, and whose states are written and read in as many."""
 
 from torch import nn
 
 from torchreid_xres import host
 
 NAME = "tiny_net"
+STAGED = "osnet_tiny"  # for methods that take an OSNet apart; its name says to them that it is one
 
 
 class TinyNet(nn.Module):
@@ -41,3 +42,16 @@ class TinyNet(nn.Module):
 
 
 host.register_model(NAME, TinyNet)
+
+
+def osnet_tiny(num_classes, loss="softmax", **_):
+    """Build the host's OSNet with a convolution of 1x1 in place of each omni-scale block."""
+    osnet = host.module("models.osnet")
+
+    def block(in_channels, out_channels, IN):
+        return osnet.Conv1x1(in_channels, out_channels)
+
+    return osnet.OSNet(num_classes, [block] * 3, [2, 2, 2], [16, 64, 96, 128], loss=loss)
+
+
+host.register_model(STAGED, osnet_tiny)

@@ -1,10 +1,11 @@
 """Runs of every method at tiny sizes, as a training would leave them; nothing is trained."""
 
 import pytest
+import tiny_net
 from tiny_jobs import TINY, configured, untrained_run
 
 UNTRAINED = TINY | {
-    "model.reid": "osnet_x0_25", "data.pairs": False, "sr.name": "bicubic", "sr.options": {},
+    "model.reid": tiny_net.STAGED, "data.pairs": False, "sr.name": "bicubic", "sr.options": {},
     "test.dist_metric": "cosine",
 }  # fmt: skip
 # What each model of ours that describes identities takes at a tiny size; the host's stand for all of its zoo.
@@ -45,7 +46,7 @@ METHODS = {
     },
     "asymmetric": {
         "model.reid_weights": "gone/last.pth.tar",
-        "model.options": {"query": "osnet_x0_25", "query_size": [24, 16]},
+        "model.options": {"query": tiny_net.STAGED, "query_size": [24, 16]},
     },
     "osnet_x0_25": {"test.normalize_feature": True, "test.dist_metric": "euclidean"},
 }
@@ -68,14 +69,15 @@ def methods():
 
 @pytest.fixture(scope="session")
 def run_of(tiny_root, tmp_path_factory):
-    """Return a function: the name of a method to the folder of a run of it, with random weights."""
+    """Return a function: the name of a method, or of a network of the zoo, to the folder of its untrained run."""
     made = {}
 
     def make(name, **changes):
         key = name, str(changes)
         if key not in made:
             folder = tmp_path_factory.mktemp(name)
-            cfg = configured(UNTRAINED | METHODS[name] | {"model.name": name}, tiny_root, folder, changes)
+            settings = METHODS.get(name, METHODS["osnet_x0_25"])
+            cfg = configured(UNTRAINED | settings | {"model.name": name}, tiny_root, folder, changes)
             made[key] = untrained_run(cfg, folder)
         return made[key]
 

@@ -1,10 +1,11 @@
 """A job made longer goes on where it had ended, and nothing else about it may have changed."""
 
+import shutil
 from itertools import chain
 from pathlib import Path
 
 import pytest
-from tiny_jobs import same
+from tiny_jobs import TINY, configured, same
 
 from torchreid_xres import checkpoint
 from torchreid_xres.config import load_config
@@ -20,16 +21,37 @@ def state(cfg, name="split0/sr_reid"):
     return {key: value for key, value in kept.items() if key not in CHANGING}
 
 
-def test_without_a_schedule_that_knows_the_length_it_is_the_longer_run_bit_for_bit(tiny_config, tmp_path):
-    run_job(tiny_config(train__max_epoch=1))
+@pytest.fixture(scope="module")
+def plain(tiny_root, tmp_path_factory):
+    """Jobs of one epoch and of two, ended: by that number their configuration and records."""
+    found = {}
+    for epochs in (1, 2):
+        cfg = configured(TINY, tiny_root, tmp_path_factory.mktemp("plain"), {"train.max_epoch": epochs})
+        found[epochs] = cfg, run_job(cfg)
+    return found
+
+
+@pytest.fixture
+def again_of(plain, tiny_config):
+    """Return a function: epochs to a copy of the ended job, to write into, where the test's own jobs are."""
+
+    def make(epochs):
+        cfg, records = plain[epochs]
+        shutil.copytree(cfg.data.save_dir, tiny_config().data.save_dir)
+        return tiny_config(train__max_epoch=epochs), records
+
+    return make
+
+
+def test_without_a_schedule_that_knows_the_length_it_is_the_longer_run_bit_for_bit(tiny_config, plain, again_of):
+    again_of(1)
     made_longer = tiny_config(train__max_epoch=2)
     records = run_job(made_longer)
-    at_once = tiny_config(train__max_epoch=2, data__save_dir=str(tmp_path / "at_once"))
-    straight = run_job(at_once)
+    at_once, straight = plain[2]
     assert same(state(made_longer), state(at_once))
     clocks = {"seconds", "train_seconds", "train_processor_seconds", "machine"}
-    plain = [[{k: v for k, v in one.items() if k not in clocks} for one in many] for many in (records, straight)]
-    assert plain[0] == plain[1] and records[0]["epochs"] == 2
+    told = [[{k: v for k, v in one.items() if k not in clocks} for one in many] for many in (records, straight)]
+    assert told[0] == told[1] and records[0]["epochs"] == 2
     assert run_job(made_longer) == records  # done
 
 
@@ -68,9 +90,8 @@ def test_a_stop_on_the_way_changes_nothing(tiny_config, tmp_path, monkeypatch):
     assert same(state(made_longer), state(at_once))
 
 
-def test_fewer_epochs_are_refused_in_a_line(tiny_config):
-    cfg = tiny_config(train__max_epoch=2)
-    run_job(cfg)
+def test_fewer_epochs_are_refused_in_a_line(tiny_config, again_of):
+    cfg, _ = again_of(2)
     before = Path(cfg.data.save_dir, "stages.json").read_bytes()
     told = r"run with train.max_epoch 2, and 1 is fewer: a training can be made longer, not shorter. Name [^\n]+$"
     with pytest.raises(ValueError, match=told):
@@ -78,9 +99,9 @@ def test_fewer_epochs_are_refused_in_a_line(tiny_config):
     assert Path(cfg.data.save_dir, "stages.json").read_bytes() == before
 
 
-def test_nothing_else_may_differ(tiny_config):
-    cfg = tiny_config(train__max_epoch=1)
-    records, kept = run_job(cfg), state(cfg)
+def test_nothing_else_may_differ(tiny_config, again_of):
+    cfg, records = again_of(1)
+    kept = state(cfg)
     with pytest.raises(ValueError, match=r"another experiment \(it differs in train.lr, train.max_epoch\)"):
         run_job(tiny_config(train__max_epoch=2, train__lr=0.01))
     assert same(state(cfg), kept) and run_job(cfg) == records

@@ -1,6 +1,7 @@
 """The asymmetric model: who describes which image, what learns, and what is taken from files."""
 
 import pytest
+import tiny_net
 import torch
 from torch.nn import functional as F
 
@@ -10,15 +11,15 @@ from torchreid_xres.inference.branches import sent_to
 from torchreid_xres.models import build_model
 from torchreid_xres.models.asymmetric import NEVER, Asymmetric, described
 
-SMALL = {"pretrained": False, "reid": "osnet_x0_25", "size": (32, 16)}
+SMALL = {"pretrained": False, "reid": tiny_net.STAGED, "size": (32, 16)}
 RCAN = {"groups": 1, "blocks": 1, "features": 4, "reduction": 2}
-DGRL = {"dim": 16, "groups": 3, "hidden": 8, "sr": "rcan", "sr_options": RCAN, "reid": "osnet_x0_25"}
+DGRL = {"dim": 16, "groups": 3, "hidden": 8, "sr": "rcan", "sr_options": RCAN, "reid": tiny_net.STAGED}
 # Methods of ours as gallery encoders.
 OURS = {
-    "sr_reid": {"sr": "vdsr", "sr_options": {"depth": 3, "features": 4}},
-    "msifla": {"widths": (4, 8), "reid": "osnet_x0_25"},
+    "sr_reid": {"reid": tiny_net.STAGED, "sr": "vdsr", "sr_options": {"depth": 3, "features": 4}},
+    "msifla": {"widths": (4, 8), "reid": tiny_net.STAGED},
     "dgrl": DGRL,
-    "kgnet": {"reid": "osnet_x0_25", "kgr": False, "kga": False, "sr": "bicubic"},
+    "kgnet": {"reid": tiny_net.STAGED, "kgr": False, "kga": False, "sr": "bicubic"},
 }
 
 
@@ -99,9 +100,9 @@ def test_the_query_encoder_may_have_a_smaller_input():
 
 
 def test_another_network_is_mapped_to_the_gallerys_dimension():
-    model = Asymmetric(3, "triplet", **{**SMALL, "reid": "resnet18"}, query="osnet_x0_25")
+    model = Asymmetric(3, "triplet", **{**SMALL, "reid": "resnet18"}, query=tiny_net.STAGED)
     assert model.dim == 512 and isinstance(model.project, torch.nn.Identity)
-    model = Asymmetric(3, "triplet", **{**SMALL, "reid": "mobilenetv2_x1_0"}, query="osnet_x0_25")
+    model = Asymmetric(3, "triplet", **{**SMALL, "reid": "mobilenetv2_x1_0"}, query=tiny_net.STAGED)
     assert model.dim == 1280 and model.project.weight.shape == (1280, 512)
     logits, features = model(torch.randn(2, 3, 32, 16))
     assert logits.shape == (2, 3) and features.shape == (2, 1280)
@@ -173,7 +174,7 @@ def test_a_network_that_is_there_is_taken_as_it_is():
 
 def test_weights_and_the_classifier_in_a_file(tmp_path):
     path = tmp_path / "osnet.pth"
-    osnet = host.build_model("osnet_x0_25", 5, pretrained=False).eval()
+    osnet = host.build_model(tiny_net.STAGED, 5, pretrained=False).eval()
     torch.save(osnet.state_dict(), path)
     options = {**SMALL, "reid_weights": str(path)}
     for classifier in ("trained", "frozen"):
@@ -188,7 +189,7 @@ def test_weights_and_the_classifier_in_a_file(tmp_path):
     assert Asymmetric(5, **options, classifier="none").classifier is None
     with pytest.raises(ValueError, match=r"osnet\.pth holds no classifier, or several, of 4 identities by 512"):
         Asymmetric(4, **options, classifier="frozen")
-    other = host.build_model("osnet_x0_25", 5, pretrained=False)
+    other = host.build_model(tiny_net.STAGED, 5, pretrained=False)
     torch.save(other.state_dict(), tmp_path / "other.pth")
     model = Asymmetric(**options, query_weights=str(tmp_path / "other.pth")).eval()
     with torch.no_grad():
@@ -200,7 +201,7 @@ def test_weights_and_the_classifier_in_a_file(tmp_path):
     [
         ({"mode": "thawed"}, "no mode 'thawed'; allowed: frozen, trained, shared"),
         ({"classifier": "new"}, "no classifier 'new'"),
-        ({"mode": "shared", "query": "osnet_x0_25"}, "one network is both encoders"),
+        ({"mode": "shared", "query": tiny_net.STAGED}, "one network is both encoders"),
         ({"query_size": (32,)}, r"query_size is a height and a width in pixels, not \[32\]"),
         ({"query_size": (8, 8)}, "OSNet takes no images of 8x8: "),
         ({"size": (32, 0)}, "size is a height and a width"),
@@ -213,6 +214,6 @@ def test_what_cannot_be(changes, told):
 
 def test_a_method_without_features_in_training_is_told():
     options = {"trunk": "light", "trunk_options": {"features": 4, "blocks": 1}, "head_features": 4, "size": (32, 16)}
-    prpr = build_model("prpr", pretrained=False, reid="osnet_x0_25", **options)
+    prpr = build_model("prpr", pretrained=False, reid=tiny_net.STAGED, **options)
     with pytest.raises(ValueError, match=r"PRPR gives no features in training; name a .* model\.options\.query"):
         described(prpr.train(), torch.randn(2, 3, 32, 16))

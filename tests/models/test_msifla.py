@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import tiny_net
 import torch
 from torch.nn import functional as F
 
@@ -13,7 +14,7 @@ from torchreid_xres.models import build_model
 from torchreid_xres.models.cmsr2 import CMSR2, ReconstructionNet, resolution_versions
 from torchreid_xres.models.msifla import MSIFLA, PartReID
 
-TINY = {"pretrained": False, "reid": "osnet_x0_25", "widths": (4, 8)}
+TINY = {"pretrained": False, "reid": tiny_net.STAGED, "widths": (4, 8)}
 
 
 def build(**kwargs):
@@ -167,7 +168,7 @@ def test_each_scale_has_its_own_network_or_all_have_one():
 
 
 def test_stripes_run_from_top_to_bottom_and_have_their_own_classifiers():
-    net = PartReID(3, False, "osnet_x0_25").eval()
+    net = PartReID(3, False, tiny_net.STAGED).eval()
     img = torch.randn(2, 3, 128, 64)
     parts, logits = net(img)
     tensor = net.backbone.featuremaps(img)  # (2, 128, 8, 4)
@@ -178,7 +179,7 @@ def test_stripes_run_from_top_to_bottom_and_have_their_own_classifiers():
 
 
 def test_parts_can_be_reduced():
-    net = PartReID(3, False, "osnet_x0_25", reduce_dim=16)
+    net = PartReID(3, False, tiny_net.STAGED, reduce_dim=16)
     parts, logits = net(torch.randn(2, 3, 64, 32))
     assert parts.shape == (2, 4, 16) and logits.shape == (2, 4, 3) and parts.min() >= 0
     assert net.classifiers[0].in_features == 16
@@ -281,7 +282,7 @@ def test_the_default_backbone_keeps_resolution_in_its_last_stage():
 def test_weights_of_the_zoos_network_start_every_scale(tmp_path):
     source = host.build_model("osnet_x0_25", num_classes=9, pretrained=False)
     torch.save(source.state_dict(), tmp_path / "w.pth")
-    model = build(reid_weights=str(tmp_path / "w.pth"))
+    model = build(reid="osnet_x0_25", reid_weights=str(tmp_path / "w.pth"))
     for net in model.reid:
         torch.testing.assert_close(net.backbone.conv1.conv.weight, source.conv1.conv.weight)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import PIL.Image
 import pytest
+import tiny_net
 import torch
 import torch.nn.functional as F
 from torchvision.transforms import InterpolationMode, Resize
@@ -11,9 +12,11 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 from torchreid_xres.data.batches import mirrored
 from torchreid_xres.metrics import distance_matrix
 from torchreid_xres.models import build_model
+from torchreid_xres.models.layers import Normalization
+from torchreid_xres.models.prpr import eight_bits_again
 
 TINY = {
-    "reid": "osnet_x0_25", "size": (64, 32), "trunk": "light", "head_features": 4,
+    "reid": tiny_net.STAGED, "size": (64, 32), "trunk": "light", "head_features": 4,
     "trunk_options": {"features": 4, "blocks": 1}, "pretrained": False,
 }  # fmt: skip
 
@@ -78,13 +81,23 @@ def test_a_loaders_batch_is_restored_from_the_cameras_own_pixels(interpolation):
 
 
 def test_the_four_networks_are_independent_and_the_restorer_stays():
-    model = build_model("prpr", num_classes=3, **TINY).train()
+    model = build_model("prpr", num_classes=3, **{**TINY, "reid": "osnet_x0_25"}).train()
     logits = model(torch.rand(4, 3, 16, 8))
     assert [tuple(x.shape) for x in logits] == [(4, 3)] * 4
     logits[1].logsumexp(1).sum().backward()
     moved = {name.split(".")[1] for name, p in model.branches.named_parameters(prefix="branches") if p.grad is not None}
     assert moved == {"x2"}
     assert not model.restorer.training and not any(p.requires_grad for p in model.restorer.parameters())
+
+
+def test_a_half_of_a_grey_level_goes_up_whatever_single_precision_made_of_it():
+    """Where a picture of 8 bits is brought to half its size, each 64th value lies between two grey levels."""
+    norm, pixels = Normalization(), torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
+    halved = F.interpolate(pixels.double() / 255, (32, 16), mode="bilinear", antialias=True)
+    wanted = (halved * 255 + 0.5 + 1e-9).floor() / 255  # between exact ones there is 1/64
+    assert ((halved * 255 % 1 - 0.5).abs() < 1e-9).sum() > 20
+    single = F.interpolate(pixels.float() / 255, (32, 16), mode="bilinear", antialias=True)
+    torch.testing.assert_close(eight_bits_again(norm.undo(norm(single))).double(), wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 import pytest
+import tiny_net
 import torch
 
 from torchreid_xres.models import build_model
@@ -9,15 +10,15 @@ from torchreid_xres.models.restored import restored_view
 RCAN = {"groups": 1, "blocks": 1, "features": 4, "reduction": 2}
 SR = {"sr": "vdsr", "sr_options": {"depth": 3, "features": 4, "channels": 3}}
 TINY = {
-    "sr_reid": {"reid": "osnet_x0_25", **SR},
+    "sr_reid": {"reid": tiny_net.STAGED, **SR},
     "psh_rnet": {"backbone": "hrnet_w18_small", **SR},
-    "dgrl": {"reid": "osnet_x0_25", "groups": 2, "sr_options": RCAN},
+    "dgrl": {"reid": tiny_net.STAGED, "groups": 2, "sr_options": RCAN},
     "kgnet": {
-        "reid": "osnet_x0_25", "kgr_blocks": 1, "kga_blocks": 1, "hourglass": {"stacks": 1, "width": 8},
+        "reid": tiny_net.STAGED, "kgr_blocks": 1, "kga_blocks": 1, "hourglass": {"stacks": 1, "width": 8},
         "sr_options": {"features": 8, "groups": 1, "blocks": 1},
     },
-    "msifla": {"reid": "osnet_x0_25", "widths": (4, 8)},
-    "prpr": {"reid": "osnet_x0_25", "size": (128, 128), "trunk": "light", "head_features": 4, "residual": True},
+    "msifla": {"reid": tiny_net.STAGED, "widths": (4, 8)},
+    "prpr": {"reid": tiny_net.STAGED, "size": (128, 128), "trunk": "light", "head_features": 4, "residual": True},
 }  # fmt: skip
 # The first image is a low query, the second a gallery image as captured; who restores which:
 RESTORED = {
@@ -88,6 +89,6 @@ def test_a_query_encoder_answers_without_the_front_end(batch):
 
 
 def test_models_without_a_front_end_have_no_view(batch):
-    assert restored_view(build_model("osnet_x0_25", 2, pretrained=False).eval(), batch) is None
-    bicubic = build_model("dgrl", pretrained=False, reid="osnet_x0_25", groups=2, sr="bicubic").eval()
+    assert restored_view(build_model(tiny_net.STAGED, 2, pretrained=False).eval(), batch) is None
+    bicubic = build_model("dgrl", pretrained=False, reid=tiny_net.STAGED, groups=2, sr="bicubic").eval()
     assert restored_view(bicubic, batch) is None

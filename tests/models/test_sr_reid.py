@@ -1,4 +1,5 @@
 import pytest
+import tiny_net
 import torch
 
 from torchreid_xres import host
@@ -13,7 +14,7 @@ TINY = {
 
 
 def build(sr="vdsr", **kwargs):
-    kwargs = {"num_classes": 5, "pretrained": False, "sr_options": TINY[sr], **kwargs}
+    kwargs = {"num_classes": 5, "pretrained": False, "reid": tiny_net.STAGED, "sr_options": TINY[sr], **kwargs}
     return SRReID(sr=sr, **kwargs)
 
 
@@ -79,7 +80,7 @@ def test_identity_loss_reaches_the_front_end_unless_it_is_frozen():
 
 
 def test_every_parameter_gets_a_gradient_from_pairs():
-    model = build(loss="triplet")
+    model = build(loss="triplet", reid="osnet_x0_25")
     out = model(torch.randn(4, 3, 32, 16), torch.randn(4, 3, 32, 16))
     (out.identity[0].sum() + (out.restored - out.original).abs().mean()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []

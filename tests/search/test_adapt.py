@@ -6,6 +6,7 @@ import shutil
 
 import PIL.Image
 import pytest
+import tiny_net
 import torch
 from adapted import with_threshold
 from tiny_jobs import same
@@ -21,7 +22,7 @@ STEPS = 12
 
 @pytest.fixture(scope="module")
 def extractor(run_of):
-    return Extractor(run_of("osnet_x0_25"), batch_size=8)
+    return Extractor(run_of(tiny_net.STAGED), batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +148,8 @@ def test_a_state_of_another_plan_or_a_damaged_one_is_begun_anew(gallery, learned
 
 def test_a_sharp_query_is_answered_as_without_and_a_low_one_by_the_query_encoder(gallery, learned, run_of):
     with_threshold(learned, 2.0)
-    plain = Extractor(run_of("osnet_x0_25"))
-    both = Extractor(run_of("osnet_x0_25"), query_encoder=learned)
+    plain = Extractor(run_of(tiny_net.STAGED))
+    both = Extractor(run_of(tiny_net.STAGED), query_encoder=learned)
     assert both.about == plain.about and plain.query_encoder is None
     sharp, low = picture(17), picture(16)  # the input is 32 high
     assert torch.equal(both(sharp), plain(sharp))
@@ -166,7 +167,7 @@ def test_a_sharp_query_is_answered_as_without_and_a_low_one_by_the_query_encoder
 
 def test_features_of_both_are_of_one_length(gallery, learned, run_of):
     """As the Euclidean distances of a gallery without normalised features need it."""
-    run = run_of("osnet_x0_25", **{"test.normalize_feature": False})
+    run = run_of(tiny_net.STAGED, **{"test.normalize_feature": False})
     with_threshold(learned, 0.0)
     plain, both = Extractor(run), Extractor(run, query_encoder=learned)
     wanted = plain([gallery.images / name for name in plan(gallery, plain).held_out]).norm(dim=1).mean().item()
@@ -226,10 +227,10 @@ def test_a_half_written_or_damaged_one_is_none(learned):
 
 
 def test_one_of_another_network_is_refused_by_its_hash(learned, run_of):
-    with pytest.raises(ValueError, match=r"follows osnet_x0_25 with the weights \w{12}, and these are \w{12}"):
-        Extractor(run_of("osnet_x0_25", **{"train.seed": 5}), query_encoder=learned)
+    with pytest.raises(ValueError, match=r"follows osnet_tiny with the weights \w{12}, and these are \w{12}"):
+        Extractor(run_of(tiny_net.STAGED, **{"train.seed": 5}), query_encoder=learned)
     with pytest.raises(ValueError, match="its gallery encoder's input is 32x16, and this one's 64x32"):
-        Extractor(run_of("osnet_x0_25", **{"data.height": 64, "data.width": 32}), query_encoder=learned)
+        Extractor(run_of(tiny_net.STAGED, **{"data.height": 64, "data.width": 32}), query_encoder=learned)
 
 
 def test_a_changed_gallery_says_which_share_is_new(gallery, learned, extractor, tmp_path):

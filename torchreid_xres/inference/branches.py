@@ -20,7 +20,7 @@ from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.models.dgrl import DGRL
 from torchreid_xres.models.dgrl_restorer import seen_rate
 from torchreid_xres.models.kgnet import KGNet
-from torchreid_xres.models.prpr import LEVELS, PRPR, eight_bits
+from torchreid_xres.models.prpr import LEVELS, PRPR, eight_bits_again
 from torchreid_xres.models.sr_reid import SRReID
 
 # Normalised images (N, 3, H, W) at the network's size -> descriptors (N, D).
@@ -143,10 +143,10 @@ def _(model: PRPR, low_size: tuple[int, int]) -> Mapping[str, Way]:
         return torch.cat([root * part for root, part in zip(roots, parts, strict=True)], dim=1)  # equation 3
 
     def gallery(img: Tensor) -> Tensor:
-        return described(img, eight_bits(model.normalize.undo(img)))
+        return described(img, eight_bits_again(model.normalize.undo(img)))
 
     def query(img: Tensor) -> Tensor:
         seen = model.normalize.undo(img)
-        return described(img, eight_bits(undo_enlargement(seen, low_size, model.interpolation)))
+        return described(img, eight_bits_again(undo_enlargement(seen, low_size, model.interpolation)))
 
     return {"query": query, "gallery": gallery}

@@ -115,8 +115,7 @@ class PRPR(nn.Module):
     def at_size(self, x: Tensor) -> Tensor:
         """Return images (N, 3, h, w) in [0, 1] as a branch sees them, normalised, (N, 3, H, W)."""
         for size in ((x.shape[-2], self.size[1]), self.size):  # one side after the other, each in 8 bits, as Pillow
-            # A half that float32 put a little below itself goes up, too.
-            x = eight_bits(F.interpolate(x, size, mode=self.interpolation, antialias=True) + 4e-7)
+            x = eight_bits_again(F.interpolate(x, size, mode=self.interpolation, antialias=True))
         return self.normalize(x)
 
     def forward(self, img: Tensor | Mapping[str, Tensor]) -> Any:
@@ -141,7 +140,7 @@ class PRPR(nn.Module):
         (height, width), images = img.shape[-2:], self.normalize.undo(img).split(1)
         sizes = [(min(h, height), min(w, width)) for h, w in batch["size"].tolist()]
         small = (undo_enlargement(x, size, self.interpolation) for x, size in zip(images, sizes, strict=True))
-        return [eight_bits(x[0]) for x in small]
+        return [eight_bits_again(x[0]) for x in small]
 
     def pyramids(self, captured: Sequence[Tensor]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Yield which images (3, h, w) in [0, 1] of one size are together, and their levels, (K, 3, h, w) each."""
@@ -184,3 +183,12 @@ class PRPR(nn.Module):
 def eight_bits(x: Tensor) -> Tensor:
     """Return images in [0, 1] as files hold them: in 256 steps, halves go up, as in Pillow."""
     return (x * 255 + 0.5).floor().clamp(0, 255) / 255
+
+
+def eight_bits_again(x: Tensor) -> Tensor:
+    """Return images made of ones of 256 steps, as by resizing, in 256 steps again.
+
+    Many of their values are halves then. Those that float32 put a little below themselves go up, too, so that all
+    libraries agree, whatever the order of their sums.
+    """
+    return eight_bits(x + 4e-7)

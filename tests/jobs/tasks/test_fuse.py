@@ -1,10 +1,13 @@
 """PRPR as a job: all stages in order, fused records, and the whole model out of its parts."""
 
+import copy
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny_jobs import TINY, configured
 from torch.nn import functional as F
 
 from torchreid_xres.config import ConfigError, load_config, stage_configs
@@ -39,10 +42,20 @@ CHANGES = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def job(tiny_config):
-    cfg = tiny_config(**CHANGES)
+@pytest.fixture(scope="module")
+def ended(tiny_root, tmp_path_factory):
+    """A job that has done all stages: its configuration and its records."""
+    cfg = configured(TINY, tiny_root, tmp_path_factory.mktemp("ended"), CHANGES)
     return cfg, run_job(cfg)
+
+
+@pytest.fixture
+def job(ended, tmp_path):
+    """A copy of it, to write into."""
+    cfg, records = copy.deepcopy(ended)
+    kept, cfg.data.save_dir = cfg.data.save_dir, str(tmp_path / "run")
+    shutil.copytree(kept, cfg.data.save_dir)
+    return cfg, records
 
 
 def test_all_stages_run_once_and_the_whole_model_evaluates(job):
