@@ -133,9 +133,7 @@ def held(gallery: Gallery) -> str:
 
 def tell_if_drawn(extractor: Extractor) -> None:
     """Say in a line on standard error of a network that has never seen a photograph that it has not."""
-    from torchreid_xres.search.checks import drawn_sources
-
-    drawn = drawn_sources(extractor)
+    drawn = extractor.drawn_sources
     if drawn:
         from torchreid_xres.inference.published import DEFAULT
 

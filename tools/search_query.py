@@ -164,7 +164,7 @@ def asked(images: list[Path], without: Path) -> list[Path]:
 
 def picture(extractor: Extractor, file: Path, box: list[int] | None) -> PIL.Image.Image:
     """Read a picture, or a box of it."""
-    from torchreid_xres.inference.pictures import cropped
+    from torchreid_xres.archive.frames import cropped
 
     img = extractor.image(file)
     return cropped(img, tuple(box)) if box else img

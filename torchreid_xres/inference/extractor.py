@@ -27,7 +27,7 @@ from torchreid_xres.data.native import check_full_size, low_by_size, native_rate
 from torchreid_xres.devices.proof import Proof
 from torchreid_xres.features.record import weights_hash
 from torchreid_xres.inference.backends import Backend, described_by
-from torchreid_xres.inference.network import find_run, host_config, load_network
+from torchreid_xres.inference.network import drawn_sources, find_run, host_config, load_network
 from torchreid_xres.inference.pictures import Picture, as_image, several
 from torchreid_xres.inference.query_encoder import QueryEncoder
 from torchreid_xres.models.asymmetric import Asymmetric
@@ -209,6 +209,11 @@ class Extractor:
     def precision(self) -> str:
         """What the network computes in: ``fp32``, ``bf16`` or ``fp16``."""
         return self._proof.precision
+
+    @property
+    def drawn_sources(self) -> list[str]:
+        """The sets that the network has learned from, if they are drawn ones alone; else nothing."""
+        return drawn_sources(self.cfg)
 
     @property
     def full_size(self) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -385,9 +386,10 @@ class _Adaptation:
         features = torch.cat([extractor.describe(views[i : i + size]) for i in range(0, len(views), size)])
         cosine = F.cosine_similarity(features.double(), self.gallery.features[own].double())
         ranks = []
-        for band in Nearest(self.gallery.features, self.gallery.about["metric"]).distances(features):
-            twin = band.gather(1, own[len(ranks) : len(ranks) + len(band), None])
-            ranks += (1 + (band < twin).sum(dim=1)).tolist()
+        nearest = Nearest(self.gallery.features.numpy(), self.gallery.about["metric"])
+        for band in nearest.distances(features.numpy()):
+            twin = np.take_along_axis(band, own.numpy()[len(ranks) : len(ranks) + len(band), None], axis=1)
+            ranks += (1 + (band < twin).sum(axis=1)).tolist()
         place = torch.tensor(ranks, dtype=torch.float64)
         return {
             "cosine": round(cosine.mean().item(), 4),
