@@ -53,7 +53,7 @@ from torchreid_xres.features.keypoint_tables import keypoint_table
 from torchreid_xres.features.records import read_json
 from torchreid_xres.features.tables import ablation_table, accuracy_table, curve_table
 from torchreid_xres.files import write_json, write_text
-from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.ending import USER_ERRORS, tell
 from torchreid_xres.registry import did_you_mean
 
 RESULTS = Path(__file__).parent / "results"

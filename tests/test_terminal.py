@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from torchreid_xres.jobs.command import carried_out
+from torchreid_xres.jobs.ending import carried_out
 from torchreid_xres.jobs.logs import logged_to
 from torchreid_xres.terminal import Terminal, any_text, printable, printable_lines, progress
 
@@ -108,7 +108,7 @@ def test_a_program_ends_in_one_line(capsys):
 
 PROGRAM = """
 import sys
-from torchreid_xres.jobs.command import carried_out
+from torchreid_xres.jobs.ending import carried_out
 def work():
     for _ in range(10000):
         print("\u5199 " * 20)

@@ -314,12 +314,24 @@ class Backend:
         theirs, ours = map(min, zip(*turns, strict=True))
         return _Tried(f"{name} {version(RUNTIMES[name].package)} in {precision}", routes, theirs / ours, cosine)
 
+    def proved(self, name: str) -> dict[str, bytes]:
+        """Return what a runtime keeps of each of the network's ways, once its features are found to be torch's.
+
+        Raises:
+            WrongFeaturesError: if they are others.
+        """
+        self._compared(name, self._loaded(name, "fp32"), "fp32")
+        return self._kept(name, "fp32")
+
     def _costs(self, name: str) -> float:
         """Return the seconds of torch's work that getting the network into a runtime takes about as long as."""
         kept = all(self._place(name, role).is_file() for role in general_ways(self._model))
         return LOADING if kept else RUNTIMES[name].handing
 
     def _loaded(self, name: str, precision: str) -> dict[str, Described]:
+        return {role: RUNTIMES[name].loaded(kept, precision) for role, kept in self._kept(name, precision).items()}
+
+    def _kept(self, name: str, precision: str) -> dict[str, bytes]:
         runtime, copied, found = RUNTIMES[name], None, {}
         for role in general_ways(self._model):
             place = self._place(name, role)
@@ -329,7 +341,7 @@ class Backend:
                 kept = runtime.handed(_Network(copied, general_ways(copied)[role]), self._drawn(2)["img"], precision)
                 with suppress(OSError):  # where nothing can be kept, the next run makes it again
                     _write(kept, place)
-            found[role] = runtime.loaded(kept, precision)
+            found[role] = kept
         return found
 
     def _compared(self, name: str, routes: Mapping[str, Described], precision: str) -> float:

@@ -34,7 +34,8 @@ from torchreid_xres.engine.asymmetric import MOST_HELD_OUT
 from torchreid_xres.engine.routing import LEAST, calibrate
 from torchreid_xres.features.record import machine, versions, weights_hash
 from torchreid_xres.inference.extractor import Extractor, Prepared
-from torchreid_xres.inference.query_encoder import FOLDER, TRAINING, QueryEncoder, checksums, own_state
+from torchreid_xres.inference.light import checksums
+from torchreid_xres.inference.query_encoder import FOLDER, TRAINING, QueryEncoder, own_state
 from torchreid_xres.jobs.lock import sole_use
 from torchreid_xres.losses.asymmetric import AsymmetricLoss
 from torchreid_xres.models.asymmetric import Asymmetric
@@ -183,7 +184,7 @@ class _Adaptation:
     def __init__(self, gallery: Gallery, extractor: Extractor, planned: Plan) -> None:
         self.gallery, self.extractor, self.plan = gallery, extractor, planned
         self.state = gallery.folder / FOLDER / TRAINING
-        self.sums = checksums(gallery.features)
+        self.sums = torch.from_numpy(checksums(gallery.matrix))
         self.place = {name: place for place, name in enumerate(gallery.names)}
         used = {name: self.sums[self.place[name]].item() for name in (*planned.learned, *planned.held_out)}
         depends = [extractor.about, used, planned.steps, planned.query_size, __version__, torch.__version__]
