@@ -133,7 +133,7 @@ def test_a_program_before_head(tmp_path, repo):
 
 def test_every_tool_is_made_so(repo):
     tools = {path.stem: path for path in (repo / "tools").glob("*.py")}
-    for shared in ("choices", "lazily", "program", "search_adapt", "search_build", "search_query",
+    for shared in ("choices", "lazily", "lightly", "program", "search_adapt", "search_build", "search_query",
                    "search_serve", "xres"):  # fmt: skip
         tools.pop(shared)
     assert len(tools) > 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,7 @@ def light_query(args: argparse.Namespace, stopped: str) -> int | None:
                 tell_of_changes(gallery, found.query_encoder)
             return found
 
+        gc.enable()  # what is to be loaded is, nearly; there may be many pictures
         return carried_out(lambda: answered(args, gallery, extractor), stopped)
 
 

@@ -85,7 +85,7 @@ def test_networks_that_look_at_own_pixels_are_left_to_torch(run_of, tmp_path):
 
 
 def test_a_network_that_cannot_be_written_is_told_and_nothing_is_kept(kept, tmp_path, monkeypatch, caplog):
-    def refused(self, name):
+    def refused(self, name, roles):
         raise RuntimeError("\nno such operator\nat all")
 
     monkeypatch.setattr(backends.Backend, "proved", refused)

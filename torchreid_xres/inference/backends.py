@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -314,14 +314,15 @@ class Backend:
         theirs, ours = map(min, zip(*turns, strict=True))
         return _Tried(f"{name} {version(RUNTIMES[name].package)} in {precision}", routes, theirs / ours, cosine)
 
-    def proved(self, name: str) -> dict[str, bytes]:
-        """Return what a runtime keeps of each of the network's ways, once its features are found to be torch's.
+    def proved(self, name: str, roles: Iterable[str]) -> dict[str, bytes]:
+        """Return what a runtime keeps of some of the network's ways, once its features are found to be torch's.
 
         Raises:
             WrongFeaturesError: if they are others.
         """
-        self._compared(name, self._loaded(name, "fp32"), "fp32")
-        return self._kept(name, "fp32")
+        kept = self._kept(name, "fp32", roles)
+        self._compared(name, {role: RUNTIMES[name].loaded(one, "fp32") for role, one in kept.items()}, "fp32")
+        return kept
 
     def _costs(self, name: str) -> float:
         """Return the seconds of torch's work that getting the network into a runtime takes about as long as."""
@@ -329,11 +330,12 @@ class Backend:
         return LOADING if kept else RUNTIMES[name].handing
 
     def _loaded(self, name: str, precision: str) -> dict[str, Described]:
-        return {role: RUNTIMES[name].loaded(kept, precision) for role, kept in self._kept(name, precision).items()}
+        found = self._kept(name, precision, general_ways(self._model))
+        return {role: RUNTIMES[name].loaded(kept, precision) for role, kept in found.items()}
 
-    def _kept(self, name: str, precision: str) -> dict[str, bytes]:
+    def _kept(self, name: str, precision: str, roles: Iterable[str]) -> dict[str, bytes]:
         runtime, copied, found = RUNTIMES[name], None, {}
-        for role in general_ways(self._model):
+        for role in roles:
             place = self._place(name, role)
             kept = _read(place)
             if kept is None:

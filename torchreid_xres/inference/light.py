@@ -103,8 +103,7 @@ class LightExtractor:
         """
         try:
             told = read_light(folder / LIGHT)
-            stamp = weights.stat()
-            if told["about"] != about or told["weights"] != [stamp.st_size, stamp.st_mtime_ns]:
+            if told["about"] != about or told["weights"] != checksum_of(weights):
                 return None
             ways, encoder = light_ways(folder / LIGHT, told["files"]), None
             learned = folder / FOLDER
@@ -184,6 +183,12 @@ def session_of(kept: bytes) -> Way:
     return lambda img: session.run(None, {"image": img})[0]
 
 
+def checksum_of(path: Path) -> int:
+    """Return the CRC-32 of a file."""
+    require_regular(path)
+    return zlib.crc32(path.read_bytes())
+
+
 def checksums(features: np.ndarray) -> np.ndarray:
     """Return the CRC-32 of each feature (N, D), float32, as (N,), int64.
 
@@ -227,9 +232,7 @@ def light_ways(folder: Path, files: Mapping[str, Sequence[Any]]) -> dict[str, Wa
     found = {}
     for role, (name, checksum) in files.items():
         path = folder / Path(name).name
-        require_regular(path)
-        kept = path.read_bytes()
-        if zlib.crc32(kept) != checksum:
+        if checksum_of(path) != checksum:
             raise ValueError(f"{path} is damaged")
-        found[role] = session_of(kept)
+        found[role] = session_of(path.read_bytes())
     return found

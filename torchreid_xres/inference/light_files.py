@@ -16,7 +16,7 @@ from torchreid_xres.files import whole_file, write_json
 from torchreid_xres.inference.backends import RUNTIMES, TORCH, Backend
 from torchreid_xres.inference.branches import general_ways, ways
 from torchreid_xres.inference.extractor import Extractor
-from torchreid_xres.inference.light import FORMAT, LIGHT, LIGHT_ABOUT, LIGHT_IMAGES, light_ways, read_light
+from torchreid_xres.inference.light import FORMAT, LIGHT, LIGHT_ABOUT, LIGHT_IMAGES, checksum_of, light_ways, read_light
 from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.models.restored import has_front_end
 
@@ -50,10 +50,9 @@ def write_light(extractor: Extractor, folder: Path) -> float | None:
         "threshold": model.threshold.item() if isinstance(model, Asymmetric) else None,
     }
     if encoder is None:
-        stamp = extractor.weights.stat()
         about |= {
             "about": extractor.about,
-            "weights": [stamp.st_size, stamp.st_mtime_ns],
+            "weights": checksum_of(extractor.weights),
             "drawn_sources": extractor.drawn_sources,
             "has_front_end": has_front_end(model),
         }
@@ -66,17 +65,18 @@ def write_light(extractor: Extractor, folder: Path) -> float | None:
         return None
     copied = copy.deepcopy(model).cpu().float()
     try:
-        kept = Backend(TORCH, copied, extractor.size, Proof("cpu", "fp32"), extractor.about).proved(RUNTIME)
+        backend = Backend(TORCH, copied, extractor.size, Proof("cpu", "fp32"), extractor.about)
+        kept = backend.proved(RUNTIME, sorted(roles))
     except _REFUSED as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         logger.warning("queries to this gallery need torch: %s", reason)
         return None
     about["files"] = {}
-    for role in sorted(roles):
+    for role, network in kept.items():
         name = f"{role or 'network'}.onnx"
         with whole_file(folder / LIGHT / name) as scratch:
-            scratch.write_bytes(kept[role])
-        about["files"][role] = [name, zlib.crc32(kept[role])]
+            scratch.write_bytes(network)
+        about["files"][role] = [name, zlib.crc32(network)]
     write_json(about, folder / LIGHT / LIGHT_ABOUT)
     return time.perf_counter() - start
 
