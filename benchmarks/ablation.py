@@ -22,7 +22,7 @@ from front_end_effect import restoration
 from torchreid_xres.config import ConfigError, config_hash, load_config, stage_configs
 from torchreid_xres.features.tables import ablation_table
 from torchreid_xres.files import write_json
-from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.ending import USER_ERRORS, tell
 from torchreid_xres.jobs.extraction import trained_engine
 from torchreid_xres.jobs.job import own_runs, run_job
 from torchreid_xres.jobs.logs import logged_to

@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[:1] in (["check"], ["verify"]):
         return other_command(*argv)
     args = parse(argv)
-    from torchreid_xres.jobs.command import carried_out
+    from torchreid_xres.jobs.ending import carried_out
 
     return carried_out(lambda: bench(args), "the same command goes on with the cells that are left")
 
@@ -89,7 +89,7 @@ def other_command(name: str, *argv: str) -> int:
     from submission import check
     from verify import verify
 
-    from torchreid_xres.jobs.command import carried_out
+    from torchreid_xres.jobs.ending import carried_out
 
     work = {"check": check, "verify": verify}[name]
     return carried_out(lambda: work(list(argv)), "the same command begins again")

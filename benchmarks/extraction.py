@@ -39,7 +39,7 @@ from torchreid_xres.devices.proof import Proof
 from torchreid_xres.host_mends.training import unwrap
 from torchreid_xres.inference import Extractor
 from torchreid_xres.inference.backends import RUNTIMES, Backend
-from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.ending import USER_ERRORS, tell
 from torchreid_xres.search import Gallery
 
 COMPILED = "torch, compile"

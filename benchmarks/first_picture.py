@@ -22,7 +22,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from torchreid_xres.data.io import picture_path, save_image
-from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.ending import USER_ERRORS, tell
 from torchreid_xres.jobs.extraction import engine_features, trained_engine
 from torchreid_xres.jobs.run import ranking_options
 from torchreid_xres.models.layers import Normalization

@@ -23,7 +23,7 @@ from of_run import trained_folder
 from torchreid_xres.devices.parallel import to_device
 from torchreid_xres.engine.base import XresMixin
 from torchreid_xres.host_mends.training import unwrap
-from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.ending import USER_ERRORS, tell
 from torchreid_xres.jobs.extraction import trained_engine
 from torchreid_xres.jobs.run import Run
 from torchreid_xres.metrics import rank_features

@@ -27,7 +27,7 @@ from torchreid_xres.comparison.complexity import complexity
 from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.data.io import read_image
 from torchreid_xres.data.walk import images_at
-from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.ending import USER_ERRORS, tell
 from torchreid_xres.metrics.image import psnr
 from torchreid_xres.models import build_model
 from torchreid_xres.sr import build_front_end

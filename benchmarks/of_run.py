@@ -9,7 +9,7 @@ from pathlib import Path
 import measure
 
 from torchreid_xres.config import load_config
-from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.ending import USER_ERRORS, tell
 from torchreid_xres.jobs.job import own_runs
 
 

@@ -16,7 +16,7 @@ import measure
 import torch
 
 from torchreid_xres.engine.base import LAST
-from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.ending import USER_ERRORS, tell
 from torchreid_xres.jobs.run import Run
 
 SIDES = {

@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 from torchreid_xres.config import load_config
 from torchreid_xres.inference.network import host_config
 from torchreid_xres.inference.published import DEFAULT, fetch_network
-from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.ending import USER_ERRORS, tell
 from torchreid_xres.jobs.job import run_job
 
 SHIPPED = "osnet_x0_25_vehicles"

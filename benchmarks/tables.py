@@ -52,7 +52,7 @@ from torchreid_xres.comparison.tradeoff import COST_AXES, draw_gains, draw_magni
 from torchreid_xres.features.records import read_json
 from torchreid_xres.features.tables import ablation_table, accuracy_table, curve_table
 from torchreid_xres.files import write_json, write_text
-from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.ending import USER_ERRORS, tell
 from torchreid_xres.registry import did_you_mean
 
 RESULTS = Path(__file__).parent / "results"

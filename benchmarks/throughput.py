@@ -30,7 +30,7 @@ from torchreid_xres.data import dataset_options
 from torchreid_xres.devices.memory import keep_freed_memory
 from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.host_mends.training import unwrap
-from torchreid_xres.jobs.command import USER_ERRORS, tell
+from torchreid_xres.jobs.ending import USER_ERRORS, tell
 from torchreid_xres.jobs.job import compared_runs, own_runs
 from torchreid_xres.jobs.optimizers import optimizer_options
 from torchreid_xres.jobs.run import Run

@@ -37,7 +37,7 @@ from torchreid_xres.keypoints.annotations import read_annotations
 from torchreid_xres.models import MODELS, build_model
 from torchreid_xres.models.weights import load_weights
 from torchreid_xres.search import Gallery
-from torchreid_xres.search.gallery import DATABASE
+from torchreid_xres.search.reader import DATABASE
 from torchreid_xres.search.storage import Storage
 from torchreid_xres.sr import build_front_end
 from torchreid_xres.sr.build import read_state

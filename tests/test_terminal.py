@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from torchreid_xres.jobs.command import carried_out
+from torchreid_xres.jobs.ending import carried_out
 from torchreid_xres.jobs.logs import logged_to
 from torchreid_xres.terminal import Terminal, any_text, printable, printable_lines, progress
 
@@ -108,7 +108,7 @@ def test_a_program_ends_in_one_line(capsys):
 
 PROGRAM = """
 import sys
-from torchreid_xres.jobs.command import carried_out
+from torchreid_xres.jobs.ending import carried_out
 def work():
     for _ in range(10000):
         print("\u5199 " * 20)
@@ -133,7 +133,7 @@ def test_a_program_before_head(tmp_path, repo):
 
 def test_every_tool_is_made_so(repo):
     tools = {path.stem: path for path in (repo / "tools").glob("*.py")}
-    for shared in ("choices", "lazily", "program", "search_adapt", "search_build", "search_query",
+    for shared in ("choices", "lazily", "lightly", "program", "search_adapt", "search_build", "search_query",
                    "search_serve", "xres"):  # fmt: skip
         tools.pop(shared)
     assert len(tools) > 8

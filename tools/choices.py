@@ -4,6 +4,7 @@ AGAINST = ("rate", "magnification")
 BACKENDS = ("auto", "torch", "onnxruntime", "openvino")
 BOUNDS = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.98}
 DATA_ROOT = "reid-data"
+DEFAULT_WEIGHTS = "osnet_x0_25_msmt17"
 FIGURES = (".png", ".svg", ".pdf")
 GROUPS = ("identity", "track", "camera")
 FORMATS = ("png", "jpg")

@@ -81,7 +81,7 @@ def get(name: str, args: argparse.Namespace) -> int:
 
 @tool(parse, "the same command goes on where it was")
 def main(args: argparse.Namespace) -> int:
-    from torchreid_xres.jobs.command import USER_ERRORS, tell
+    from torchreid_xres.jobs.ending import USER_ERRORS, tell
 
     if args.task == "list":
         show()

@@ -69,7 +69,7 @@ def pictures(path: Path | None, count: int, grey_bits: int) -> list[torch.Tensor
 
     from torchreid_xres.data.io import read_image
     from torchreid_xres.data.walk import images_at
-    from torchreid_xres.jobs.command import tell_of_others
+    from torchreid_xres.jobs.ending import tell_of_others
 
     found = tell_of_others(images_at(path)) if path else []
     return [pil_to_tensor(read_image(file, grey_bits)) for file in found[:: max(1, len(found) // count)][:count]]

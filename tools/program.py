@@ -54,7 +54,9 @@ def ending(kind: str, endings: Sequence[str]) -> Callable[[str], Path]:
 
 
 def tool(
-    parse: Callable[[Sequence[str] | None], argparse.Namespace], stopped: str = "the same command starts again"
+    parse: Callable[[Sequence[str] | None], argparse.Namespace],
+    stopped: str = "the same command starts again",
+    light: Callable[[argparse.Namespace, str], int | None] | None = None,
 ) -> Callable[[Callable[[argparse.Namespace], int]], Callable]:
     """Make a function of the parsed command line the main function of a program.
 
@@ -64,6 +66,7 @@ def tool(
     Args:
         parse: reads the command line, without the package.
         stopped: what becomes of an interrupted command.
+        light: does the work without torch, given both, and returns the exit status; None where it cannot.
     """
 
     def made(main: Callable[[argparse.Namespace], int]) -> Callable:
@@ -73,7 +76,10 @@ def tool(
             new = "torchreid_xres" not in sys.modules
             gc.disable()  # what is loaded stays: looking through it for garbage takes a quarter of the time of loading
             try:
-                from torchreid_xres.jobs.command import carried_out
+                status = None if light is None else light(args, stopped)
+                if status is not None:
+                    return status
+                from torchreid_xres.jobs.ending import carried_out
             except KeyboardInterrupt:
                 print(f"stopped; {stopped}", file=sys.stderr)
                 return INTERRUPTED

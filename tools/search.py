@@ -34,7 +34,7 @@ from lazily import load_late
 from program import new_parser, tool
 from search_adapt import adapt
 from search_build import build
-from search_query import query, query_options
+from search_query import light_query, query, query_options
 from search_serve import serve, serve_options
 
 
@@ -137,7 +137,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-@tool(parse, "the same command goes on from here")
+@tool(parse, "the same command goes on from here", light_query)
 def main(args: argparse.Namespace) -> int:
     return {"build": build, "query": query, "adapt": adapt, "serve": serve}[args.command](args)
 

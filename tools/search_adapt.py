@@ -6,6 +6,8 @@ import argparse
 import shlex
 import sys
 
+from search_build import keep_light
+
 
 def adapt(args: argparse.Namespace) -> int:
     from torchreid_xres.search import Gallery
@@ -26,7 +28,8 @@ def adapt(args: argparse.Namespace) -> int:
     print(f"learning in {planned.steps} steps from {len(planned.learned)} images", file=sys.stderr)
     learned = learn(gallery, extractor, planned, args.caution)
     how = {"device": args.device, "precision": args.precision, "query_encoder": learned.folder}
-    measure(gallery, gallery.make_extractor(args.run or "", **how))
+    both = gallery.make_extractor(args.run or "", **how)
+    measure(gallery, both)
     about = learned.about
     print(report(about))
     threshold = about["threshold"]
@@ -35,6 +38,7 @@ def adapt(args: argparse.Namespace) -> int:
         if threshold is None
         else f"queries that the network enlarges at least {threshold:.2f} times go to the query encoder"
     )
+    keep_light(gallery, both)
     print(f"{learned.folder}: {about['seconds']:.0f} s; of the gallery's own files none was written")
     print(f"next: xres search query PICTURE --gallery {shlex.quote(str(args.gallery))}")
     return 0

@@ -9,11 +9,14 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from choices import DEFAULT_WEIGHTS
+
 if TYPE_CHECKING:
     from torchreid_xres.inference import Extractor
     from torchreid_xres.search import Gallery
     from torchreid_xres.search.building import Update
 
+LIGHT_FROM = 200  # images; writing the network takes longer than a build of fewer
 SHOWN = 10  # unusable files, and boxes, that are named one by one
 
 
@@ -46,7 +49,7 @@ def build(args: argparse.Namespace) -> int:
 
 def tell(args: argparse.Namespace, gallery: Gallery, done: Update, seconds: float) -> None:
     """Say what a build did, and measure what the gallery's strangers do."""
-    from torchreid_xres.jobs.command import tell_of_others
+    from torchreid_xres.jobs.ending import tell_of_others
     from torchreid_xres.search.strangers import is_measured, measure
 
     left_out("left out", done.faults)
@@ -72,9 +75,21 @@ def tell(args: argparse.Namespace, gallery: Gallery, done: Update, seconds: floa
         print("the network is as it came: --own-statistics is for a new gallery, of at least 200 images")
     if done.added or done.changed or done.removed or not is_measured(gallery, gallery.extractor):
         measure(gallery, gallery.extractor)
+    keep_light(gallery, gallery.extractor)
     if args.index and args.index != "FLAT":
         print(recall(gallery))
     print(f"next: xres search query PICTURE --gallery {shlex.quote(str(args.gallery))}")
+
+
+def keep_light(gallery: Gallery, extractor: Extractor) -> None:
+    """Keep what describes queries to a gallery in a folder without torch, and say what that took."""
+    from torchreid_xres.inference.light_files import write_light
+
+    if len(gallery) < LIGHT_FROM or gallery.searches:
+        return
+    seconds = write_light(extractor, gallery.folder)
+    if seconds is not None:
+        print(f"queries to it are answered without loading torch; to keep the network for that took {seconds:.0f} s")
 
 
 def recall(gallery: Gallery) -> str:
@@ -113,13 +128,13 @@ def extractor_of(args: argparse.Namespace) -> Extractor:
 def given_extractor(args: argparse.Namespace, how: dict[str, Any]) -> Extractor:
     """Return the network that is asked for, or the usual one."""
     from torchreid_xres.inference import Extractor
-    from torchreid_xres.inference.published import DEFAULT, fetch_network
+    from torchreid_xres.inference.published import fetch_network
 
     if args.run is not None and args.model:
         return Extractor.of_host(args.model, args.run, tuple(args.size or (256, 128)), **how)
     if args.run is not None:
         return Extractor(args.run, config=args.config_file, **how)
-    found = fetch_network(args.model or DEFAULT, args.weights or "")
+    found = fetch_network(args.model or DEFAULT_WEIGHTS, args.weights or "")
     if args.size:
         found.config.data.height, found.config.data.width = args.size
     return Extractor(found.weights, config=found.config, **how)
@@ -133,15 +148,11 @@ def held(gallery: Gallery) -> str:
 
 def tell_if_drawn(extractor: Extractor) -> None:
     """Say in a line on standard error of a network that has never seen a photograph that it has not."""
-    from torchreid_xres.search.checks import drawn_sources
-
-    drawn = drawn_sources(extractor)
+    drawn = extractor.drawn_sources
     if drawn:
-        from torchreid_xres.inference.published import DEFAULT
-
         print(
             f"{extractor.about['model']} has learned from drawn images alone ({', '.join(drawn)}): expect little of it "
-            f"on photographs, for which there is --model {DEFAULT}", file=sys.stderr,
+            f"on photographs, for which there is --model {DEFAULT_WEIGHTS}", file=sys.stderr,
         )  # fmt: skip
 
 

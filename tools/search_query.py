@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from choices import PICTURES, TABLES
+from lightly import bare_packages
 from program import ending
 from search_build import tell_if_drawn
 
@@ -15,12 +18,16 @@ if TYPE_CHECKING:
     import PIL.Image
 
     from torchreid_xres.inference import Extractor
+    from torchreid_xres.inference.light import LightEncoder, LightExtractor
+    from torchreid_xres.inference.query_encoder import QueryEncoder
     from torchreid_xres.report.answers import Found
     from torchreid_xres.search import Gallery, Hit
     from torchreid_xres.search.acceptance import Acceptance
+    from torchreid_xres.search.reader import Reader
     from torchreid_xres.search.strangers import Strangers
 
 MANY_OTHERS = 0.2  # share of the gallery's images, above which it is worth while to adapt again
+WITHOUT_PICTURES = (".csv", ".json")  # of what --out writes
 
 
 def query_options(query: argparse.ArgumentParser) -> None:
@@ -40,17 +47,73 @@ class _Replaced(argparse.Action):
 
 
 def query(args: argparse.Namespace) -> int:
+    from torchreid_xres.search import Gallery
+
+    gallery = Gallery(args.gallery)
+
+    def extractor() -> Extractor:
+        learned = None if args.no_adapt else query_encoder(gallery)
+        how = {"device": args.device, "precision": args.precision, "query_encoder": learned}
+        return gallery.make_extractor(args.run or "", **how)
+
+    return answered(args, gallery, extractor, None if args.accept is None else accepted(gallery, args))
+
+
+def light_query(args: argparse.Namespace, stopped: str) -> int | None:
+    """Answer a query without torch, to the same hits; None where that cannot be: then nothing was done or said.
+
+    Args:
+        args: the command line.
+        stopped: what becomes of an interrupted command.
+    """
+    if args.command != "query" or args.accept is not None or args.run or not isinstance(args.gallery, Path):
+        return None
+    if args.device not in ("auto", "cpu") or args.precision not in ("auto", "fp32"):
+        return None
+    with bare_packages():
+        from torchreid_xres.inference.light import LightExtractor
+        from torchreid_xres.jobs.ending import carried_out
+        from torchreid_xres.search.reader import Reader
+
+        try:
+            gallery = Reader(args.gallery)
+            if not gallery.config_is_whole(gallery.facts):
+                return None
+        except (OSError, ValueError):
+            return None
+        found = LightExtractor.of(gallery.folder, gallery.about, gallery.checkpoint(), adapted=not args.no_adapt)
+        if found is None or (found.has_front_end and shows_pictures(args)):
+            return None
+
+        def extractor() -> LightExtractor:
+            if found.query_encoder is not None:
+                tell_of_changes(gallery, found.query_encoder)
+            return found
+
+        gc.enable()  # what is to be loaded is, nearly; there may be many pictures
+        return carried_out(lambda: answered(args, gallery, extractor), stopped)
+
+
+def shows_pictures(args: argparse.Namespace) -> bool:
+    """Return whether what is handed over shows pictures."""
+    return any(out.suffix.lower() not in WITHOUT_PICTURES for out in args.out)
+
+
+def answered(
+    args: argparse.Namespace,
+    gallery: Reader,
+    make_extractor: Callable[[], Extractor | LightExtractor],
+    limit: Acceptance | None = None,
+) -> int:
+    """Answer a command line by a gallery and what describes queries to it."""
     from torchreid_xres.files import require_other_file, require_place
     from torchreid_xres.report.answers import numbered, write_answers
     from torchreid_xres.report.asking import Archive, Query
-    from torchreid_xres.search import Gallery
     from torchreid_xres.search.checks import Checks
     from torchreid_xres.search.filters import Filters
     from torchreid_xres.search.strangers import notes
     from torchreid_xres.terminal import printable
 
-    gallery = Gallery(args.gallery)
-    limit = None if args.accept is None else accepted(gallery, args)
     several = len(args.images) > 1 or args.images[0].is_dir()
     if several and args.box:
         raise ValueError("--box is a part of one picture: name that one alone")
@@ -62,9 +125,7 @@ def query(args: argparse.Namespace) -> int:
             require_other_file(path, [*(args.images if drawn else files), gallery.images, gallery.folder], "--out")
         require_place(out)
     part = Filters(args.camera, args.not_camera, args.after, args.before, args.group or "").part(gallery)
-    learned = None if args.no_adapt else query_encoder(gallery)
-    how = {"device": args.device, "precision": args.precision, "query_encoder": learned}
-    extractor = gallery.make_extractor(args.run or "", **how)
+    extractor = make_extractor()
     tell_if_drawn(extractor)
     checks = Checks(gallery, extractor)
     archive = Archive(gallery, extractor, known_strangers(gallery, extractor), limit)
@@ -81,7 +142,7 @@ def query(args: argparse.Namespace) -> int:
         for one in read:
             for line in checks.told(Path(one.name), extractor.prepare(one.picture), args.box):
                 print(f"note: {f'{printable(one.name)}, ' * bool(several)}{line}", file=sys.stderr)
-        answers += archive.answers(read, args.top, bool(args.out), part)
+        answers += archive.answers(read, args.top, shows_pictures(args), part)
     if not answers:
         raise ValueError(f"none of the {len(files)} pictures can be read")
     about = archive.about | {"gallery": str(args.gallery)} | part.about
@@ -102,7 +163,7 @@ def query(args: argparse.Namespace) -> int:
         told.append(
             f"That score is of the test images of {limit.dataset}: {limit.tpr:.1f} % of the pairs of one identity and "
             f"at most {100 * limit.fpr:g} % of the others reach it; of other images other shares do."
-            + " It was measured without the query encoder." * bool(learned)
+            + " It was measured without the query encoder." * (extractor.query_encoder is not None)
         )
     what = f"look at {printable(written[0])}" if written else "--out hits.html hands over what was found"
     print("\n".join([*told, f"next: {what}"]))
@@ -116,7 +177,7 @@ def accepted(gallery: Gallery, args: argparse.Namespace) -> Acceptance:
     return acceptance(gallery, args.accept, args.run or "", args.dataset)
 
 
-def known_strangers(gallery: Gallery, extractor: Extractor) -> Strangers | None:
+def known_strangers(gallery: Reader, extractor: Extractor | LightExtractor) -> Strangers | None:
     """Return what is known of the strangers in a gallery; in a line, why nothing is."""
     from torchreid_xres.search.strangers import Strangers
     from torchreid_xres.terminal import printable
@@ -142,19 +203,24 @@ def query_encoder(gallery: Gallery) -> Path | None:
     except (OSError, ValueError) as error:
         print(f"without query encoder: {printable(error)}", file=sys.stderr)
         return None
-    others = found.share_of_others(gallery.features)
+    tell_of_changes(gallery, found)
+    return folder
+
+
+def tell_of_changes(gallery: Reader, encoder: QueryEncoder | LightEncoder) -> None:
+    """Say in a line on standard error if much of a gallery is other than what its query encoder has learned from."""
+    others = encoder.share_of_others(gallery.matrix)
     if others > MANY_OTHERS:
         print(
             f"{100 * others:.0f} % of the gallery's images came or changed since it was adapted; the query encoder is "
             "still valid, and xres search adapt learns from these, too", file=sys.stderr,
         )  # fmt: skip
-    return folder
 
 
 def asked(images: list[Path], without: Path) -> list[Path]:
     """Return the pictures named, and those in and below the folders named, but for the gallery's own."""
     from torchreid_xres.data.walk import images_at
-    from torchreid_xres.jobs.command import tell_of_others
+    from torchreid_xres.jobs.ending import tell_of_others
 
     files = []
     for path in images:
@@ -162,9 +228,9 @@ def asked(images: list[Path], without: Path) -> list[Path]:
     return files
 
 
-def picture(extractor: Extractor, file: Path, box: list[int] | None) -> PIL.Image.Image:
+def picture(extractor: Extractor | LightExtractor, file: Path, box: list[int] | None) -> PIL.Image.Image:
     """Read a picture, or a box of it."""
-    from torchreid_xres.inference.pictures import cropped
+    from torchreid_xres.archive.frames import cropped
 
     img = extractor.image(file)
     return cropped(img, tuple(box)) if box else img

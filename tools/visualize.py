@@ -92,7 +92,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def image_files(args: argparse.Namespace) -> list[Path]:
     from torchreid_xres.data.walk import images_at
-    from torchreid_xres.jobs.command import tell_of_others
+    from torchreid_xres.jobs.ending import tell_of_others
 
     if args.count < 1:
         raise ValueError(f"--count is {args.count}; at least 1 image is drawn")

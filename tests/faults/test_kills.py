@@ -21,7 +21,7 @@ from torchreid_xres.engine.base import LAST, XresMixin
 from torchreid_xres.jobs.job import run_job
 from torchreid_xres.jobs.tasks.restore import DONE, LEVELS
 from torchreid_xres.models import build_model
-from torchreid_xres.search.gallery import DATABASE
+from torchreid_xres.search.reader import DATABASE
 
 KILLED = -9
 # What differs between two runs of the same.

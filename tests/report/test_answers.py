@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from torchreid_xres.report.answers import Answer, Found, cell, content, page, sheet, table, write_answers
-from torchreid_xres.search.gallery import Hit
+from torchreid_xres.search.hits import Hit
 
 ABOUT = {"gallery": "log/g", "images": 7, "model": "m", "weights_sha256": "f" * 64, "strangers": True}
 GREY = PIL.Image.new("RGB", (8, 16), "grey")

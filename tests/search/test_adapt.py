@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 
+import numpy as np
 import PIL.Image
 import pytest
 import tiny_net
@@ -235,8 +236,8 @@ def test_one_of_another_network_is_refused_by_its_hash(learned, run_of):
 
 def test_a_changed_gallery_says_which_share_is_new(gallery, learned, extractor, tmp_path):
     found = QueryEncoder.read(learned)
-    assert found.share_of_others(gallery.features) == 0
-    assert found.share_of_others(torch.cat((gallery.features, torch.rand(6, 512)))) == 0.25
+    assert found.share_of_others(gallery.matrix) == 0
+    assert found.share_of_others(np.concatenate((gallery.matrix, np.random.rand(6, 512).astype(np.float32)))) == 0.25
     assert extractor(picture(8)).shape == Extractor(extractor.weights, query_encoder=learned)(picture(8)).shape
 
 
@@ -263,9 +264,9 @@ def test_images_that_are_low_already_are_refused(extractor, tmp_path, monkeypatc
     learned = adapt.adapt(gallery, extractor, plan(gallery, extractor, 1))
     PIL.Image.new("RGB", (8, 16), "red").save(images / "low.png")
     gallery.update(images)
-    assert learned.share_of_others(gallery.features) > 0
+    assert learned.share_of_others(gallery.matrix) > 0
     monkeypatch.setattr(adapt._Adaptation, "_step", lambda *_: pytest.fail("of these nothing new is learned"))
-    assert adapt.adapt(gallery, extractor, plan(gallery, extractor, 1)).share_of_others(gallery.features) == 0
+    assert adapt.adapt(gallery, extractor, plan(gallery, extractor, 1)).share_of_others(gallery.matrix) == 0
     assert len(planned.learned) + len(planned.held_out) == 13 and planned.steps == default_steps(13)
     for file in images.iterdir():
         file.unlink()

@@ -8,8 +8,9 @@ import pytest
 from archive import Eye, adapted, frame_of, mot, street
 from yacs.config import CfgNode
 
+from torchreid_xres.inference.network import drawn_sources
 from torchreid_xres.search import Gallery
-from torchreid_xres.search.checks import Checks, drawn_sources
+from torchreid_xres.search.checks import Checks
 
 
 @pytest.fixture
@@ -66,4 +67,4 @@ def test_a_gallery_that_knows_less_says_less(gallery, tmp_path):
 def test_networks_that_have_seen_drawn_images_alone(sources, start, drawn):
     model = {"reid_weights": start, "load_weights": "", "gallery_run": ""}
     cfg = CfgNode({"data": {"sources": sources}, "model": model})
-    assert drawn_sources(SimpleNamespace(cfg=cfg)) == drawn
+    assert drawn_sources(cfg) == drawn

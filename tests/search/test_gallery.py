@@ -18,7 +18,7 @@ from torchreid_xres.engine.base import LAST
 from torchreid_xres.inference import Extractor
 from torchreid_xres.metrics import distance_matrix
 from torchreid_xres.search import Gallery
-from torchreid_xres.search.gallery import CONFIG, DATABASE
+from torchreid_xres.search.reader import CONFIG, DATABASE
 from torchreid_xres.search.storage import Row
 
 files = pytest.mark.parametrize("home", ["files"], indirect=True)

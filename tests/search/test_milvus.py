@@ -14,7 +14,7 @@ from full_disk import small_files
 from torchreid_xres.search import Gallery, engine, milvus
 from torchreid_xres.search.engine import Engine, place_of
 from torchreid_xres.search.filters import Filters, groups
-from torchreid_xres.search.gallery import CONFIG
+from torchreid_xres.search.reader import CONFIG
 from torchreid_xres.search.storage import Row
 
 only_milvus = pytest.mark.parametrize("home", ["milvus"], indirect=True)

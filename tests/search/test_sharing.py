@@ -18,7 +18,7 @@ from torchreid_xres.devices import distributed
 from torchreid_xres.inference import Extractor
 from torchreid_xres.search import Gallery, sharing
 from torchreid_xres.search.building import shares
-from torchreid_xres.search.gallery import DATABASE
+from torchreid_xres.search.reader import DATABASE
 
 BUILD = """
 import json, os, sys

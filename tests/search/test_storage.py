@@ -13,7 +13,7 @@ import torch
 from yacs.config import CfgNode
 
 from torchreid_xres.search import Gallery, storage
-from torchreid_xres.search.gallery import CONFIG, DATABASE
+from torchreid_xres.search.reader import CONFIG, DATABASE
 from torchreid_xres.search.storage import Row, Storage
 
 ABOUT = {"model": "net", "weights_sha256": "a" * 64, "full_size": None, "metric": "cosine"}

@@ -14,7 +14,7 @@ from torchreid_xres.config import get_config
 from torchreid_xres.data import io, prepare
 from torchreid_xres.devices import precision
 from torchreid_xres.features import fusion
-from torchreid_xres.inference import backends, export
+from torchreid_xres.inference import backends, export, published
 from torchreid_xres.metrics import distance
 from torchreid_xres.pictures import queries, ranks
 from torchreid_xres.report import answers
@@ -28,6 +28,7 @@ def test_flags_are_the_packages_own(repo):
         "BACKENDS": backends.BACKENDS,
         "BOUNDS": export.BOUNDS,
         "DATA_ROOT": get_config().data.root,
+        "DEFAULT_WEIGHTS": published.DEFAULT,
         "FIGURES": figures.FORMATS,
         "FORMATS": tuple(prepare.FORMATS),
         "GROUPS": filters.GROUPS,

@@ -9,7 +9,7 @@ import pytest
 
 from torchreid_xres.lock import InUseError, locked
 from torchreid_xres.search.filters import Filters
-from torchreid_xres.search.gallery import Hit
+from torchreid_xres.search.hits import Hit
 from torchreid_xres.ui.desk import MARKS, Desk, caption
 
 

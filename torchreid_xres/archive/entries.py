@@ -13,7 +13,7 @@ from torchreid_xres.archive.boxes import Box, Boxes
 from torchreid_xres.archive.folder import ImageFile, image_files
 from torchreid_xres.archive.frames import frame_file, is_video, video_length, video_rate
 from torchreid_xres.archive.times import moment
-from torchreid_xres.data.datasets.folder import inside
+from torchreid_xres.data.datasets.reading import inside
 from torchreid_xres.data.walk import FoundImages
 
 Corners = tuple[int, int, int, int]

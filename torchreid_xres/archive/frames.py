@@ -1,4 +1,4 @@
-"""Frames: image files, and pictures out of videos, each by a name that holds in queries and hits.
+"""Frames: image files, and pictures out of videos, each by a name that holds in queries and hits; boxes in them.
 
 A frame of a video is ``<path of the video>@<number>``, counted from 1 by the video's average rate.
 """
@@ -116,6 +116,54 @@ def read_frame(base: Path, name: str, image: Callable[[Any], PIL.Image.Image]) -
     for _, picture in video_images(base / video[0], [video[1]]):
         return image(picture)
     raise OSError(f"{base / video[0]}: it has no frame {video[1]}")
+
+
+def cropped(img: PIL.Image.Image, box: tuple[int, int, int, int]) -> PIL.Image.Image:
+    """Return a box of a picture.
+
+    Args:
+        img: the picture.
+        box: left edge, top edge, width and height in pixels.
+
+    Raises:
+        ValueError: for a box without area, or one that reaches out of the picture.
+
+    Example:
+        >>> cropped(PIL.Image.new("RGB", (40, 30)), (30, 5, 10, 20)).size
+        (10, 20)
+    """
+    require_inside(box, (img.height, img.width))
+    x, y, width, height = box
+    return img.crop((x, y, x + width, y + height))
+
+
+def require_inside(box: tuple[int, int, int, int], size: tuple[int, int]) -> None:
+    """Refuse a box that has no area, or that reaches out of its picture.
+
+    Args:
+        box: left edge, top edge, width and height in pixels.
+        size: the picture's height and width.
+
+    Raises:
+        ValueError: with the part of it that lies inside, if there is one.
+
+    Example:
+        >>> require_inside((30, 5, 10, 20), (30, 40))
+    """
+    x, y, width, height = box
+    if width < 1 or height < 1:
+        raise ValueError(f"a box is x, y, width and height in pixels, and has an area; not {x} {y} {width} {height}")
+    left, top = max(0, x), max(0, y)
+    right, bottom = min(size[1], x + width), min(size[0], y + height)
+    if (left, top, right - left, bottom - top) == (x, y, width, height):
+        return
+    told = f"the picture, which is {size[1]} wide and {size[0]} high"
+    if left >= right or top >= bottom:
+        raise ValueError(f"the box {x} {y} {width} {height} (x, y, width, height) lies outside of {told}")
+    raise ValueError(
+        f"the box {x} {y} {width} {height} (x, y, width, height) reaches out of {told}; inside of it is "
+        f"{left} {top} {right - left} {bottom - top}"
+    )
 
 
 @contextmanager

@@ -6,17 +6,20 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import PIL.Image
-from torch import Tensor
 
 from torchreid_xres.archive.entries import Entry, View
-from torchreid_xres.archive.frames import video_frame, video_images
+from torchreid_xres.archive.frames import cropped, require_inside, video_frame, video_images
 from torchreid_xres.archive.times import date_taken
 from torchreid_xres.data.io import image_size
-from torchreid_xres.inference.extractor import Extractor, Prepared
-from torchreid_xres.inference.pictures import cropped, require_inside
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from torchreid_xres.inference.extractor import Extractor, Prepared
 
 LARGEST, CLEAREST = 16, 4  # crops of a track that are read, and that its feature is the mean of
 
@@ -45,18 +48,17 @@ class Read(NamedTuple):
     parts: dict[str, str] = {}  # noqa: RUF012 - never changed
 
 
-def sharpness(pixels: Tensor) -> float:
+def sharpness(pixels: Tensor | np.ndarray) -> float:
     """Return the variance of the Laplacian of a picture's grey values, (3, H, W): little where it is blurred.
 
     Example:
-        >>> import torch
-        >>> sharpness(torch.ones(3, 8, 8))
+        >>> sharpness(np.ones((3, 8, 8), np.float32))
         0.0
     """
-    grey = pixels.mean(0)
+    grey = np.asarray(pixels).mean(0)
     inner = grey[1:-1, 1:-1]
     around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-    return (4 * inner - around).var().item() if inner.numel() > 1 else 0.0
+    return float((4 * inner - around).var(ddof=1)) if inner.size > 1 else 0.0
 
 
 def read_entries(extractor: Extractor, base: Path, entries: Mapping[str, Entry]) -> Iterator[Read]:

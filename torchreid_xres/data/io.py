@@ -80,6 +80,11 @@ def read_image(path: str | PathLike, grey_bits: int = BITS) -> PIL.Image.Image:
         return to_rgb(img, grey_bits, os.fspath(path))
 
 
+def as_rgb(picture: str | PathLike | PIL.Image.Image, grey_bits: int = BITS) -> PIL.Image.Image:
+    """Return a file, or a PIL image of any mode and orientation, as :func:`read_image` does; their errors are its."""
+    return to_rgb(picture, grey_bits) if isinstance(picture, PIL.Image.Image) else read_image(picture, grey_bits)
+
+
 def look_for_few_bits(path: str | PathLike, grey_bits: int = BITS) -> None:
     """Read a picture that is of 16 bits by its header, so that a warning of it comes now; faults are told elsewhere."""
     with suppress(*_DAMAGE):

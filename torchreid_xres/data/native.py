@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torchvision.transforms import Resize
+if TYPE_CHECKING:
+    from torchvision.transforms import Resize
 
 # Nearer, by ratio, to half of the full side than to the whole of it.
 LOW_FROM = math.sqrt(2)
@@ -67,5 +68,7 @@ def input_resize(transform: Any) -> Resize | None:
     Args:
         transform: of a data set, as the host's data manager builds it.
     """
+    from torchvision.transforms import Resize  # with torch, which whoever asks for sizes alone does without
+
     first = next(iter(getattr(transform, "transforms", [])), None)
     return first if isinstance(first, Resize) and isinstance(first.size, (tuple, list)) else None

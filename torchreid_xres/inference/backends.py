@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -314,14 +314,28 @@ class Backend:
         theirs, ours = map(min, zip(*turns, strict=True))
         return _Tried(f"{name} {version(RUNTIMES[name].package)} in {precision}", routes, theirs / ours, cosine)
 
+    def proved(self, name: str, roles: Iterable[str]) -> dict[str, bytes]:
+        """Return what a runtime keeps of some of the network's ways, once its features are found to be torch's.
+
+        Raises:
+            WrongFeaturesError: if they are others.
+        """
+        kept = self._kept(name, "fp32", roles)
+        self._compared(name, {role: RUNTIMES[name].loaded(one, "fp32") for role, one in kept.items()}, "fp32")
+        return kept
+
     def _costs(self, name: str) -> float:
         """Return the seconds of torch's work that getting the network into a runtime takes about as long as."""
         kept = all(self._place(name, role).is_file() for role in general_ways(self._model))
         return LOADING if kept else RUNTIMES[name].handing
 
     def _loaded(self, name: str, precision: str) -> dict[str, Described]:
+        found = self._kept(name, precision, general_ways(self._model))
+        return {role: RUNTIMES[name].loaded(kept, precision) for role, kept in found.items()}
+
+    def _kept(self, name: str, precision: str, roles: Iterable[str]) -> dict[str, bytes]:
         runtime, copied, found = RUNTIMES[name], None, {}
-        for role in general_ways(self._model):
+        for role in roles:
             place = self._place(name, role)
             kept = _read(place)
             if kept is None:
@@ -329,7 +343,7 @@ class Backend:
                 kept = runtime.handed(_Network(copied, general_ways(copied)[role]), self._drawn(2)["img"], precision)
                 with suppress(OSError):  # where nothing can be kept, the next run makes it again
                     _write(kept, place)
-            found[role] = runtime.loaded(kept, precision)
+            found[role] = kept
         return found
 
     def _compared(self, name: str, routes: Mapping[str, Described], precision: str) -> float:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -27,27 +27,14 @@ from torchreid_xres.data.native import check_full_size, low_by_size, native_rate
 from torchreid_xres.devices.proof import Proof
 from torchreid_xres.features.record import weights_hash
 from torchreid_xres.inference.backends import Backend, described_by
-from torchreid_xres.inference.network import find_run, host_config, load_network
+from torchreid_xres.inference.light import Prepared
+from torchreid_xres.inference.network import drawn_sources, find_run, host_config, load_network
 from torchreid_xres.inference.pictures import Picture, as_image, several
 from torchreid_xres.inference.query_encoder import QueryEncoder
 from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.models.layers import Normalization
 from torchreid_xres.models.restored import restored_view
 from torchreid_xres.models.statistics import BATCH, measure_statistics
-
-
-class Prepared(NamedTuple):
-    """A picture as the network takes it.
-
-    Attributes:
-        pixels: (3, H, W), at the network's size, normalised.
-        size: its own height and width.
-        native: (h, w, 3), uint8, its own pixels, for a network that asks for them.
-    """
-
-    pixels: Tensor
-    size: tuple[int, int]
-    native: np.ndarray | None = None
 
 
 class Extractor:
@@ -209,6 +196,11 @@ class Extractor:
     def precision(self) -> str:
         """What the network computes in: ``fp32``, ``bf16`` or ``fp16``."""
         return self._proof.precision
+
+    @property
+    def drawn_sources(self) -> list[str]:
+        """The sets that the network has learned from, if they are drawn ones alone; else nothing."""
+        return drawn_sources(self.cfg)
 
     @property
     def full_size(self) -> tuple[int, int]:

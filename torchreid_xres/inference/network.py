@@ -8,12 +8,14 @@ from yacs.config import CfgNode
 
 from torchreid_xres import host
 from torchreid_xres.config import load_config, stage_configs
+from torchreid_xres.data.datasets.drawn import DrawnDataset
+from torchreid_xres.data.options import DATASETS
 from torchreid_xres.engine.base import LAST
 from torchreid_xres.jobs.extraction import load_network
 from torchreid_xres.jobs.run import Run
 from torchreid_xres.models import MODELS
 
-__all__ = ["find_run", "host_config", "load_network", "run_folder"]
+__all__ = ["drawn_sources", "find_run", "host_config", "load_network", "run_folder"]
 
 
 def find_run(weights: str | Path, config: str | Path | CfgNode | None = None) -> tuple[Run, Path]:
@@ -69,3 +71,12 @@ def host_config(name: str, size: tuple[int, int]) -> CfgNode:
         raise ValueError(f"torchreid has no network {name!r}; there are: {', '.join(zoo)}")
     keys = {"model.name": name, "data.height": size[0], "data.width": size[1], "test.dist_metric": "cosine"}
     return load_config(None, [str(part) for pair in keys.items() for part in pair])
+
+
+def drawn_sources(cfg: CfgNode) -> list[str]:
+    """Return the sets that a network has learned from, if they are drawn ones alone; else nothing."""
+    if cfg.model.reid_weights or cfg.model.load_weights or cfg.model.gallery_run:
+        return []
+    sources = list(cfg.data.sources)
+    drawn = [name for name in sources if name in DATASETS and issubclass(DATASETS[name].build, DrawnDataset)]
+    return drawn if drawn == sources else []

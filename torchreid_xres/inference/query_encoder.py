@@ -7,23 +7,23 @@ the hash of the weights beside it: a folder in which the two do not belong toget
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
 from torchreid_xres import checkpoint
 from torchreid_xres.features.record import weights_hash
 from torchreid_xres.files import require_regular, write_json
+from torchreid_xres.inference.light import ABOUT, FOLDER, TRAINING, WEIGHTS, share_of_others
 from torchreid_xres.models.asymmetric import Asymmetric
 from torchreid_xres.tensors import require_finite
 
-FOLDER = "query_encoder"  # in the gallery's
-WEIGHTS, ABOUT, TRAINING = "weights.pth.tar", "about.json", "training.pth.tar"
+__all__ = ["ABOUT", "FOLDER", "TRAINING", "WEIGHTS", "QueryEncoder", "own_state"]
+
 _OF_GALLERY = "gallery."  # begins the names of the gallery encoder's tensors
 _NEEDED = {"gallery_sha256", "model", "weights_sha256", "size", "query_size", "threshold", "magnifications", "report"}
 
@@ -116,25 +116,15 @@ class QueryEncoder:
             raise ValueError(f"{self.folder / WEIGHTS} does not fit {self.about['model']}: it lacks {lacking[0]}")
         return model.eval()
 
-    def share_of_others(self, features: Tensor) -> float:
+    def share_of_others(self, features: np.ndarray) -> float:
         """Return which share of a gallery's images, by their features, it did not hold when this was learned.
 
         Args:
             features: (N, D), the gallery's now.
         """
-        return 1 - torch.isin(checksums(features), self.images).double().mean().item()
+        return share_of_others(features, self.images.numpy())
 
 
 def own_state(model: Asymmetric) -> dict[str, Tensor]:
     """Return the state of a model without its gallery encoder."""
     return {name: value for name, value in model.state_dict().items() if not name.startswith(_OF_GALLERY)}
-
-
-def checksums(features: Tensor) -> Tensor:
-    """Return the CRC-32 of each feature (N, D), float32, as (N,), int64.
-
-    Example:
-        >>> checksums(torch.zeros(1, 2))
-        tensor([1696784233])
-    """
-    return torch.tensor([zlib.crc32(row.tobytes()) for row in features.numpy()], dtype=torch.int64)

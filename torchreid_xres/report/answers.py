@@ -14,7 +14,7 @@ from torchreid_xres.data.io import save_image
 from torchreid_xres.files import write_json, write_text
 from torchreid_xres.pictures.sheet import Cell, contact_sheet
 from torchreid_xres.pictures.thumbnail import thumbnail
-from torchreid_xres.search.gallery import Hit
+from torchreid_xres.search.hits import Hit
 from torchreid_xres.search.strangers import in_words
 from torchreid_xres.terminal import printable
 

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import PIL.Image
 
-from torchreid_xres.inference.extractor import Extractor, Prepared, native_rate
+from torchreid_xres.data.native import native_rate
 from torchreid_xres.report.answers import Answer, Found
 from torchreid_xres.search.filters import Part
-from torchreid_xres.search.gallery import Gallery, Hit
-from torchreid_xres.search.strangers import Strangers
+from torchreid_xres.search.hits import Hit
 
 if TYPE_CHECKING:
+    from torchreid_xres.inference.extractor import Extractor, Prepared
     from torchreid_xres.search.acceptance import Acceptance
+    from torchreid_xres.search.reader import Reader
+    from torchreid_xres.search.strangers import Strangers
 
 
 class Query(NamedTuple):
@@ -46,7 +48,7 @@ class Archive:
         limit: of a labelled evaluation; None: hits are not judged by one.
     """
 
-    gallery: Gallery
+    gallery: Reader
     extractor: Extractor
     strangers: Strangers | None = None
     limit: Acceptance | None = None

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from torchreid_xres.features.record import weights_hash
 from torchreid_xres.features.records import read_record
 from torchreid_xres.inference.network import run_folder
-from torchreid_xres.search.gallery import Gallery, Hit
+from torchreid_xres.search.gallery import Gallery
+from torchreid_xres.search.hits import Hit
 from torchreid_xres.sr.build import read_state
 
 AGAIN = "evaluate the run again (tools/train.py --config-file <its data.save_dir>/config.yaml test.evaluate True)"

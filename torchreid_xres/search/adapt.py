@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,7 +34,8 @@ from torchreid_xres.engine.asymmetric import MOST_HELD_OUT
 from torchreid_xres.engine.routing import LEAST, calibrate
 from torchreid_xres.features.record import machine, versions, weights_hash
 from torchreid_xres.inference.extractor import Extractor, Prepared
-from torchreid_xres.inference.query_encoder import FOLDER, TRAINING, QueryEncoder, checksums, own_state
+from torchreid_xres.inference.light import checksums
+from torchreid_xres.inference.query_encoder import FOLDER, TRAINING, QueryEncoder, own_state
 from torchreid_xres.jobs.lock import sole_use
 from torchreid_xres.losses.asymmetric import AsymmetricLoss
 from torchreid_xres.models.asymmetric import Asymmetric
@@ -182,7 +184,7 @@ class _Adaptation:
     def __init__(self, gallery: Gallery, extractor: Extractor, planned: Plan) -> None:
         self.gallery, self.extractor, self.plan = gallery, extractor, planned
         self.state = gallery.folder / FOLDER / TRAINING
-        self.sums = checksums(gallery.features)
+        self.sums = torch.from_numpy(checksums(gallery.matrix))
         self.place = {name: place for place, name in enumerate(gallery.names)}
         used = {name: self.sums[self.place[name]].item() for name in (*planned.learned, *planned.held_out)}
         depends = [extractor.about, used, planned.steps, planned.query_size, __version__, torch.__version__]
@@ -385,9 +387,10 @@ class _Adaptation:
         features = torch.cat([extractor.describe(views[i : i + size]) for i in range(0, len(views), size)])
         cosine = F.cosine_similarity(features.double(), self.gallery.features[own].double())
         ranks = []
-        for band in Nearest(self.gallery.features, self.gallery.about["metric"]).distances(features):
-            twin = band.gather(1, own[len(ranks) : len(ranks) + len(band), None])
-            ranks += (1 + (band < twin).sum(dim=1)).tolist()
+        nearest = Nearest(self.gallery.features.numpy(), self.gallery.about["metric"])
+        for band in nearest.distances(features.numpy()):
+            twin = np.take_along_axis(band, own.numpy()[len(ranks) : len(ranks) + len(band), None], axis=1)
+            ranks += (1 + (band < twin).sum(axis=1)).tolist()
         place = torch.tensor(ranks, dtype=torch.float64)
         return {
             "cosine": round(cosine.mean().item(), 4),

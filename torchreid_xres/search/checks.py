@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL.Image
 
 from torchreid_xres.archive.reading import sharpness
-from torchreid_xres.data.datasets.drawn import DrawnDataset
 from torchreid_xres.data.io import orientation
-from torchreid_xres.data.options import DATASETS
-from torchreid_xres.inference.extractor import Extractor, Prepared
-from torchreid_xres.search.gallery import Gallery
+
+if TYPE_CHECKING:
+    from torchreid_xres.inference.extractor import Extractor, Prepared
+    from torchreid_xres.search.reader import Reader
 
 WIDE, LARGE = 1.5, 4.0  # times the archive's own pictures: by shape those few widest, by area the middle one
 BLURRED = 0.02  # share of the archive's own pictures, the most blurred; half as sharp as the best of them is told of
@@ -28,7 +29,7 @@ class Checks:
         extractor: that prepares the queries.
     """
 
-    def __init__(self, gallery: Gallery, extractor: Extractor) -> None:
+    def __init__(self, gallery: Reader, extractor: Extractor) -> None:
         self.extractor = extractor
         sizes = np.array(gallery.sizes, dtype=float).reshape(-1, 2)
         self.widest, self.area = 0.0, 0.0
@@ -68,16 +69,6 @@ class Checks:
         if turned:
             lines.append(f"its EXIF has it turned {turned}, and so it was: look whether it is upright")
         return lines
-
-
-def drawn_sources(extractor: Extractor) -> list[str]:
-    """Return the sets that a network has learned from, if they are drawn ones alone; else nothing."""
-    cfg = extractor.cfg
-    if cfg.model.reid_weights or cfg.model.load_weights or cfg.model.gallery_run:
-        return []
-    sources = list(cfg.data.sources)
-    drawn = [name for name in sources if name in DATASETS and issubclass(DATASETS[name].build, DrawnDataset)]
-    return drawn if drawn == sources else []
 
 
 def _orientation(file: str | PathLike) -> int:

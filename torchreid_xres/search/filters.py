@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from torchreid_xres.archive.times import moment
-from torchreid_xres.data.datasets.folder import CAMERA, plain_camera
+from torchreid_xres.data.datasets.reading import CAMERA, plain_camera
 from torchreid_xres.search.expressions import of_cameras, of_times
 from torchreid_xres.search.storage import Row
 from torchreid_xres.terminal import printable
 
 if TYPE_CHECKING:
-    from torchreid_xres.search.gallery import Gallery
+    from torchreid_xres.search.reader import Reader
 
 GROUPS = ("identity", "track", "camera")
 _LIST, _NAME, _EXIF, _FILE = "list of boxes", "name", "EXIF", "date of the file"
@@ -57,7 +56,7 @@ class Part:
 
     images: int
     whole: int
-    among: Tensor | str | None = None
+    among: np.ndarray | str | None = None
     groups: Sequence[str] | str | None = None
     by: Sequence[str] = ()
 
@@ -89,7 +88,7 @@ class Filters:
     before: str = ""
     group: str = ""
 
-    def part(self, gallery: Gallery) -> Part:
+    def part(self, gallery: Reader) -> Part:
         """Return what of a gallery is searched.
 
         Raises:
@@ -102,7 +101,7 @@ class Filters:
             by.append(f"{self.group} by {source}")
         return Part(gallery.count(among), len(gallery), among, values, by)
 
-    def among(self, gallery: Gallery) -> tuple[Tensor | str | None, list[str]]:
+    def among(self, gallery: Reader) -> tuple[np.ndarray | str | None, list[str]]:
         """Return which images of a gallery are searched, (N,) bool, None for all; and by what, in words.
 
         Of a gallery in an engine it is the engine's expression.
@@ -110,7 +109,7 @@ class Filters:
         Raises:
             ValueError: if nothing says what is asked for, there is no such camera, or seconds are asked of dates.
         """
-        kept, told, asked_of_engine = torch.ones(len(gallery.rows), dtype=torch.bool), [], []
+        kept, told, asked_of_engine = np.ones(len(gallery.rows), bool), [], []
         if self.cameras or self.not_cameras:
             found = cameras(gallery)
             there = {one for one in found.values if one is not None}
@@ -122,7 +121,7 @@ class Filters:
             if missing:
                 shown = ", ".join(map(printable, sorted(there)[:_NAMED])) + ", ..." * (len(there) > _NAMED)
                 raise ValueError(f"no image is of the camera {missing[0]}; cameras are: {shown}")
-            kept &= torch.tensor([(not asked or one in asked) and one not in refused for one in found.values])
+            kept &= np.array([(not asked or one in asked) and one not in refused for one in found.values], bool)
             told.append(f"camera by {found.source}")
         if self.after or self.before:
             found = times(gallery)
@@ -134,7 +133,7 @@ class Filters:
                         f"{flag} {getattr(self, flag)} is {own}, and times of images here are {others}"
                     )
             least, most = ((one[1] if one else end) for one, end in zip(limits, (-math.inf, math.inf), strict=True))
-            kept &= torch.tensor([least <= time <= most for _, time in found.values])
+            kept &= np.array([least <= time <= most for _, time in found.values], bool)
             asked_of_engine.append(of_times(least, most))
             told.append(f"time by {found.source}")
         if not told:
@@ -142,7 +141,7 @@ class Filters:
         return (" and ".join(asked_of_engine) if gallery.searches else kept), told
 
 
-def groups(gallery: Gallery, by: str) -> Known:
+def groups(gallery: Reader, by: str) -> Known:
     """Return of which identity, track or camera each image is; one of which nobody says it is a group of its own.
 
     Args:
@@ -159,7 +158,7 @@ def groups(gallery: Gallery, by: str) -> Known:
     return Known([f"0 {row.name}" if one is None else f"1 {one}" for one, row in of], found.source)
 
 
-def cameras(gallery: Gallery) -> Known:
+def cameras(gallery: Reader) -> Known:
     """Return the camera of each image, numbers without the zeros in front.
 
     Raises:
@@ -168,7 +167,7 @@ def cameras(gallery: Gallery) -> Known:
     return _required(gallery, "camera")
 
 
-def known(gallery: Gallery, by: str) -> Known:
+def known(gallery: Reader, by: str) -> Known:
     """Return of which identity, track or camera each image is; without a source where nothing says it of any.
 
     Args:
@@ -184,14 +183,14 @@ def known(gallery: Gallery, by: str) -> Known:
     return Known([None if one is None else plain_camera(one) for one in values], source)
 
 
-def _required(gallery: Gallery, by: str) -> Known:
+def _required(gallery: Reader, by: str) -> Known:
     found = known(gallery, by)
     if not found.source:
         raise ValueError(f"nothing says of which {by} the images of this gallery are; {_remedy(by)}")
     return found
 
 
-def times(gallery: Gallery) -> Known:
+def times(gallery: Reader) -> Known:
     """Return kind and value of each image's time, see :func:`~torchreid_xres.archive.times.moment`."""
     values, sources = [], []
     for row in gallery.rows:
@@ -226,7 +225,7 @@ def require_names(names: str) -> None:
 
 
 def _named(
-    gallery: Gallery, group: str, of_list: Callable[[Row], str | None], of_name: Callable[[str], str | None]
+    gallery: Reader, group: str, of_list: Callable[[Row], str | None], of_name: Callable[[str], str | None]
 ) -> Known:
     pattern = re.compile(gallery.facts.get("names") or "")
     values, sources = [], []

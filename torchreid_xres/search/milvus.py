@@ -12,14 +12,12 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from torchreid_xres.data.split import hashed
-from torchreid_xres.metrics.distance import distance_matrix
 from torchreid_xres.search.engine import INDEXES, PIECE, Engine
 from torchreid_xres.search.expressions import FIELDS, within
 from torchreid_xres.search.filters import groups, times
+from torchreid_xres.search.nearest import Nearest
 from torchreid_xres.search.storage import Row
 
 FORMAT = "milvus 1"
@@ -154,7 +152,7 @@ class Milvus:
         return self.engine.count(self.images, asked) if self.engine.has(self.images) else 0
 
     def nearest(
-        self, queries: Tensor, top: int, facts: Mapping[str, str], asked: str = "", by: str = ""
+        self, queries: np.ndarray, top: int, facts: Mapping[str, str], asked: str = "", by: str = ""
     ) -> list[list[tuple[float, Row]]]:
         """Return distances and rows of the images nearest to each query, nearest first.
 
@@ -172,9 +170,10 @@ class Milvus:
         group = {"group_by_field": FIELDS[by]} if by else {}
         found = []
         with self.engine.told():
-            for part in queries.float().split(PIECE):
+            for start in range(0, len(queries), PIECE):
+                part = list(queries[start : start + PIECE])
                 found += self.engine.client.search(
-                    self.images, data=list(part.numpy()), anns_field="feature", limit=top, filter=asked,
+                    self.images, data=part, anns_field="feature", limit=top, filter=asked,
                     search_params=how, output_fields=list(_KNOWN), consistency_level="Strong", **group,
                 )  # fmt: skip
         sign, start = (-1, 1) if metric == "COSINE" else (1, 0)  # there it tells the similarity
@@ -189,10 +188,10 @@ class Milvus:
         if not top < self.count() <= SAMPLE:
             return None
         rows = [row for row in self.rows() if row.feature is not None]
-        features = torch.from_numpy(np.stack([np.frombuffer(row.feature, np.float32) for row in rows]))
+        features = np.stack([np.frombuffer(row.feature, np.float32) for row in rows])
         probes = features[:: max(1, len(rows) // PROBES)][:PROBES]
         metric = "cosine" if metric_of(facts) == "COSINE" else "euclidean"
-        right = distance_matrix(probes, features, metric).topk(top, largest=False).indices.tolist()
+        right = Nearest(features, metric).find(probes, top)[1]
         found = self.nearest(probes, top, facts)
         both = zip(right, found, strict=True)
         hit = sum(len({rows[place].name for place in true} & {row.name for _, row in own}) for true, own in both)

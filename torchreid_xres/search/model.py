@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torchreid_xres.inference.extractor import Extractor
+if TYPE_CHECKING:
+    from torchreid_xres.inference.extractor import Extractor
 
 
 def read_about(text: str, path: Path | str) -> dict[str, Any]:

@@ -14,19 +14,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from torchreid_xres.data.degrade import degrade_image
 from torchreid_xres.data.split import shuffled
 from torchreid_xres.files import require_regular, write_json
-from torchreid_xres.inference.extractor import Extractor, Prepared
-from torchreid_xres.search.gallery import Gallery
 from torchreid_xres.search.nearest import Nearest
 from torchreid_xres.terminal import progress
+
+if TYPE_CHECKING:
+    from torchreid_xres.inference.extractor import Extractor, Prepared
+    from torchreid_xres.search.gallery import Gallery
 
 FILE = "strangers.json"  # in the gallery's folder, or of a query encoder in its own
 PROBES = 512  # as they are, which costs no network: some have many near strangers, others none, and few would mislead
@@ -39,6 +39,7 @@ MATES = 0.05  # share of the archive, nearest to a probe, that may be of its ide
 SHARES = (MATES, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5)  # where a probe's distances are read
 MANY_OTHERS = 0.2  # share of images more or less, above which it is to be measured again
 FLOOR = 0.01  # strangers; fewer are not told from none
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ class Level:
     def share(self, distance: float) -> float:
         """Return which share of all strangers, 0 to 1, is as near as a distance, mean over the probes."""
         z = (math.sqrt(max(distance, 0.0)) - self.centres) / self.spreads
-        return float(torch.special.ndtr(torch.from_numpy(z)).mean())
+        # Not by NormalDist.cdf, in whose tail nothing is left.
+        return 0.5 * sum(map(math.erfc, (-z / math.sqrt(2)).tolist())) / len(z)
 
     def nearest(self, share: float) -> np.ndarray:
         """Return (P,) of each probe the root of the distance that a share of its strangers is as near as."""
-        return self.centres + self.spreads * float(torch.special.ndtri(torch.tensor(share, dtype=torch.float64)))
+        return self.centres + self.spreads * _NORMAL.inv_cdf(share)
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def measure(gallery: Gallery, extractor: Extractor) -> Strangers | None:
     place = {name: number for number, name in enumerate(gallery.names)}
     probes = np.array([place[name] for name in shuffled(gallery.names, "strangers")[:PROBES]])
     base = float(np.median(own[probes]))
-    found = [_level(gallery, base, probes, gallery.features[probes])]
+    found = [_level(gallery, base, probes, np.asarray(gallery.features)[probes])]
     ranked = probes[found[0].nearest(1 / len(gallery)).argsort(kind="stable")]
     wanted = [(m, spread_out(ranked[own[ranked] <= m], DEGRADED)) for m in MAGNIFICATIONS if m >= STEP * base]
     wanted = [(m, rows) for m, rows in wanted if len(rows) >= LEAST_PROBES]
@@ -174,9 +176,10 @@ def measure(gallery: Gallery, extractor: Extractor) -> Strangers | None:
             parts = []
             for start in range(0, len(rows), extractor.batch_size):
                 batch = rows[start : start + extractor.batch_size]
-                parts.append(extractor.describe([_seen(gallery, extractor, row, magnification) for row in batch]))
+                seen = [_seen(gallery, extractor, row, magnification) for row in batch]
+                parts.append(np.asarray(extractor.describe(seen)))
                 bar.update(len(batch))
-            found.append(_level(gallery, magnification, rows, torch.cat(parts)))
+            found.append(_level(gallery, magnification, rows, np.concatenate(parts)))
     measured = Strangers(found, _networks(gallery, extractor) | {"images": len(gallery)})
     measured.write(gallery, extractor)
     return measured
@@ -232,7 +235,7 @@ def notes(strangers: Strangers | None, images: int) -> list[str]:
     return lines
 
 
-def lower_half(distances: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def lower_half(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return centre and spread of the normal distribution of the roots of strangers' distances, row by row.
 
     Args:
@@ -243,13 +246,13 @@ def lower_half(distances: Tensor) -> tuple[np.ndarray, np.ndarray]:
         (P,) and (P,), float64.
 
     Example:
-        >>> rows = torch.special.ndtri((torch.arange(1000) + 0.5) / 1000)[None] * 0.1 + 0.5
-        >>> centre, spread = lower_half(rows**2)
+        >>> roots = [NormalDist(0.5, 0.1).inv_cdf((place + 0.5) / 1000) for place in range(1000)]
+        >>> centre, spread = lower_half(np.array([roots]) ** 2)
         >>> centre.round(2).tolist(), spread.round(2).tolist()
         ([0.5], [0.1])
     """
-    at = np.sqrt(np.quantile(distances.numpy(), SHARES, axis=1).astype(np.float64).clip(min=0))
-    z = torch.special.ndtri(torch.tensor(SHARES, dtype=torch.float64)).numpy()[:, None]
+    at = np.sqrt(np.quantile(distances, SHARES, axis=1).astype(np.float64).clip(min=0))
+    z = np.array([*map(_NORMAL.inv_cdf, SHARES)])[:, None]
     spread = ((z - z.mean()) * at).sum(0) / ((z - z.mean()) ** 2).sum()
     return at.mean(0) - spread * z.mean(), spread.clip(min=1e-6)
 
@@ -265,19 +268,21 @@ def _networks(gallery: Gallery, extractor: Extractor) -> dict[str, str]:
     return {"weights_sha256": gallery.about["weights_sha256"], **own}
 
 
-def _level(gallery: Gallery, magnification: float, rows: np.ndarray, features: Tensor) -> Level:
+def _level(gallery: Gallery, magnification: float, rows: np.ndarray, features: np.ndarray) -> Level:
     centres, spreads = [], []
-    for band in Nearest(gallery.features, gallery.about["metric"]).distances(features):
+    for band in Nearest(np.asarray(gallery.features), gallery.about["metric"]).distances(features):
         start = sum(map(len, centres))
-        other = torch.ones(band.shape, dtype=torch.bool)
-        other[torch.arange(len(band)), torch.from_numpy(rows[start : start + len(band)])] = False
-        centre, spread = lower_half(band[other].view(len(band), -1))
+        other = np.ones(band.shape, bool)
+        other[np.arange(len(band)), rows[start : start + len(band)]] = False
+        centre, spread = lower_half(band[other].reshape(len(band), -1))
         centres.append(centre)
         spreads.append(spread)
     return Level(magnification, np.concatenate(centres), np.concatenate(spreads))
 
 
 def _seen(gallery: Gallery, extractor: Extractor, row: int, magnification: float) -> Prepared:
+    from torchreid_xres.data.degrade import degrade_image  # with torch, which whoever only reads does without
+
     img = gallery.picture(gallery.rows[row], extractor.image)
     return extractor.prepare(degrade_image(img, max(1.0, magnification * img.height / extractor.size[0])))
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import PIL.Image
 
+from torchreid_xres.archive.frames import cropped
 from torchreid_xres.files import require_regular, write_text
-from torchreid_xres.inference.pictures import cropped
 from torchreid_xres.lock import locked
 from torchreid_xres.report.answers import Answer, Found, cell, write_answers
 from torchreid_xres.report.asking import Archive, Query
 from torchreid_xres.search.filters import Filters
-from torchreid_xres.search.gallery import Hit
+from torchreid_xres.search.hits import Hit
 from torchreid_xres.search.strangers import in_words
 
 MARKS = "marks.csv"  # in the gallery's folder

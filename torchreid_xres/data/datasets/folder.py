@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
-import re
 from collections import Counter
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from torchreid_xres.data.base import DATASETS, CrossResolutionDataset, Image, Split
-from torchreid_xres.data.datasets.reading import read_text, whole
+from torchreid_xres.data.datasets.reading import CAMERA, inside, plain_camera, read_text, whole
 from torchreid_xres.data.walk import holds, walk_images
 from torchreid_xres.terminal import printable
 
@@ -21,8 +19,6 @@ logger = logging.getLogger(__name__)
 PARTS = ("train", "query", "gallery")
 COLUMNS = ("path", "identity", "camera", "split")
 TABLE = "images.csv"
-# In a name; Market-1501 has a sequence behind the camera, _c1s2; _c3po is no camera.
-CAMERA = re.compile(r"_c([0-9]+)(?=s[0-9]|[^0-9A-Za-z]|$)")
 
 
 class _Row(NamedTuple):
@@ -95,11 +91,6 @@ class Folder(CrossResolutionDataset):
         return Split(str(base), **parts)
 
 
-def plain_camera(text: str) -> str:
-    """Return by what a camera is told from others: a number without the zeros in front, or its text."""
-    return text.lstrip("0") or "0" if re.fullmatch(r"[0-9]+", text) else text
-
-
 def _read_table(table: Path) -> list[_Row]:
     text = read_text(table)
     header = text.partition("\n")[0]
@@ -136,15 +127,6 @@ def _read_table(table: Path) -> list[_Row]:
     if twice:
         raise ValueError(f"{table}: {len(twice)} images are listed more than once, e.g. {', '.join(twice[:3])}")
     return rows
-
-
-def inside(folder: Path, path: str) -> Path | None:
-    """Return a path, absolute or relative to a folder, as one below the folder; None if it leads out of it."""
-    for base in (folder, folder.resolve()):
-        inside = Path(os.path.relpath(folder / path, base))
-        if ".." not in inside.parts:
-            return inside
-    return None
 
 
 def _read_tree(base: Path) -> list[_Row]:

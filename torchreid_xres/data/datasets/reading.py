@@ -1,4 +1,4 @@
-"""What the readers have in common: finding folders, listing and counting images, the usual splits."""
+"""What the readers have in common: finding folders, listing and counting images, what names say, the usual splits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from torchreid_xres.data.split import Image, Split, shuffled, with_match
 from torchreid_xres.data.walk import FoundImages, holds, walk_images
 
 logger = logging.getLogger(__name__)
+
+# In a name; Market-1501 has a sequence behind the camera, _c1s2; _c3po is no camera.
+CAMERA = re.compile(r"_c([0-9]+)(?=s[0-9]|[^0-9A-Za-z]|$)")
 
 
 def find_folder(root: Path, candidates: Sequence[str], *needs: Sequence[str]) -> Path:
@@ -198,3 +201,17 @@ def split_identities(folder: Path, images: Sequence[Image], num_test: int, salt:
     train = [image for image in images if image.pid not in test_pids]
     test = [image for image in images if image.pid in test_pids]
     return low_against_high(folder, train, test)
+
+
+def plain_camera(text: str) -> str:
+    """Return by what a camera is told from others: a number without the zeros in front, or its text."""
+    return text.lstrip("0") or "0" if re.fullmatch(r"[0-9]+", text) else text
+
+
+def inside(folder: Path, path: str) -> Path | None:
+    """Return a path, absolute or relative to a folder, as one below the folder; None if it leads out of it."""
+    for base in (folder, folder.resolve()):
+        inside = Path(os.path.relpath(folder / path, base))
+        if ".." not in inside.parts:
+            return inside
+    return None
