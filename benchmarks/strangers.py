@@ -165,10 +165,10 @@ def main(argv: list[str] | None = None) -> int:
                 if not link.is_symlink():
                     link.symlink_to(path.resolve())
             gallery = Gallery(folder / "gallery", extractor)
-            gallery.update(folder / "pictures")
-            strangers = measure_strangers(gallery, extractor)
+            gallery.update(folder / "pictures", own_statistics=True)
+            strangers = measure_strangers(gallery, gallery.extractor)
             for magnification in args.magnifications:
-                rows += counted(name, split, gallery, extractor, strangers, magnification)
+                rows += counted(name, split, gallery, gallery.extractor, strangers, magnification)
     del args.work
     measure.finish(args, "Expected and counted strangers", rows, seconds=round(measure.clock() - start, 1))
     return 0

@@ -48,7 +48,7 @@ def archive(tmp_path):
         about = {"metric": "cosine", "weights_sha256": "a" * 64}
         gallery = Archive(
             names=names, sizes=[(height, height // 2)] * len(names), features=found, about=about, folder=tmp_path,
-            rows=names, picture=lambda row, image: image(tmp_path / row),
+            rows=names, picture=lambda row, image: image(tmp_path / row), measured_of="",
         )  # fmt: skip
         seen = []
 
@@ -78,6 +78,20 @@ def test_expected_are_as_many_as_counted_though_mates_are_near(archive, monkeypa
         at = ordered[round(wanted * people)].item()  # so many strangers of each query are as near, counted
         assert wanted / 2 < measured.expected(at, 1.0) < 2 * wanted, wanted
     assert measured.expected(at, 1.0, images=2 * len(gallery)) == pytest.approx(2 * measured.expected(at, 1.0))
+
+
+def test_a_network_with_own_statistics_has_cosines_that_are_normal(archive, monkeypatch):
+    monkeypatch.setattr(strangers, "MAGNIFICATIONS", ())
+    generator = torch.Generator().manual_seed(0)
+    gallery, extractor = archive(F.normalize(torch.randn(800, 256, generator=generator), dim=1))
+    gallery.measured_of = "a" * 64
+    assert measure(gallery, extractor).levels[0].exponent == strangers.PLAIN
+    measured = Strangers.read(gallery, extractor)
+    queries = F.normalize(torch.randn(200, 256, generator=generator), dim=1)
+    ordered = (1 - queries @ gallery.features.T).flatten().sort().values
+    for wanted in (0.1, 1, 10):
+        expected = measured.expected(ordered[round(wanted * 200)].item(), 1.0)
+        assert wanted / 2 < expected < 2 * wanted, (wanted, expected)
 
 
 def test_each_magnification_has_its_own_probes(archive):
@@ -117,6 +131,7 @@ def test_what_is_kept_is_read_back_or_refused(archive):
         ({"levels": []}, "its numbers cannot be: build the gallery again"),
         ({"levels": [first | {"spreads": first["spreads"][1:]}]}, "its numbers cannot be"),
         ({"levels": [first | {"spreads": [0.0] * len(first["spreads"])}]}, "its numbers cannot be"),
+        ({"levels": [first | {"exponent": 3.0}]}, "its numbers cannot be"),
         ({"levels": [{"magnification": 2}]}, "is damaged"),
         ({"weights_sha256": "b" * 64}, "of another network than the one that answers: build"),
     ):

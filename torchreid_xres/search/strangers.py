@@ -4,7 +4,9 @@ Some of the archive's images, the probes, are degraded to several effective magn
 input over their own) and compared with all others. The nearest share of these may show the probe's own identity; it is
 left out, and what strangers do there is read off the rest, probe by probe. A distance is a sum of squares over many
 directions, so its root is nearly normal (Fisher), and the distances from that share to the median tell which normal
-distribution it is; the mean over the probes has the longer tail that archives have.
+distribution it is; the mean over the probes has the longer tail that archives have. Where the network's batch
+statistics are those of the archive, its features share little, and the cosine itself is nearer to normal: then it is
+taken in the root's place (where 0.1 strangers were expected, 0.1 to 0.7 were counted by the root, 0.1 to 0.3 by that).
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ MATES = 0.05  # share of the archive, nearest to a probe, that may be of its ide
 SHARES = (MATES, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5)  # where a probe's distances are read
 MANY_OTHERS = 0.2  # share of images more or less, above which it is to be measured again
 FLOOR = 0.01  # strangers; fewer are not told from none
+ROOT, PLAIN = 0.5, 1.0  # exponents
 _NORMAL = NormalDist()
 
 
@@ -48,22 +51,24 @@ class Level:
 
     Attributes:
         magnification: of the probes.
-        centres: (P,) of each probe's strangers, median of the root of their distances.
+        centres: (P,) of each probe's strangers, median of their distances to the power of ``exponent``.
         spreads: (P,) standard deviation of these in the nearer half.
+        exponent: to which distances are taken to be normal.
     """
 
     magnification: float
     centres: np.ndarray
     spreads: np.ndarray
+    exponent: float = ROOT
 
     def share(self, distance: float) -> float:
         """Return which share of all strangers, 0 to 1, is as near as a distance, mean over the probes."""
-        z = (math.sqrt(max(distance, 0.0)) - self.centres) / self.spreads
+        z = (max(distance, 0.0) ** self.exponent - self.centres) / self.spreads
         # Not by NormalDist.cdf, in whose tail nothing is left.
         return 0.5 * sum(map(math.erfc, (-z / math.sqrt(2)).tolist())) / len(z)
 
     def nearest(self, share: float) -> np.ndarray:
-        """Return (P,) of each probe the root of the distance that a share of its strangers is as near as."""
+        """Return (P,) of each probe the distance, to that power, that a share of its strangers is as near as."""
         return self.centres + self.spreads * _NORMAL.inv_cdf(share)
 
 
@@ -120,7 +125,11 @@ class Strangers:
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             columns = [
-                (float(one["magnification"]), *(np.array(one[key], dtype=np.float64) for key in ("centres", "spreads")))
+                (
+                    float(one["magnification"]),
+                    *(np.array(one[key], dtype=np.float64) for key in ("centres", "spreads")),
+                    float(one.get("exponent", ROOT)),
+                )
                 for one in told["levels"]
             ]
             about = {key: value for key, value in told.items() if key != "levels"}
@@ -141,6 +150,7 @@ class Strangers:
                 "magnification": round(level.magnification, 4),
                 "centres": [round(value, 6) for value in level.centres.tolist()],
                 "spreads": [round(value, 6) for value in level.spreads.tolist()],
+                "exponent": level.exponent,
             }
             for level in self.levels
         ]
@@ -235,12 +245,13 @@ def notes(strangers: Strangers | None, images: int) -> list[str]:
     return lines
 
 
-def lower_half(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return centre and spread of the normal distribution of the roots of strangers' distances, row by row.
+def lower_half(distances: np.ndarray, exponent: float = ROOT) -> tuple[np.ndarray, np.ndarray]:
+    """Return centre and spread of the normal distribution of strangers' distances to a power, row by row.
 
     Args:
         distances: (P, N) of probes to other images; up to the share ``MATES`` of each row may be mates, wherever they
             are among the nearest.
+        exponent: the power.
 
     Returns:
         (P,) and (P,), float64.
@@ -251,7 +262,7 @@ def lower_half(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         >>> centre.round(2).tolist(), spread.round(2).tolist()
         ([0.5], [0.1])
     """
-    at = np.sqrt(np.quantile(distances, SHARES, axis=1).astype(np.float64).clip(min=0))
+    at = np.quantile(distances, SHARES, axis=1).astype(np.float64).clip(min=0) ** exponent
     z = np.array([*map(_NORMAL.inv_cdf, SHARES)])[:, None]
     spread = ((z - z.mean()) * at).sum(0) / ((z - z.mean()) ** 2).sum()
     return at.mean(0) - spread * z.mean(), spread.clip(min=1e-6)
@@ -269,15 +280,15 @@ def _networks(gallery: Gallery, extractor: Extractor) -> dict[str, str]:
 
 
 def _level(gallery: Gallery, magnification: float, rows: np.ndarray, features: np.ndarray) -> Level:
-    centres, spreads = [], []
+    centres, spreads, exponent = [], [], PLAIN if gallery.measured_of else ROOT
     for band in Nearest(np.asarray(gallery.features), gallery.about["metric"]).distances(features):
         start = sum(map(len, centres))
         other = np.ones(band.shape, bool)
         other[np.arange(len(band)), rows[start : start + len(band)]] = False
-        centre, spread = lower_half(band[other].reshape(len(band), -1))
+        centre, spread = lower_half(band[other].reshape(len(band), -1), exponent)
         centres.append(centre)
         spreads.append(spread)
-    return Level(magnification, np.concatenate(centres), np.concatenate(spreads))
+    return Level(magnification, np.concatenate(centres), np.concatenate(spreads), exponent)
 
 
 def _seen(gallery: Gallery, extractor: Extractor, row: int, magnification: float) -> Prepared:
@@ -287,7 +298,8 @@ def _seen(gallery: Gallery, extractor: Extractor, row: int, magnification: float
     return extractor.prepare(degrade_image(img, max(1.0, magnification * img.height / extractor.size[0])))
 
 
-def _sound(level: tuple[float, np.ndarray, np.ndarray]) -> bool:
-    magnification, centres, spreads = level
+def _sound(level: tuple[float, np.ndarray, np.ndarray, float]) -> bool:
+    magnification, centres, spreads, exponent = level
     whole = centres.ndim == 1 and len(centres) > 0 and centres.shape == spreads.shape
-    return whole and 0 < magnification < math.inf and bool(np.isfinite(centres).all() and (spreads > 0).all())
+    known = 0 < magnification < math.inf and exponent in (ROOT, PLAIN)
+    return whole and known and bool(np.isfinite(centres).all() and (spreads > 0).all())
