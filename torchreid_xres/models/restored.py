@@ -24,12 +24,12 @@ from torchreid_xres.models.sr_reid import SRReID
 Restore = Callable[[Mapping[str, Any], Normalization], Tensor]
 
 
-@torch.no_grad()
 def has_front_end(model: nn.Module) -> bool:
     """Return whether a network restores low-resolution images, so that there is something to see."""
     return _front_end(model) is not None
 
 
+@torch.no_grad()
 def restored_view(model: nn.Module, batch: Mapping[str, Any], normalize: Normalization | None = None) -> Tensor | None:
     """Return what the re-ID network behind a model's front end sees of test images, as images.
 
