@@ -1,11 +1,15 @@
 """A row that is sent to others: what its folder holds, what a check of it finds, and a cell that is run again."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from torchreid_xres.config import ConfigError, load_config
+
+KEPT = Path(__file__).parents[2] / "benchmarks" / "results" / "accuracy_synth_person.json"
+(MANIFEST,) = json.loads(KEPT.read_text(encoding="utf-8"))["manifests"]
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ def measured(benchmark_module, monkeypatch):
             return {"rank1": float(first[rows].mean()), "mAP": float(ap[rows].mean())} | others
 
         by_rate = {f"{one:g}": figures(rate == one) for one in (4.0, 6.0)}
-        record = {"dataset": "d", "split_id": 0, "manifest": "m" * 64, "by_rate": by_rate} | figures(rate > 0)
+        record = {"dataset": "d", "split_id": 0, "manifest": MANIFEST, "by_rate": by_rate} | figures(rate > 0)
         origin = {"commit": "0" * 12, "processor": "p", "threads": 1, "precision": "fp32", "versions": {"torch": "2"}}
         costs = dict.fromkeys(("parameters", "multiply_adds", "train_seconds", "train_speed", "extraction_speed"), 1.0)
         queries = {"pid": np.arange(4), "split": np.zeros(4, np.int16), "rate": rate, "rank1": first, "mAP": ap}
@@ -87,6 +91,8 @@ def changed(sent, name, change):
         (lambda sent: (sent / "own_1.yaml").write_text("data: {rates: [2.0]}"), "data.rates"),
         (lambda sent: changed(sent, "own_1.json", lambda cell: cell["records"][0].update(manifest="other")),
          "own_1: records of other manifests: other"),
+        (lambda sent: changed(sent, "row.json", lambda about: about.update(manifests=["other"])),
+         "manifest: not that of the suite's kept rows (other)"),
         (lambda sent: changed(sent, "own_1.json", lambda cell: cell["origin"].update(commit="1" * 12 + "-dirty")),
          "own_1: made by changed files over commit 111111111111"),
         (lambda sent: changed(sent, "own_1.json", lambda cell: cell["origin"].pop("threads")),
