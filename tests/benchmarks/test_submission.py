@@ -91,8 +91,6 @@ def changed(sent, name, change):
         (lambda sent: (sent / "own_1.yaml").write_text("data: {rates: [2.0]}"), "data.rates"),
         (lambda sent: changed(sent, "own_1.json", lambda cell: cell["records"][0].update(manifest="other")),
          "own_1: records of other manifests: other"),
-        (lambda sent: changed(sent, "row.json", lambda about: about.update(manifests=["other"])),
-         "manifest: not that of the suite's kept rows (other)"),
         (lambda sent: changed(sent, "own_1.json", lambda cell: cell["origin"].update(commit="1" * 12 + "-dirty")),
          "own_1: made by changed files over commit 111111111111"),
         (lambda sent: changed(sent, "own_1.json", lambda cell: cell["origin"].pop("threads")),
@@ -106,6 +104,13 @@ def test_what_is_wrong_is_named(accuracy, sent, change, told, capsys):
     found = wrong_lines(capsys)
     assert found[0].startswith("files: own_") and found[0].endswith("missing or changed since")
     assert any(told in line for line in found[1:])
+
+
+def test_another_manifest_than_that_of_the_kept_rows_is_named(accuracy, sent, capsys):
+    changed(sent, "row.json", lambda about: about.update(manifests=["other"]))
+    capsys.readouterr()
+    assert accuracy.main(["check", str(sent)]) == 1
+    assert wrong_lines(capsys)[0] == "manifest: not that of the suite's kept rows (other)"
 
 
 def test_what_is_no_submission(accuracy, sent, tmp_path, capsys):
