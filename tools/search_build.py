@@ -73,6 +73,8 @@ def tell(args: argparse.Namespace, gallery: Gallery, done: Update, seconds: floa
         print("its batch statistics are those of these images (--no-own-statistics leaves the network as it came)")
     elif args.own_statistics and not gallery.measured_of:
         print("the network is as it came: --own-statistics is for a new gallery, of at least 200 images")
+    elif args.run is None and args.own_statistics is None and not (gallery.measured_of or done.kept):
+        print("the network is as it came: of fewer than 200 images no batch statistics are measured")
     if done.added or done.changed or done.removed or not is_measured(gallery, gallery.extractor):
         measure(gallery, gallery.extractor)
     keep_light(gallery, gallery.extractor)

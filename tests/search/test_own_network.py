@@ -64,3 +64,11 @@ def test_a_picture_that_cannot_be_read_is_not_measured_on(images, extractor, tmp
     built = Gallery(tmp_path / "gallery", extractor)
     done = built.update(images, own_statistics=True)
     assert list(done.faults) == ["broken.png"] and len(built) == 18 and built.measured_of
+
+
+def test_a_damaged_network_says_what_to_do(images, extractor, tmp_path):
+    built = Gallery(tmp_path / "gallery", extractor)
+    built.update(images, own_statistics=True)
+    (built.folder / NETWORK).write_bytes((built.folder / NETWORK).read_bytes()[:-300])
+    with pytest.raises(ValueError, match=r"damaged.*measured on this gallery's images: build another gallery of them"):
+        Gallery(tmp_path / "gallery").make_extractor()

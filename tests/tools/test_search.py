@@ -266,6 +266,10 @@ def test_a_fetched_network_measures_its_statistics_anew(run_tool, run_folder, im
     status, _, err = run_tool("build", images, "--gallery", place, *named, "--full-size", 64, 32)
     assert status == 2 and "with these weights but other settings: full_size is None there, [64, 32] here" in err
     assert run_tool("query", images / "008" / "008_c2_0.png", "--gallery", place)[0] == 0
+    monkeypatch.setattr("torchreid_xres.search.own_network.LEAST", 200)
+    _, out, _ = run_tool("build", images, "--gallery", tmp_path / "few", *named)
+    assert "the network is as it came: of fewer than 200 images no batch statistics are measured" in out
+    monkeypatch.setattr("torchreid_xres.search.own_network.LEAST", 10)
     status, out, _ = run_tool("build", images, "--gallery", tmp_path / "plain", *named, "--no-own-statistics")
     assert status == 0 and "statistics" not in out
     features = [Gallery(folder).features for folder in (place, tmp_path / "plain")]

@@ -131,7 +131,13 @@ class Gallery(Reader):
                 f"({self.about['model']}); say where it is now (--run; to build before the images), or build the "
                 "gallery again with it"
             )
-        extractor = Extractor(path, **of, **kwargs)
+        try:
+            extractor = Extractor(path, **of, **kwargs)
+        except ValueError as error:
+            if path != self.folder / NETWORK or "damaged" not in str(error):
+                raise
+            told = "It was measured on this gallery's images: build another gallery of them"
+            raise ValueError(f"{error}. {told}") from error
         require_same(self.place, self.about, extractor)
         return extractor
 
