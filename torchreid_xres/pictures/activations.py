@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchreid_xres.inference.backends import described_by
 from torchreid_xres.models.restored import restored_view
 from torchreid_xres.pictures.seen import Trained, seen_at, squares
 from torchreid_xres.pictures.sheet import Cell
@@ -57,10 +58,7 @@ def activation_map(model: nn.Module, batch: dict[str, Any]) -> Tensor:
 
     hooks = [module.register_forward_hook(keep) for module in model.modules() if module is not model]
     try:
-        if hasattr(model, "extract"):
-            model.extract(batch)
-        else:
-            model(batch["img"])
+        described_by(model, batch)
     finally:
         for hook in hooks:
             hook.remove()
